@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from bayes_pfl.errors import ImageError
 
-FORMATS = ("BMP", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """The only decoders that are ever tried; the rest of Pillow's stay out of reach of unknown bytes."""
 
 MAX_PIXELS = 8192 * 8192
