@@ -26,9 +26,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenAI CLIP's channel statistics for values in [0, 1]."""
 
 
-def decode_image(
-    data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = MAX_SIDE_PX
-) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = MAX_SIDE_PX) -> Image.Image:
     """Encoded bytes to an upright RGB picture.
 
     Alpha is dropped, not blended, as the published evaluation reads its images; 16-bit gray is
@@ -77,9 +75,7 @@ def encode_png(image: Image.Image) -> bytes:
     return sink.getvalue()
 
 
-def shrink(
-    image: Image.Image, mask: np.ndarray | None, max_side_px: int
-) -> tuple[Image.Image, np.ndarray | None]:
+def shrink(image: Image.Image, mask: np.ndarray | None, max_side_px: int) -> tuple[Image.Image, np.ndarray | None]:
     """Scale a picture, and its mask with it, so that the longer side is at most ``max_side_px``."""
     longer = max(image.size)
     if longer <= max_side_px:
@@ -116,9 +112,7 @@ def mask_tensor(mask: np.ndarray, size: int) -> torch.Tensor:
 
 def _resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     gray = Image.fromarray(np.where(mask > 0, np.uint8(255), np.uint8(0)))
-    return (np.asarray(gray.resize((width, height), Image.Resampling.BILINEAR)) > 127).astype(
-        np.uint8
-    )
+    return (np.asarray(gray.resize((width, height), Image.Resampling.BILINEAR)) > 127).astype(np.uint8)
 
 
 def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:

@@ -171,14 +171,11 @@ def read_shard(path: Path | str) -> pa.Table:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"{path} cannot be read as an Arrow file ({error}). Ingest the dataset again."
-        ) from error
+        raise DataError(f"{path} cannot be read as an Arrow file ({error}). Ingest the dataset again.") from error
     version = (table.schema.metadata or {}).get(b"bayes_pfl_schema", b"none").decode()
     if version != SCHEMA_VERSION or not table.schema.equals(SCHEMA):
         raise DataError(
-            f"{path} has shard schema {version}; this version reads {SCHEMA_VERSION}. "
-            "Ingest the dataset again."
+            f"{path} has shard schema {version}; this version reads {SCHEMA_VERSION}. Ingest the dataset again."
         )
     return table
 

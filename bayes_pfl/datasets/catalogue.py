@@ -1,0 +1,218 @@
+"""From a dataset's name and a folder to its records: find the layout, read it, select from it."""
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from bayes_pfl.datasets.description import Dataset, Reader, Reading, plain
+from bayes_pfl.datasets.folders import Folders, Place
+from bayes_pfl.datasets.industrial import INDUSTRIAL
+from bayes_pfl.datasets.lists import COMMUNITY_LIST, MetaList, find_list
+from bayes_pfl.datasets.medical import MEDICAL
+from bayes_pfl.datasets.own import FOLDER
+from bayes_pfl.datasets.record import NORMAL, Record
+from bayes_pfl.datasets.source import Found, Skipped, Source, is_image
+from bayes_pfl.errors import DataError
+
+DATASETS = {dataset.name: dataset for dataset in (*INDUSTRIAL, *MEDICAL)}
+"""The paper's fifteen, by name."""
+
+REARRANGED = Folders(
+    (Place("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),),
+    mask_stems=("{stem}_mask", "{stem}", "{stem}_Segmentation", "{stem}_label"),
+)
+"""The form into which the community brings every dataset, with or without a list."""
+
+LAYOUTS = ("published", "meta", "rearranged")
+SUBSETS = ("complete", "paper")
+ROOT_DEPTH = 3
+
+
+def get_dataset(name: str) -> Dataset:
+    """The description of a dataset by its name.
+
+    Raises:
+        DataError: there is none of this name.
+    """
+    known = {**DATASETS, FOLDER.name: FOLDER}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(plain(name), known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise DataError(f"There is no dataset {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+def find(
+    dataset: Dataset,
+    source: Source,
+    layout: str | None = None,
+    subset: str = "complete",
+    splits: Collection[str] = (),
+    categories: Sequence[str] = (),
+    limit: int | None = None,
+) -> Found:
+    """All records of a dataset in a folder, and what became of every other file.
+
+    Raises:
+        DataError: the folder does not hold the dataset in a known layout, or a choice is unknown.
+    """
+    found = _read(dataset, source, layout)
+    if subset == "paper":
+        found = _paper(dataset, source, found)
+    if splits:
+        reason = f"not of the split {', '.join(splits)}"
+        found = _keep(found, lambda record: record.split in splits, reason)
+    if categories:
+        names = _category_names(dataset, found.records, categories)
+        reason = f"not of the categories {', '.join(categories)}"
+        found = _keep(found, lambda record: record.category in names, reason)
+    if limit is not None:
+        chosen = set(_spread(found.records, limit))
+        found = _keep(found, chosen.__contains__, f"beyond the limit of {limit}")
+    return found
+
+
+def _read(dataset: Dataset, source: Source, layout: str | None) -> Found:
+    tried: list[str] = []
+    for name, reader in _readers(dataset, layout):
+        for root in _roots(dataset, source):
+            reading = reader.read(source, root, dataset)
+            if reading.records:
+                return _found(name, root, source, reading)
+        tried.append(f"  {name}: {reader.expects}")
+    where = f"under {source.folder}" + (f" in the layout {layout}" if layout else "")
+    raise DataError(
+        f"There are no images of {dataset.title} {where}. "
+        f"Give its unpacked folder as --source; it should hold one of\n" + "\n".join(tried)
+    )
+
+
+def _readers(dataset: Dataset, layout: str | None) -> Iterator[tuple[str, Reader]]:
+    """The published form first: a list beside it was made from it."""
+    if layout in (None, "published"):
+        yield from (("published", reader) for reader in dataset.published)
+    if dataset is not FOLDER:
+        if layout in (None, "meta"):
+            yield "meta", MetaList()
+        if layout in (None, "rearranged"):
+            yield "rearranged", REARRANGED
+    elif layout not in (None, "published"):
+        raise DataError(f"--layout {layout} is not for {dataset.name}; leave it out.")
+
+
+def _roots(dataset: Dataset, source: Source) -> list[str]:
+    """Folders that may hold the dataset: those that bear its name, then the shallow ones."""
+    names = {plain(name) for name in (dataset.name, dataset.title, *dataset.lists)}
+    folders = source.folders(ROOT_DEPTH)
+    return sorted(folders, key=lambda root: bool(root) and plain(source.name_of(root)) not in names)
+
+
+def _found(layout: str, root: str, source: Source, reading: Reading) -> Found:
+    prefix = f"{root}/" if root else ""
+    ignored = list(source.junk)
+    for path in source.files:
+        if path not in reading.used:
+            if not path.startswith(prefix):
+                reason = f"outside {root}, where the dataset was found"
+            else:
+                reason = "not part of the layout" if is_image(path) else "no image"
+            ignored.append(Skipped(path, reason))
+    return Found(
+        layout=layout,
+        root=root,
+        records=tuple(sorted(reading.records)),
+        set_aside=tuple(sorted(reading.set_aside)),
+        ignored=tuple(sorted(ignored)),
+    )
+
+
+def _keep(found: Found, wanted: Callable[[Record], bool], reason: str) -> Found:
+    kept = tuple(record for record in found.records if wanted(record))
+    if not kept:
+        raise DataError(f"No image is left: all {len(found.records)} are {reason}.")
+    out = [Skipped(record.image, reason) for record in found.records if not wanted(record)]
+    return found._replace(records=kept, left_out=(*found.left_out, *out))
+
+
+def _category_names(dataset: Dataset, records: Iterable[Record], wanted: Sequence[str]) -> frozenset[str]:
+    present = {record.category for record in records}
+    names = set()
+    for name in wanted:
+        category = dataset.category(name)
+        if category is None or category.name not in present:
+            raise DataError(
+                f"There is no category {name!r} in {dataset.name} here. There are: {', '.join(sorted(present))}."
+            )
+        names.add(category.name)
+    return frozenset(names)
+
+
+def _spread(records: Sequence[Record], limit: int) -> Iterator[Record]:
+    """Up to ``limit`` records, taken in turn from every category, split and label."""
+    groups: dict[tuple[str, str, int], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.category, record.split, record.label), []).append(record)
+    position = 0
+    while limit > 0 and any(position < len(group) for group in groups.values()):
+        for group in groups.values():
+            if position < len(group) and limit > 0:
+                limit -= 1
+                yield group[position]
+        position += 1
+
+
+def _paper(dataset: Dataset, source: Source, found: Found) -> Found:
+    """The paper's evaluation set: as the authors' own list has it, else by the description's rule."""
+    rule = dataset.paper
+    if found.layout == "meta":
+        path = find_list(source, found.root, dataset)
+        if path is not None and not path.endswith(COMMUNITY_LIST):
+            return found
+    if _counts_are_the_papers(dataset, found.records):
+        return found
+    if rule.unavailable:
+        raise DataError(
+            f"The paper's subset of {dataset.title} does not follow from these files: "
+            f"{rule.unavailable} with --subset complete."
+        )
+    reason = "not in the paper's subset"
+    if rule.categories:
+        found = _keep(found, lambda record: record.category in rule.categories, reason)
+    if rule.names:
+        found = _keep(found, lambda record: _matches(record.image, rule.names), reason)
+    if rule.test_only:
+        found = _keep(found, lambda record: record.split == "test", reason)
+    if rule.merge_splits:
+        merged = (record._replace(split="test") for record in found.records)
+        found = found._replace(records=tuple(sorted(merged)))
+    if rule.balanced:
+        chosen = set(_balanced(found.records))
+        found = _keep(found, chosen.__contains__, reason)
+    return found
+
+
+def _counts_are_the_papers(dataset: Dataset, records: Iterable[Record]) -> bool:
+    counts = Counter((record.category, record.label) for record in records)
+    wanted = Counter[tuple[str, int]]()
+    for category in dataset.categories:
+        paper = category.paper or category.complete
+        if paper is not None:
+            wanted[category.name, 0] = paper.test_normal + paper.train_normal
+            wanted[category.name, 1] = paper.test_anomalous + paper.train_anomalous
+    return counts == wanted  # Counters are equal whatever zeros they hold
+
+
+def _matches(path: str, patterns: Iterable[str]) -> bool:
+    name = "/".join(path.split("/")[-2:])
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _balanced(records: Sequence[Record]) -> Iterator[Record]:
+    """All anomalous images, and of each category as many normal ones, the first by name."""
+    left = Counter(record.category for record in records if record.label != NORMAL)
+    for record in records:
+        if record.label == NORMAL:
+            left[record.category] -= 1
+        if record.label != NORMAL or left[record.category] >= 0:
+            yield record

@@ -1,0 +1,132 @@
+"""The files below a dataset's folder, listed once; readers only look at the names in it."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from bayes_pfl.datasets.record import Record
+from bayes_pfl.errors import DataError, ImageError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+JUNK = (
+    (re.compile(r"(^|/)\."), "hidden file"),
+    (re.compile(r"(^|/)(thumbs\.db|desktop\.ini)$", re.IGNORECASE), "left by a file manager"),
+    (re.compile(r"(^|/)__MACOSX/"), "left by a file manager"),
+    (re.compile(r"\(copy( \d+)?\)", re.IGNORECASE), "a stray copy"),
+    (re.compile(r"(^|/)pred/"), "unlabelled images"),
+)
+"""Names that are never part of a dataset, with the reason that the summary gives."""
+
+
+class Skipped(NamedTuple):
+    """A file that gave no record, and why."""
+
+    path: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """What a reader made of a folder. Every file is in exactly one place; masks count with images."""
+
+    layout: str
+    root: str
+    """The folder inside the source that holds the layout, "" for the source itself."""
+    records: tuple[Record, ...]
+    """Sorted by image path."""
+    set_aside: tuple[Skipped, ...]
+    """Images that belong to the dataset and cannot be used."""
+    ignored: tuple[Skipped, ...]
+    """Files that are no images of the dataset."""
+    left_out: tuple[Skipped, ...] = ()
+    """Images that the chosen subset, split or categories exclude."""
+
+
+class Source:
+    """A folder and the sorted POSIX paths of all files in it.
+
+    Raises:
+        DataError: the folder does not exist or cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise DataError(f"There is no folder {folder}. Give the dataset's unpacked folder as --source.")
+        try:
+            paths = sorted(_walk(folder, ""))
+        except OSError as error:
+            raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
+        self.junk: list[Skipped] = []
+        self.files: list[str] = []
+        for path in paths:
+            reason = next((why for pattern, why in JUNK if pattern.search(path)), None)
+            if reason is None:
+                self.files.append(path)
+            else:
+                self.junk.append(Skipped(path, reason))
+
+    def folders(self, depth: int) -> list[str]:
+        """The folders that hold files, from the source ("") downwards to ``depth``, by depth."""
+        found = {""}
+        for path in self.files:
+            parts = path.split("/")[:-1]
+            found.update("/".join(parts[:n]) for n in range(1, min(depth, len(parts)) + 1))
+        return sorted(found, key=lambda folder: (folder.count("/") + bool(folder), folder))
+
+    def name_of(self, root: str) -> str:
+        """The last part of the path of a folder inside the source, or of the source itself."""
+        return (self.folder.absolute() / root).name
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """Image files by their lower-cased path without suffix, to find a partner by name."""
+        index: dict[str, list[str]] = {}
+        for path in self.files:
+            if is_image(path):
+                index.setdefault(str(PurePosixPath(path).with_suffix("")).lower(), []).append(path)
+        return index
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All files, for the question whether one exists."""
+        return frozenset(self.files)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        try:
+            return (self.folder / path).read_bytes()
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror}") from error
+
+
+def is_image(path: str) -> bool:
+    """Whether a name ends like an image's."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
+def below(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The paths inside ``root``, each with what follows it."""
+    prefix = f"{root}/" if root else ""
+    return ((path, path[len(prefix) :]) for path in paths if path.startswith(prefix))
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[str]:
+    """Relative paths of all files; links to folders are followed once, never in a circle."""
+    stack, seen = [(folder, prefix)], {os.path.realpath(folder)}
+    while stack:
+        place, prefix = stack.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    yield prefix + entry.name
+                elif (real := os.path.realpath(entry.path)) not in seen:
+                    seen.add(real)
+                    stack.append((Path(entry.path), f"{prefix}{entry.name}/"))

@@ -1,0 +1,140 @@
+"""Datasets whose images and labels stand in a CSV."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from bayes_pfl.datasets.description import Dataset, Reading
+from bayes_pfl.datasets.folders import SPLITS
+from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record
+from bayes_pfl.datasets.source import Skipped, Source, below
+from bayes_pfl.errors import DataError, ImageError
+
+LABELS = {
+    **dict.fromkeys(("0", "good", "ok", "normal", "no", "false"), NORMAL),
+    **dict.fromkeys(("1", "bad", "ko", "anomaly", "anomalous", "defect", "yes", "true"), ANOMALOUS),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Reads a CSV with a header; the names of its columns are fields here, "" for none."""
+
+    file: str
+    """Its path below the root; ``*.csv`` takes the only CSV there."""
+    path: str
+    label: str
+    mask: str = ""
+    category: str = ""
+    split: str = ""
+    defect: str = ""
+    class_name: str = ""
+    path_forms: tuple[str, ...] = ("{}",)
+    """How the path follows from its column, relative to the CSV's root; the first that exists."""
+    masks_optional: bool = False
+    """A table without any mask is one with labels only."""
+
+    @property
+    def expects(self) -> str:
+        """The file and its columns in one line."""
+        names = (self.path, self.label, self.mask, self.category, self.split)
+        return f"{self.file} with columns {', '.join(name for name in names if name)}"
+
+    def read(self, source: Source, root: str, dataset: Dataset) -> Reading:
+        """The records of the CSV below ``root``, in the order of their paths.
+
+        Raises:
+            DataError: the CSV is no UTF-8 text, or a row has fewer columns than the header.
+        """
+        reading = Reading([], [], set())
+        for table in self._files(source, root):
+            rows = list(_rows(source, table))
+            if not rows or not {self.path, self.label} <= rows[0].keys():
+                continue
+            reading.used.add(table)
+            required = not self.masks_optional or any(row.get(self.mask) for row in rows)
+            seen: set[str] = set()
+            for row in rows:
+                image, mask = self._image(source, root, row), row.get(self.mask) or None
+                if mask is not None:
+                    mask = _inside(root, mask)
+                reading.used.update(name for name in (image, mask) if name in source.known)
+                try:
+                    if image in seen:
+                        raise ImageError("is listed twice")
+                    seen.add(image)
+                    reading.records.append(self._record(source, dataset, row, image, mask, required, root))
+                except ImageError as error:
+                    reading.set_aside.append(Skipped(image, f"{error} (in {table})"))
+            break
+        return reading
+
+    def _files(self, source: Source, root: str) -> list[str]:
+        if self.file != "*.csv":
+            path = _inside(root, self.file)
+            return [path] if path in source.known else []
+        inside = below(root, source.files)
+        return [path for path, inner in inside if "/" not in inner and inner.endswith(".csv")]
+
+    def _image(self, source: Source, root: str, row: dict[str, str]) -> str:
+        paths = [_inside(root, form.format(row[self.path])) for form in self.path_forms]
+        return next((path for path in paths if path in source.known), paths[0])
+
+    def _record(
+        self,
+        source: Source,
+        dataset: Dataset,
+        row: dict[str, str],
+        image: str,
+        mask: str | None,
+        mask_required: bool,
+        root: str,
+    ) -> Record:
+        label = LABELS.get(row[self.label].lower())
+        name = row.get(self.category)
+        category = dataset.category(name) if name else dataset.only_category(source.name_of(root))
+        split = SPLITS.get((row.get(self.split) or "test").lower())
+        if image not in source.known:
+            raise ImageError("is listed and does not exist")
+        if label is None:
+            raise ImageError(f"has the unknown label {row[self.label]!r}; use normal or anomaly")
+        if category is None:
+            raise ImageError(f"is of the unknown category {name!r}")
+        if split is None:
+            raise ImageError(f"is of the unknown split {row[self.split]!r}; use train or test")
+        if label == NORMAL or not dataset.has_masks:
+            mask = None
+        elif mask is None and mask_required:
+            raise ImageError("is defective and has no mask")
+        elif mask is not None and mask not in source.known:
+            raise ImageError(f"has a mask {mask} that does not exist")
+        defect = "good" if label == NORMAL else row.get(self.defect) or dataset.defect or "defect"
+        class_name = row.get(self.class_name) or category.class_name
+        return Record(image, mask, label, category.name, class_name, split, defect)
+
+
+def _rows(source: Source, table: str) -> Iterator[dict[str, str]]:
+    """The rows with stripped names and values; spreadsheets leave spaces and a byte-order mark."""
+    try:
+        text = source.read(table).decode("utf-8-sig")
+    except (ImageError, UnicodeDecodeError) as error:
+        raise DataError(f"{table} cannot be read ({error}). Save it as CSV in UTF-8.") from error
+    lines = csv.reader(io.StringIO(text), skipinitialspace=True)
+    header = [name.strip() for name in next(lines, [])]
+    for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        if len(line) != len(header):
+            raise DataError(
+                f"{table}, line {number}: {len(line)} values for {len(header)} columns. "
+                "Put values with commas in quotes."
+            )
+        yield {name: value.strip() for name, value in zip(header, line, strict=True)}
+
+
+def _inside(root: str, path: str) -> str:
+    """A listed path relative to the source; tables from Windows may hold backslashes."""
+    inner = str(PurePosixPath(path.replace("\\", "/")))
+    return f"{root}/{inner}" if root else inner
