@@ -1,0 +1,11 @@
+"""How well scores and maps tell anomalous from normal: AUROC, AP, F1-max and PRO.
+
+`image_metrics` and `pixel_metrics` are exact and hold all scores at once. `PixelHistogram` sees one
+map at a time in fixed memory and merges across workers. `dataset_mean` averages categories.
+"""
+
+from bayes_pfl.metrics.exact import image_metrics, pixel_metrics
+from bayes_pfl.metrics.result import Metrics, dataset_mean
+from bayes_pfl.metrics.streaming import PixelHistogram
+
+__all__ = ["Metrics", "PixelHistogram", "dataset_mean", "image_metrics", "pixel_metrics"]

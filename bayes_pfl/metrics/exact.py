@@ -1,0 +1,88 @@
+"""Metrics from one sort of all scores: equal to scikit-learn's and to a PRO over all thresholds."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayes_pfl.errors import DataError
+from bayes_pfl.metrics.curve import (
+    IMAGE_METRICS,
+    PIXEL_METRICS,
+    Curve,
+    measure,
+    one_class_reason,
+    undefined,
+)
+from bayes_pfl.metrics.regions import as_floats, split_pixels
+from bayes_pfl.metrics.result import Metrics
+
+
+def image_metrics(
+    scores: Sequence[float] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+) -> Metrics:
+    """image_auroc, image_f1_max and image_ap of scores (higher: more anomalous), labels 0 and 1.
+
+    Raises:
+        DataError: the lengths differ, a label is neither 0 nor 1, or a score is not finite.
+    """
+    values, truth = as_floats(np.asarray(scores)), np.asarray(labels)
+    if values.ndim != 1 or values.shape != truth.shape:
+        raise DataError(f"There are {values.size} scores and {truth.size} labels: give one each.")
+    anomalous = truth == 1
+    if not np.all(anomalous | (truth == 0)):
+        raise DataError("Labels must be 0 (normal) or 1 (anomalous).")
+    found, normal = values[anomalous], values[~anomalous]
+    if reason := one_class_reason("image", found.size, normal.size):
+        return undefined(IMAGE_METRICS, reason)
+    return measure(IMAGE_METRICS, _curve(found, normal))
+
+
+def pixel_metrics(
+    maps: Iterable[np.ndarray],
+    masks: Iterable[np.ndarray],
+) -> Metrics:
+    """pixel_auroc, pixel_pro, pixel_ap and pixel_f1_max of anomaly maps against their masks.
+
+    Holds the scores of all pixels at once, 4 bytes each in float32, and some more while sorting.
+
+    Raises:
+        DataError: a map and its mask do not fit each other, or a score is not finite.
+    """
+    pixels = list(split_pixels(maps, masks))
+    if not pixels:
+        return undefined(PIXEL_METRICS, "there is no pixel")
+    normal, anomalous, area = (np.concatenate(parts) for parts in zip(*pixels, strict=True))
+    del pixels
+    if reason := one_class_reason("pixel", anomalous.size, normal.size):
+        return undefined(PIXEL_METRICS, reason)
+    return measure(PIXEL_METRICS, _curve(anomalous, normal, area))
+
+
+def _curve(
+    anomalous: Float[np.ndarray, " anomalous"],
+    normal: Float[np.ndarray, " normal"],
+    region_area: Int[np.ndarray, " anomalous"] | None = None,
+) -> Curve:
+    """The curve of two sets of scores; sorts `normal`, the larger one, in place."""
+    normal.sort()
+    order = np.argsort(-anomalous)
+    ranked = anomalous[order]
+    # Infinities sort to the ends and NaN behind them, so the ends speak for all.
+    if not np.isfinite([normal[0], normal[-1], ranked[0], ranked[-1]]).all():
+        raise DataError("A score is NaN or infinite: the model's weights or its input are damaged.")
+    last_of_tie = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    scores = ranked[last_of_tie]
+    overlap = None
+    if region_area is not None:
+        # A pixel adds 1 / (area x regions); the total over all pixels is 1.
+        covered = np.cumsum(1 / region_area[order])
+        overlap = (covered / covered[-1])[last_of_tie]
+    return Curve(
+        hits=last_of_tie + 1.0,
+        alarms_above=(normal.size - np.searchsorted(normal, scores, side="right")).astype(float),
+        alarms=(normal.size - np.searchsorted(normal, scores, side="left")).astype(float),
+        overlap=overlap,
+        normal=normal.size,
+    )

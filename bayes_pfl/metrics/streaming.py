@@ -1,0 +1,133 @@
+"""Pixel metrics in fixed memory: counts per score bin, which add up across maps and workers."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bayes_pfl.errors import DataError
+from bayes_pfl.metrics.curve import (
+    PIXEL_METRICS,
+    Curve,
+    measure,
+    one_class_reason,
+    undefined,
+)
+from bayes_pfl.metrics.regions import split_pixels
+from bayes_pfl.metrics.result import Metrics
+
+BINS = 1 << 20
+"""Bins of equal width over [0, 1].
+
+With 65,536, AP and F1-max were up to 2e-4 off on maps that use a tenth of [0, 1] or less: AP
+because a bin is taken for a tie, F1-max because it is a maximum over bin edges only.
+"""
+
+ROUNDING = 1e-6
+"""Scores this far outside [0, 1] are the rounding of an average or a blur, and are clamped."""
+
+REGION_UNIT = 1 << 40
+"""What the pixels of one region weigh together.
+
+Weights are integers because integers add up to the same sum in any order, which floats do not.
+Rounding misjudges a region of 2^20 pixels by 5e-7 of its weight; 2^23 regions fill 64 bits.
+"""
+
+
+class PixelHistogram:
+    """Counts of normal and anomalous pixels per bin; 25 MB whatever the number of maps.
+
+    Merging in any order, and any division of the maps among workers, gives the same bits. The
+    metrics differ from the exact ones only by the order of pixels inside a bin: by at most 2e-5
+    for a million pixels that use a tenth of [0, 1] or more, and not at all where no bin holds two
+    different scores. Few pixels belong into `pixel_metrics`: there one pixel's place in the order
+    moves F1-max by as much as 1 / (number of anomalous pixels).
+
+    normal, anomalous: pixels in each bin.
+    region_weight: sum over a bin's anomalous pixels of REGION_UNIT / (area of its region).
+    """
+
+    def __init__(self) -> None:
+        self.normal = np.zeros(BINS, dtype=np.int64)
+        self.anomalous = np.zeros(BINS, dtype=np.int64)
+        self.region_weight = np.zeros(BINS, dtype=np.int64)
+
+    def update(
+        self,
+        maps: Iterable[np.ndarray],
+        masks: Iterable[np.ndarray],
+    ) -> None:
+        """Count the pixels of more maps of probabilities.
+
+        Raises:
+            DataError: a map and its mask do not fit each other, or a score is not within [0, 1];
+                the maps before it are counted.
+        """
+        for pixels in split_pixels(maps, masks):
+            normal, anomalous = _bins(pixels.normal), _bins(pixels.anomalous)
+            weight = np.rint(REGION_UNIT / pixels.region_area).astype(np.int64)
+            np.add.at(self.normal, normal, 1)
+            np.add.at(self.anomalous, anomalous, 1)
+            np.add.at(self.region_weight, anomalous, weight)
+
+    def merge(self, other: "PixelHistogram") -> "PixelHistogram":
+        """A histogram of the maps of both; neither is changed."""
+        both = PixelHistogram()
+        both.normal = self.normal + other.normal
+        both.anomalous = self.anomalous + other.anomalous
+        both.region_weight = self.region_weight + other.region_weight
+        return both
+
+    def metrics(self) -> Metrics:
+        """pixel_auroc, pixel_pro, pixel_ap and pixel_f1_max of everything counted so far."""
+        normal, anomalous = int(self.normal.sum()), int(self.anomalous.sum())
+        if reason := one_class_reason("pixel", anomalous, normal):
+            return undefined(PIXEL_METRICS, reason)
+        return measure(PIXEL_METRICS, self._curve(normal))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The bins in use as arrays of one length, to send to another process or to save."""
+        used = np.flatnonzero(self.normal | self.anomalous)
+        return {"bin": used} | {name: counts[used] for name, counts in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "PixelHistogram":
+        """The inverse of `to_arrays`.
+
+        Raises:
+            DataError: an array is missing, their lengths differ, or a bin is out of range.
+        """
+        histogram = cls()
+        names = ("bin", *vars(histogram))
+        if missing := [name for name in names if name not in arrays]:
+            raise DataError(f"The histogram has no {', '.join(missing)}: write it with to_arrays.")
+        used = np.asarray(arrays["bin"])
+        if any(np.shape(arrays[name]) != used.shape for name in names):
+            raise DataError("The histogram's arrays differ in length: write them with to_arrays.")
+        if used.size and not 0 <= used.min() <= used.max() < BINS:
+            raise DataError(f"The histogram has bins beyond {BINS}: count its maps anew.")
+        for name, counts in vars(histogram).items():
+            counts[used] = arrays[name]
+        return histogram
+
+    def _curve(self, normal_total: int) -> Curve:
+        used = np.flatnonzero(self.anomalous)[::-1]
+        alarms = np.cumsum(self.normal[::-1])[BINS - 1 - used].astype(float)
+        covered = np.cumsum(self.region_weight[used]).astype(float)
+        return Curve(
+            hits=np.cumsum(self.anomalous[used]).astype(float),
+            alarms_above=alarms - self.normal[used],
+            alarms=alarms,
+            overlap=covered / covered[-1],
+            normal=normal_total,
+        )
+
+
+def _bins(scores: Float[np.ndarray, " pixels"]) -> Int[np.ndarray, " pixels"]:
+    # Written so that NaN, which compares false, is refused too.
+    if scores.size and not (scores.min() >= -ROUNDING and scores.max() <= 1 + ROUNDING):
+        raise DataError(
+            f"Scores from {scores.min():.4g} to {scores.max():.4g} are no probabilities: "
+            "PixelHistogram needs maps within [0, 1]; pixel_metrics takes any finite scores."
+        )
+    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
