@@ -1,17 +1,21 @@
 """Bytes to pixels to tensors: the only place that decodes, resizes and normalises.
 
 Everything that leaves here is RGB and upright, whatever the file was: gray, palette, with alpha,
-16-bit, CMYK, turned by an EXIF note, or a PNG that calls itself .jpg.
+16-bit, CMYK, turned by an EXIF note, or a PNG that calls itself .jpg. torch is imported where a
+tensor is made: ingestion decodes in many processes and needs none of its 200 MB.
 """
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from bayes_pfl.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """The only decoders that are ever tried; the rest of Pillow's stay out of reach of unknown bytes."""
@@ -90,23 +94,27 @@ def image_tensor(
     size: int,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """An RGB picture to a normalised float32 tensor (3, size, size).
 
     The whole picture is squeezed into the square (bicubic, antialiased), never cropped: a defect at
     the border counts too, and the published code does the same.
     """
+    import torch
+
     square = image.resize((size, size), Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.array(square)).permute(2, 0, 1).to(torch.float32) / 255.0
     shape = (3, 1, 1)
     return (values - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
-def mask_tensor(mask: np.ndarray, size: int) -> torch.Tensor:
+def mask_tensor(mask: np.ndarray, size: int) -> "torch.Tensor":
     """A 0/1 array (height, width) to a float32 tensor (size, size) of 0 and 1.
 
     Resized bilinearly (antialiased), then 1 where at least half of a pixel is defective.
     """
+    import torch
+
     return torch.from_numpy(_resize_mask(mask, size, size)).to(torch.float32)
 
 

@@ -96,20 +96,28 @@ class Source:
         return frozenset(self.files)
 
     def read(self, path: str) -> bytes:
-        """The bytes of one file.
+        """The bytes of one file; raises as `read_file`."""
+        return read_file(self.folder, path)
 
-        Raises:
-            ImageError: it cannot be read.
-        """
-        try:
-            return (self.folder / path).read_bytes()
-        except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror}") from error
+
+def read_file(folder: Path, path: str) -> bytes:
+    """The bytes of one file of a source.
+
+    Raises:
+        ImageError: it is gone, or may not be read.
+        DataError: the disk or network failed, which says nothing about the file.
+    """
+    try:
+        return (folder / path).read_bytes()
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise DataError(f"Reading {folder / path} failed: {error.strerror}. Run the same command again.") from error
 
 
 def is_image(path: str) -> bool:
     """Whether a name ends like an image's."""
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def below(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:

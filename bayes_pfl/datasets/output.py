@@ -1,0 +1,148 @@
+"""The folder an ingest writes: who may write it, what it was started for, what it holds at the end."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bayes_pfl.datasets.packing import ShardTask, plan_digest
+from bayes_pfl.datasets.source import Found
+from bayes_pfl.errors import OutputError
+from bayes_pfl.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write, read_shard, write_json
+
+SPARE_BYTES = 32 * 2**20
+"""Room that must stay free beside the shards, for the notes and everyone else."""
+
+
+@contextlib.contextmanager
+def claim(output: Path) -> Iterator[None]:
+    """Hold ``output`` alone while it is written.
+
+    The lock ends with its process, however that ends: a killed ingest leaves nothing to clean up.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be written.
+    """
+    path = output / MANIFEST_FOLDER / "lock"
+    try:
+        (path.parent / "shards").mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 200, 0).decode(errors="replace") or "another process"
+            raise OutputError(
+                f"{output} is being written by {holder}. Wait for it, or choose another --output."
+            ) from error
+        with contextlib.suppress(OSError):  # only for the sentence above
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def begin(output: Path, tasks: Sequence[ShardTask]) -> list[ShardTask]:
+    """Make sure that ``output`` is for this plan, and return what is left to do of it.
+
+    Raises:
+        OutputError: it holds shards of another plan, or has too little room.
+    """
+    for rest in (*output.glob(".*.part"), *output.glob(f"{MANIFEST_FOLDER}/**/.*.part")):
+        rest.unlink(missing_ok=True)
+    path = output / MANIFEST_FOLDER / "plan.json"
+    digest = plan_digest(tasks)
+    try:
+        held = json.loads(path.read_text("utf-8"))["digest"]
+    except (OSError, ValueError, KeyError):
+        held = None
+    if held != digest and (held is not None or any(output.glob("shard-*.arrow"))):
+        raise OutputError(
+            f"{output} holds another ingest: other files, another dataset or other options. "
+            "Choose another --output, or delete the folder first."
+        )
+    write_json(path, {"digest": digest, "shards": len(tasks)})
+    todo = [task for task in tasks if task.done() is None]
+    if todo:
+        (output / MANIFEST_FOLDER / "manifest.json").unlink(missing_ok=True)
+        _check_room(output, todo)
+    return todo
+
+
+def finish(output: Path, tasks: Sequence[ShardTask], found: Found, about: dict[str, Any]) -> dict[str, Any]:
+    """Gather the notes of all shards into ``manifest.json``, and return it.
+
+    Raises:
+        OutputError: a shard is not done, or the manifest cannot be written.
+    """
+    notes = [task.done() for task in tasks]
+    done = [note for note in notes if note is not None]
+    if len(done) < len(tasks):
+        raise OutputError(
+            f"{len(tasks) - len(done)} shards of {output} were not written, or their source files "
+            "changed meanwhile. Run the same command again."
+        )
+    shards = [note for note in done if note["rows"]]
+    hashes = "".join(note["sha256"] for note in shards)
+    set_aside = [[*skipped] for skipped in found.set_aside]
+    set_aside += [skipped for note in done for skipped in note["set_aside"]]
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        **about,
+        "digest": hashlib.sha256(hashes.encode()).hexdigest(),
+        "rows": sum(note["rows"] for note in shards),
+        "size_bytes": sum(note["size_bytes"] for note in shards),
+        "counts": _counts(done),
+        "identical_images": _identical(output, (note["shard"] for note in shards)),
+        "empty_masks": sorted(path for note in done for path in note["empty_masks"]),
+        "set_aside": sorted(set_aside),
+        "ignored": [[*skipped] for skipped in found.ignored],
+        "left_out": [[*skipped] for skipped in found.left_out],
+        "shards": [{key: note[key] for key in ("shard", "rows", "size_bytes", "sha256")} for note in shards],
+    }
+    path = output / MANIFEST_FOLDER / "manifest.json"
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text("utf-8")) == manifest:
+            return manifest
+    write_json(path, manifest)
+    return manifest
+
+
+def _check_room(output: Path, todo: Iterable[ShardTask]) -> None:
+    """Shards hold the files as they are, so their size is known; scaled ones are smaller or close."""
+    needed = sum(task.size_bytes for task in todo if task.recipe.max_side_px is None)
+    free = shutil.disk_usage(output).free
+    if needed + SPARE_BYTES > free:
+        raise OutputError(
+            f"No room for {needed / 2**20:,.0f} MB of shards in {output}: {free / 2**20:,.0f} MB "
+            "are free. Free some space, choose another --output, or take less with --limit."
+        )
+
+
+def _counts(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """``{category: {split: {"normal": n, "anomalous": m}}}``."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for note in notes:
+        for category, split, label, number in note["counts"]:
+            splits = counts.setdefault(category, {})
+            labels = splits.setdefault(split, {"normal": 0, "anomalous": 0})
+            labels["anomalous" if label else "normal"] += number
+    return {category: dict(sorted(splits.items())) for category, splits in sorted(counts.items())}
+
+
+def _identical(output: Path, names: Iterable[str]) -> int:
+    """How many images have the same bytes as one before them; only one column is paged in."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen.update(read_shard(output / name)["sha256"].to_pylist())
+    return sum(count - 1 for count in seen.values())

@@ -1,0 +1,231 @@
+"""Records to shards: the same plan and the same bytes, whoever does the work and however often.
+
+A shard is planned from names and file sizes alone and is one independent piece of work: read, decode,
+check, write under a temporary name, rename, and then leave a note (its sidecar) that it is done.
+"""
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from PIL import Image
+
+from bayes_pfl.datasets.record import Record
+from bayes_pfl.datasets.source import Skipped, read_file
+from bayes_pfl.errors import ImageError
+from bayes_pfl.preprocess import decode_image, decode_mask, encode_mask, encode_png, shrink
+from bayes_pfl.shards import (
+    MANIFEST_FOLDER,
+    SCHEMA_VERSION,
+    ShardRow,
+    shard_name,
+    write_json,
+    write_shard,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the bytes of a row, beside the files themselves."""
+
+    dataset: str
+    """The value of the column ``dataset``."""
+    mask_above: int
+    max_side_px: int | None
+    """Larger images are scaled down to it and stored as PNG; None keeps every file as it is."""
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to be written, with all that is needed to do so in another process."""
+
+    index: int
+    source: str
+    output: str
+    recipe: Recipe
+    records: tuple[Record, ...]
+    size_bytes: int
+    """Of the files to be read."""
+    newest_ns: int
+    """The latest modification time among them: a shard is done again when a file was changed."""
+
+    def to_json(self) -> str:
+        """As a string that another process, perhaps of another version, can read."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        values["recipe"] = Recipe(**values["recipe"])
+        values["records"] = tuple(Record(*record) for record in values["records"])
+        return cls(**values)
+
+    @property
+    def sidecar(self) -> Path:
+        """The note that the shard is done."""
+        return Path(self.output, MANIFEST_FOLDER, "shards", f"{shard_name(self.index)}.json")
+
+    def done(self) -> dict[str, Any] | None:
+        """The note, if it is there and true of the files as they are now."""
+        try:
+            note = json.loads(self.sidecar.read_text("utf-8"))
+            shard = Path(self.output, shard_name(self.index))
+            size = shard.stat().st_size if note["rows"] else 0
+        except (OSError, ValueError, KeyError):
+            return None
+        fits = note["newest_ns"] == self.newest_ns and note["size_bytes"] == size
+        return note if fits else None
+
+
+def plan_shards(
+    source: Path,
+    output: Path,
+    recipe: Recipe,
+    records: Sequence[Record],
+    rows_per_shard: int,
+    bytes_per_shard: int,
+) -> list[ShardTask]:
+    """Cut the sorted records into shards of at most so many rows and, beyond one row, bytes."""
+    tasks: list[ShardTask] = []
+    pending: list[Record] = []
+    size = newest = 0
+
+    def close() -> None:
+        place = (len(tasks), str(source), str(output), recipe)
+        tasks.append(ShardTask(*place, tuple(pending), size, newest))
+
+    for record in records:
+        file_size, modified = _stat(source, record)
+        if pending and (len(pending) == rows_per_shard or size + file_size > bytes_per_shard):
+            close()
+            pending, size, newest = [], 0, 0
+        pending.append(record)
+        size += file_size
+        newest = max(newest, modified)
+    if pending:
+        close()
+    return tasks
+
+
+def plan_digest(tasks: Sequence[ShardTask]) -> str:
+    """A hash of everything that decides the shards' contents, except the contents of the files."""
+    digest = hashlib.sha256(f"schema {SCHEMA_VERSION}".encode())
+    for task in tasks:
+        part = [asdict(task.recipe), task.index, task.size_bytes, task.records]
+        digest.update(json.dumps(part, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def pack_shard(task: ShardTask) -> dict[str, Any]:
+    """Write one shard and its note, and return the note; nothing is written for no rows.
+
+    Raises:
+        OutputError: the output cannot be written.
+        DataError: the source cannot be read, for a reason outside the files.
+    """
+    met = _Met()
+    rows = _rows(task, met)
+    first = next(rows, None)
+    path = Path(task.output, shard_name(task.index))
+    note: dict[str, Any] = {"shard": path.name, "rows": 0, "size_bytes": 0, "sha256": None}
+    if first is None:
+        path.unlink(missing_ok=True)
+    else:
+        note |= write_shard(path, itertools.chain([first], rows))._asdict()
+    note |= {
+        "newest_ns": task.newest_ns,
+        "counts": [[*key, count] for key, count in sorted(met.counts.items())],
+        "set_aside": met.set_aside,
+        "empty_masks": met.empty_masks,
+    }
+    write_json(task.sidecar, note)
+    return note
+
+
+class Pixels(NamedTuple):
+    """An image that can be used: its bytes as they will be stored, and what they decode to."""
+
+    data: bytes
+    image: Image.Image
+    mask: np.ndarray | None
+
+
+def read_pixels(source: Path, recipe: Recipe, record: Record) -> Pixels:
+    """Read, decode and check the image and mask of one record.
+
+    Raises:
+        ImageError: the image or its mask cannot be used; the message is the reason.
+    """
+    data = read_file(source, record.image)
+    image = decode_image(data, recipe.max_pixels)
+    mask = None
+    if record.mask is not None:
+        try:
+            mask = decode_mask(read_file(source, record.mask), recipe.mask_above, recipe.max_pixels)
+        except ImageError as error:
+            raise ImageError(f"its mask {record.mask}: {error}") from error
+        if mask.shape != (image.height, image.width):
+            raise ImageError(f"its mask is {mask.shape[1]} x {mask.shape[0]}, the image {image.width} x {image.height}")
+    if recipe.max_side_px is not None and max(image.size) > recipe.max_side_px:
+        image, mask = shrink(image, mask, recipe.max_side_px)
+        data = encode_png(image)  # lossless: artefacts of another JPEG pass look like defects
+    return Pixels(data, image, mask)
+
+
+def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
+    """The task's rows one after the other, noting in ``met`` what was met on the way."""
+    recipe = task.recipe
+    for record in task.records:
+        try:
+            data, image, mask = read_pixels(Path(task.source), recipe, record)
+        except ImageError as error:
+            met.set_aside.append(Skipped(record.image, str(error)))
+            continue
+        met.counts[record.category, record.split, record.label] += 1
+        if mask is not None and not mask.any():
+            met.empty_masks.append(record.image)
+        yield ShardRow(
+            sample_id=f"{recipe.dataset}/{record.image}",
+            dataset=recipe.dataset,
+            category=record.category,
+            class_name=record.class_name,
+            split=record.split,
+            label=record.label,
+            defect=record.defect,
+            image=data,
+            mask=None if mask is None else encode_mask(mask),
+            path=record.image,
+            height=image.height,
+            width=image.width,
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+
+
+@dataclass
+class _Met:
+    """What a shard's rows turned out to be."""
+
+    set_aside: list[Skipped] = field(default_factory=list)
+    empty_masks: list[str] = field(default_factory=list)
+    counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+
+
+def _stat(source: Path, record: Record) -> tuple[int, int]:
+    """Bytes and latest modification of a record's files; one that is gone is found out later."""
+    size = newest = 0
+    for path in filter(None, (record.image, record.mask)):
+        try:
+            stat = (source / path).stat()
+        except OSError:
+            continue
+        size += stat.st_size
+        newest = max(newest, stat.st_mtime_ns)
+    return size, newest
