@@ -1,0 +1,196 @@
+"""Bayes-PFL's learned head: features of the frozen CLIP -> text embeddings -> logits (sections 3.2 to 3.5).
+
+Every two-way softmax of the paper is a sigmoid of one difference, abnormal minus normal: `Logits` holds differences.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayes_pfl.attention import ResidualCrossModalAttention, normalize
+from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.config import ModelConfig
+from bayes_pfl.flow import AmortizedPlanarFlow, PlanarFlow
+from bayes_pfl.pooling import AttentionPooling, MeanPooling
+from bayes_pfl.prompts import (
+    Draws,
+    ImageAgnosticDistribution,
+    ImageSpecificDistribution,
+    InitialDensity,
+    PromptBanks,
+    Sampled,
+    empty_sample,
+)
+from bayes_pfl.text import ClassTokens, PromptEncoder
+
+
+class Widths(NamedTuple):
+    """Sizes the head takes from its backbone."""
+
+    joint: int
+    text: int
+    patch: int
+    layers: int
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "Widths":
+        """The sizes of a loaded backbone."""
+        return cls(backbone.joint_width, backbone.text_width, backbone.patch_width, len(backbone.config.feature_layers))
+
+
+class PatchFeatures(NamedTuple):
+    """Patch tokens in the joint space: F_l and its L2-normalised form."""
+
+    plain: Float[Tensor, "layers batch patches dim"]
+    normalized: Float[Tensor, "layers batch patches dim"]
+
+
+class Prompts(NamedTuple):
+    """L2-normalised text embeddings Z of all sampled prompts, with the samples they come from."""
+
+    text: Float[Tensor, "batch samples bank 2 dim"]
+    context: Sampled
+    normal: Sampled
+    abnormal: Sampled
+
+
+class Logits(NamedTuple):
+    """Scaled differences abnormal - normal: sigmoid gives the probability of an anomaly."""
+
+    pixel: Float[Tensor, "layers batch samples bank patches"]
+    image: Float[Tensor, "batch samples bank"]
+
+
+class BayesPFL(nn.Module):
+    """The trainable part; CLIP itself stays outside (see `Backbone` and `PromptEncoder`)."""
+
+    def __init__(self, config: ModelConfig, widths: Widths) -> None:
+        super().__init__()
+        self.config = config
+        self.banks = PromptBanks(config.num_prompts, config.context_tokens, config.state_tokens, widths.text)
+        self.context = _context_distribution(config, widths) if config.context_from_image else None
+        self.states = _state_distribution(config, widths) if config.state_distribution else None
+        self.projections = nn.ModuleList(nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers))
+        self.attention = (
+            ResidualCrossModalAttention(
+                widths.joint, config.attention_heads, config.attention_query_bias, config.attention_normalized_keys
+            )
+            if config.residual_attention
+            else None
+        )
+        pooling = AttentionPooling if config.attention_pooling else MeanPooling
+        self.pooling = pooling(widths.layers * widths.patch, widths.joint)
+        self.class_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
+        self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
+        self.pixel_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.image_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for projection in self.projections:
+            nn.init.normal_(projection.weight, std=0.02)
+
+    def forward(
+        self,
+        features: Features,
+        class_tokens: ClassTokens,
+        draws: Draws,
+        encoder: PromptEncoder,
+        bank: slice = slice(None),
+        class_token_only: bool = False,
+    ) -> tuple[Prompts, Logits]:
+        """Prompts, and the logits of those in `bank`, of a batch of images: what the losses need.
+
+        With `class_token_only` the image logits see x_cls alone, the released code's first stage.
+        """
+        prompts = self.prompts(features, class_tokens, draws, encoder)
+        text = prompts.text[:, :, bank]
+        image_logits = self.class_token_logits if class_token_only else self.image_logits
+        return prompts, Logits(self.pixel_logits(self.patch_features(features), text), image_logits(features, text))
+
+    def global_feature(self, features: Features) -> Float[Tensor, "batch dim"]:
+        """x = x_cls + x_patch (section 3.5)."""
+        return features.image + self.pooling(features.patches)
+
+    def prompts(
+        self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder
+    ) -> Prompts:
+        """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds."""
+        context, normal, abnormal = self.sample(features, draws)
+        batch, samples, width = draws.context.shape
+        banks, shape = self.banks, (batch, samples, self.config.num_prompts, -1, width)
+        fused_context = banks.context + context.offset[:, :, None, None]
+        fused_normal = (banks.normal + normal.offset[:, None, None]).expand(shape)
+        fused_abnormal = (banks.abnormal + abnormal.offset[:, None, None]).expand(shape)
+        text = encoder(
+            fused_context.flatten(1, 2), fused_normal.flatten(1, 2), fused_abnormal.flatten(1, 2), class_tokens
+        )
+        return Prompts(normalize(text).unflatten(1, (samples, -1)), context, normal, abnormal)
+
+    def sample(self, features: Features, draws: Draws) -> tuple[Sampled, Sampled, Sampled]:
+        """Samples of the context's distribution (one per image) and of the two states' (shared by all images)."""
+        if self.context is None:
+            context = empty_sample(draws.context)
+        else:
+            condition = self.global_feature(features) if self.config.condition_on_patches else features.image
+            context = self.context(condition, draws.context)
+        if self.states is None:
+            return context, empty_sample(draws.normal), empty_sample(draws.abnormal)
+        return context, self.states.normal(draws.normal), self.states.abnormal(draws.abnormal)
+
+    def patch_features(self, features: Features) -> PatchFeatures:
+        """F_l: one linear map per layer into the joint space."""
+        plain = torch.stack(
+            [project(patches) for project, patches in zip(self.projections, features.patches, strict=True)]
+        )
+        return PatchFeatures(plain, normalize(plain))
+
+    def pixel_logits(
+        self, patches: PatchFeatures, text: Float[Tensor, "batch samples bank 2 dim"]
+    ) -> Float[Tensor, "layers batch samples bank patches"]:
+        """Difference of the similarities of eq. 11 before upsampling, which is linear and so may follow."""
+        prompts = text.flatten(1, 3)
+        query = self.attention.query(prompts) if self.attention is not None else prompts
+        layers = []
+        for plain, normalized in zip(patches.plain, patches.normalized, strict=True):
+            refined = prompts if self.attention is None else self.attention(prompts, query, plain, normalized)
+            pairs = normalize(refined).unflatten(1, text.shape[1:4])
+            direction = (pairs[..., 1, :] - pairs[..., 0, :]) * self.pixel_temperature.exp()
+            layers.append(torch.einsum("nsbd,npd->nsbp", direction, normalized))
+        return torch.stack(layers)
+
+    def image_logits(
+        self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"]
+    ) -> Float[Tensor, "batch samples bank"]:
+        """Difference of the similarities of x~ and Z~ (s_text of section 3.5); with the mappings where configured."""
+        image = self.global_feature(features)
+        return self._image_difference(image if self.image_mapping is None else self.image_mapping(image), text)
+
+    def class_token_logits(
+        self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"]
+    ) -> Float[Tensor, "batch samples bank"]:
+        """The same with x_cls alone and no map of the image: the released code's first stage."""
+        return self._image_difference(features.image, text)
+
+    def _image_difference(self, image: Tensor, text: Tensor) -> Tensor:
+        normed = text if self.class_mapping is None else normalize(self.class_mapping(text))
+        direction = normed[..., 1, :] - normed[..., 0, :]
+        return torch.einsum("nsbd,nd->nsb", direction, normalize(image)) * self.image_temperature.exp()
+
+
+def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.initial_log_variance)
+    if config.amortized_context_flow:
+        amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.log_det_epsilon)
+        return ImageSpecificDistribution(density, amortized)
+    return ImageSpecificDistribution(density, _planar_flow(config, widths))
+
+
+def _state_distribution(config: ModelConfig, widths: Widths) -> ImageAgnosticDistribution:
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.initial_log_variance)
+    count = 2 if config.separate_state_flows else 1
+    return ImageAgnosticDistribution(density, [_planar_flow(config, widths) for _ in range(count)], widths.joint)
+
+
+def _planar_flow(config: ModelConfig, widths: Widths) -> PlanarFlow:
+    return PlanarFlow(widths.text, config.flow_length, config.flow_initial_scale, config.log_det_epsilon)

@@ -1,0 +1,124 @@
+"""Logits of one image -> anomaly map, image score, uncertainty (section 3.5): pure, and without dataset statistics.
+
+The L x B x R maps at full resolution never exist together: upsampling is separable, so columns come first (a small
+product), rows follow band by band, and each band is turned into probabilities and summed while it is in the cache.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class PromptScores(NamedTuple):
+    """Result of the first R samples of one image, not smoothed."""
+
+    anomaly_map: Float[Tensor, "height width"]
+    """Mean over layers, prompts and samples of the abnormal probability (eq. 12)."""
+    uncertainty_map: Float[Tensor, "height width"]
+    """Standard deviation over the B x R prompts of the layers' mean probability."""
+    text_scores: Float[Tensor, "samples bank"]
+    """Abnormal probability of the global feature, prompt by prompt (s_text before its mean)."""
+    map_maxima: Float[Tensor, "samples bank"]
+    """Largest value of every prompt's own map."""
+
+
+class MapAccumulator:
+    """Sums the maps of groups of samples of one image, and keeps what the asked numbers of samples need.
+
+    `wanted` are numbers of samples; each one's result is the average over that prefix, so that one pass over the largest
+    gives all of them, exactly as separate passes with the same draws would.
+    """
+
+    def __init__(self, size: int, side: int, wanted: list[int], corners: bool) -> None:
+        self.size, self.side, self.wanted = size, side, sorted(set(wanted))
+        self.low, self.weight = interpolation(side, size, corners)
+        self.columns = interpolation_matrix(side, size, corners)
+        self.total = torch.zeros(size, size)
+        self.squares = torch.zeros(size, size)
+        self.seen = 0
+        self.bank = 0
+        self.text: list[Tensor] = []
+        self.maxima: list[Tensor] = []
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(
+        self, pixel: Float[Tensor, "layers samples bank patches"], image: Float[Tensor, "samples bank"]
+    ) -> None:
+        """Add the logits of the next samples, in order; those beyond the largest wanted number are ignored."""
+        layers, group, bank = pixel.shape[:3]
+        used = min(group, self.wanted[-1] - self.seen)
+        kept = [self.seen + index + 1 for index in range(used) if self.seen + index + 1 in self.wanted]
+        snapshots = {number: (torch.empty_like(self.total), torch.empty_like(self.total)) for number in kept}
+        wide = pixel[:, :used].float().unflatten(-1, (self.side, self.side)) @ self.columns
+        maxima = torch.full((used, bank), -torch.inf)
+        for rows in self._bands():
+            low = int(self.low[rows.start])
+            weight = self.weight[rows].view(-1, 1, 1, 1, 1)
+            upper, lower = wide[..., low, :], wide[..., min(low + 1, self.side - 1), :]
+            band = torch.lerp(upper.unsqueeze(0), lower.unsqueeze(0), weight).sigmoid_()
+            prompts = band.mean(1)  # over layers: rows, samples, bank, width
+            maxima = torch.maximum(maxima, prompts.amax((0, 3)))
+            sums, squares = prompts.sum(2), prompts.square_().sum(2)
+            for index in range(used):
+                self.total[rows] += sums[:, index]
+                self.squares[rows] += squares[:, index]
+                number = self.seen + index + 1
+                if number in snapshots:
+                    snapshots[number][0][rows] = self.total[rows]
+                    snapshots[number][1][rows] = self.squares[rows]
+        self.kept.update(snapshots)
+        self.seen += used
+        self.bank = bank
+        self.text.append(image[:used].float().sigmoid())
+        self.maxima.append(maxima)
+
+    def result(self, num_samples: int) -> PromptScores:
+        """The average over the first `num_samples` samples, which must be among the wanted ones."""
+        total, squares = self.kept[num_samples]
+        prompts = num_samples * self.bank
+        mean = total / prompts
+        variance = (squares / prompts - mean.square()).clamp_(min=0)
+        text, maxima = torch.cat(self.text)[:num_samples], torch.cat(self.maxima)[:num_samples]
+        return PromptScores(mean, variance.sqrt_(), text, maxima)
+
+    def _bands(self) -> list[slice]:
+        """Runs of output rows between the same two input rows."""
+        edges = torch.nonzero(torch.diff(self.low)).flatten() + 1
+        starts = [0, *edges.tolist()]
+        return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], self.size], strict=True)]
+
+
+def interpolation(side: int, size: int, corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:
+    """Lower source index and weight of the upper one for bilinear upsampling from `side` to `size` points."""
+    points = torch.arange(size, dtype=torch.float64)
+    if corners:
+        source = points * (side - 1) / max(1, size - 1)
+    else:
+        source = ((points + 0.5) * side / size - 0.5).clamp(min=0)
+    low = source.floor().long().clamp(max=side - 1)
+    return low, (source - low).to(torch.float32)
+
+
+def interpolation_matrix(side: int, size: int, corners: bool) -> Float[Tensor, "side size"]:
+    """The same as a matrix: a row of `side` values times it is the row upsampled to `size`."""
+    low, weight = interpolation(side, size, corners)
+    matrix = torch.zeros(side, size)
+    points = torch.arange(size)
+    matrix[low, points] += 1 - weight
+    matrix[(low + 1).clamp(max=side - 1), points] += weight
+    return matrix
+
+
+def smooth(anomaly_map: Float[Tensor, "height width"], sigma_px: float) -> Float[Tensor, "height width"]:
+    """Gaussian smoothing with reflected borders, cut at four standard deviations; sigma 0 returns the map itself."""
+    if sigma_px == 0:
+        return anomaly_map
+    radius = min(int(4 * sigma_px + 0.5), min(anomaly_map.shape) - 1)
+    points = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (points / sigma_px).square())
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    padded = F.pad(anomaly_map[None, None], (radius, radius, radius, radius), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))[0, 0]
