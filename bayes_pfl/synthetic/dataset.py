@@ -1,0 +1,92 @@
+"""Generated images on disk, laid out as MVTec AD lays out its own."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from bayes_pfl.errors import DataError
+from bayes_pfl.synthetic.catalogue import check_category, stream
+from bayes_pfl.synthetic.scene import defects_of, render
+
+TRAIN_START = 1_000_000
+"""Index of the first training image, far above those of the test images, so none is in both."""
+
+
+def _write_category(
+    folder: Path, category: str, normal: int, defective: int, size: int, seed: int, kinds: list[str]
+) -> int:
+    name = folder_name(category)
+    for part in (f"{name}/train/good", f"{name}/test/good"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number in range(normal):
+        for part, index in (("train", TRAIN_START + number), ("test", number)):
+            scene = render(category, index, seed, size, None)
+            Image.fromarray(scene.image).save(folder / name / part / "good" / f"{number:03d}.png")
+    for number in range(defective):
+        kind = kinds[number % len(kinds)]
+        severity = float(stream(seed, category, normal + number, 3).uniform(0.25, 1.0))
+        scene = render(category, normal + number, seed, size, kind, severity)
+        images = folder / name / "test" / folder_name(kind)
+        masks = folder / name / "ground_truth" / folder_name(kind)
+        images.mkdir(parents=True, exist_ok=True)
+        masks.mkdir(parents=True, exist_ok=True)
+        stem = f"{number // len(kinds):03d}"
+        Image.fromarray(scene.image).save(images / f"{stem}.png")
+        Image.fromarray(scene.mask).convert("L").save(masks / f"{stem}_mask.png")
+    return 2 * normal + defective
+
+
+def folder_name(name: str) -> str:
+    """A category or kind of defect as a folder name: "hex nut" -> "hex_nut"."""
+    return name.replace(" ", "_")
+
+
+def write_dataset(
+    folder: Path,
+    categories: list[str] | tuple[str, ...],
+    normal_per_category: int,
+    defective_per_category: int,
+    size: int,
+    seed: int,
+    kinds: tuple[str, ...] | None = None,
+) -> int:
+    """Write `<category>/{train/good,test/good,test/<defect>,ground_truth/<defect>}` under `folder`.
+
+    Each category gets `normal_per_category` flawless images for training, as many for testing,
+    and `defective_per_category` defective ones, their kinds in turn (all that apply, or `kinds`).
+
+    Returns:
+        The number of images written, masks not counted.
+
+    Raises:
+        DataError: unknown category, no image asked for, too small a size, or `folder` has files.
+    """
+    for category in categories:
+        check_category(category)
+    if size < 32:
+        raise DataError(f"Images of {size} px are too small to show a defect; use 32 or more.")
+    if normal_per_category < 1 or defective_per_category < 0:
+        raise DataError("Ask for at least one normal and no negative number of defective images.")
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty; choose another folder or empty it first.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        written = 0
+        for category in categories:
+            allowed = [k for k in defects_of(category) if kinds is None or k in kinds]
+            if not allowed and defective_per_category:
+                raise DataError(f"None of the kinds {kinds} is a defect on {category!r}.")
+            written += _write_category(
+                staging, category, normal_per_category, defective_per_category, size, seed, allowed
+            )
+        if folder.exists():
+            folder.rmdir()
+        staging.chmod(0o755)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return written
