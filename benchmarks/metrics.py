@@ -38,7 +38,7 @@ class Timed(NamedTuple):
 
 
 def make_maps(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities upsampled from patches, and masks: seven of eight hold 1 to 3 ellipses."""
+    """Probabilities upsampled from patches, and masks: three of four hold 1 to 3 ellipses."""
     rng = np.random.default_rng(seed)
     patches = SIZE_PX // PATCH_PX
     y, x = np.mgrid[:SIZE_PX, :SIZE_PX]
@@ -46,7 +46,7 @@ def make_maps(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     masks = np.zeros(maps.shape, dtype=np.uint8)
     for scores, mask in zip(maps, masks, strict=True):
         logits = ndimage.zoom(rng.standard_normal((patches, patches)), PATCH_PX, order=1)
-        for _ in range(rng.integers(1, 4) if rng.random() < 7 / 8 else 0):
+        for _ in range(rng.integers(1, 4) if rng.random() < 3 / 4 else 0):
             center, radius = rng.uniform(40, SIZE_PX - 40, 2), rng.uniform(8, 50, 2)
             distance = ((y - center[0]) / radius[0]) ** 2 + ((x - center[1]) / radius[1]) ** 2
             mask[distance < 1] = 1

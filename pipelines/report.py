@@ -18,7 +18,7 @@ from bayes_pfl.metrics import Metrics
 Cell = str | int | float | None
 
 TILE_PX = 288
-"""Longest side of a picture in the report: sharp on a phone, and ten cases stay within 4 MB."""
+"""Longest side of a picture in the report: sharp on a phone, at half a megabyte a case or less."""
 
 HEAT_ANCHORS = (
     (0.00, (10, 12, 34)),
