@@ -49,15 +49,13 @@ class ModelConfig(Settings):
     state_tokens: int = Field(5, ge=1, description="Q, learnable state vectors of a prompt")
     flow_length: int = Field(10, ge=0, description="K, planar flow steps")
     flow_initial_scale: float = Field(
-        0.01,
-        ge=0,
-        description="standard deviation of the flow's u and w at the start; the released code has 1, "
-        "where sampled offsets drown the prompt vectors and the KL starts near 1,100 nats",
+        0.01, ge=0, description="standard deviation of the flow's u and w at the start: near the identity; the released code has 1"
     )
-    initial_log_variance: float = Field(
-        -8.0,
-        description="bias of the last layer of the log-variance network at the start: offsets begin at std exp(-8/2) = 0.018, "
-        "well below the bank vectors' norm; the released code has 0",
+    offset_scale: float = Field(
+        0.01,
+        gt=0,
+        description="sampled offsets are this times z_K: the prior N(0, I) then means offsets of a token embedding's size; with 1, "
+        "as released, their norm sqrt(C) drowns the prompt vectors, prompts collapse and the KL starts near 1,100 nats",
     )
     context_from_image: bool = Field(True, description="image-specific distribution of the context; off: no such offset (Table 2)")
     state_distribution: bool = Field(True, description="image-agnostic distribution of the states; off: no such offset (Table 2)")
@@ -164,7 +162,7 @@ def published_variant(model: ModelConfig) -> ModelConfig:
     return model.model_copy(
         update={
             "flow_initial_scale": 1.0,
-            "initial_log_variance": 0.0,
+            "offset_scale": 1.0,
             "condition_on_patches": False,
             "amortized_context_flow": True,
             "separate_state_flows": True,

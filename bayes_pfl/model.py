@@ -119,9 +119,10 @@ class BayesPFL(nn.Module):
         context, normal, abnormal = self.sample(features, draws)
         batch, samples, width = draws.context.shape
         banks, shape = self.banks, (batch, samples, self.config.num_prompts, -1, width)
-        fused_context = banks.context + context.offset[:, :, None, None]
-        fused_normal = (banks.normal + normal.offset[:, None, None]).expand(shape)
-        fused_abnormal = (banks.abnormal + abnormal.offset[:, None, None]).expand(shape)
+        scale = self.config.offset_scale
+        fused_context = banks.context + scale * context.offset[:, :, None, None]
+        fused_normal = (banks.normal + scale * normal.offset[:, None, None]).expand(shape)
+        fused_abnormal = (banks.abnormal + scale * abnormal.offset[:, None, None]).expand(shape)
         text = encoder(
             fused_context.flatten(1, 2), fused_normal.flatten(1, 2), fused_abnormal.flatten(1, 2), class_tokens
         )
@@ -179,7 +180,7 @@ class BayesPFL(nn.Module):
 
 
 def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.initial_log_variance)
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent)
     if config.amortized_context_flow:
         amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.log_det_epsilon)
         return ImageSpecificDistribution(density, amortized)
@@ -187,7 +188,7 @@ def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificD
 
 
 def _state_distribution(config: ModelConfig, widths: Widths) -> ImageAgnosticDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.initial_log_variance)
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent)
     count = 2 if config.separate_state_flows else 1
     return ImageAgnosticDistribution(density, [_planar_flow(config, widths) for _ in range(count)], widths.joint)
 

@@ -48,15 +48,14 @@ class InitialDensity(nn.Module):
     """q0 = N(mu(xi), diag Sigma(xi)): two networks of three linear layers with Softplus between.
 
     The variance network gives v with standard deviation exp(v * exponent): 0.5 makes v the log-variance; 0.25 is the
-    released code's second square root. `initial_log_variance` is the bias that v starts from.
+    released code's second square root. v starts near 0: q0 near the prior.
     """
 
-    def __init__(self, condition_dim: int, dim: int, exponent: float, initial_log_variance: float) -> None:
+    def __init__(self, condition_dim: int, dim: int, exponent: float) -> None:
         super().__init__()
         self.mean = _three_layers(condition_dim, dim)
         self.log_variance = _three_layers(condition_dim, dim)
         self.exponent = exponent
-        nn.init.constant_(self.log_variance[-1].bias, initial_log_variance)
 
     def sample(
         self, condition: Float[Tensor, "batch condition"], noise: Float[Tensor, "batch samples dim"]

@@ -1,0 +1,72 @@
+"""Training and validation images, decoded by Ray Data tasks and streamed to one worker in an order it decides.
+
+Every worker streams its own plan instead of a split of one dataset: which images make up a global batch then depends on
+seed and epoch alone, not on the number of workers or on timing, and a restarted worker begins at any epoch.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_pfl.errors import DataError
+from bayes_pfl.samples import SampleRef, load_samples, stack
+
+Plan = list[tuple[list[int], int | None]]
+"""Batches in order: positions in the list of references, and the augmentation's seed."""
+
+
+def stream(refs: Sequence[SampleRef], plan: Plan, size: int, cpus: float) -> Iterator[tuple[Tensor, Tensor, list[SampleRef]]]:
+    """Images, masks and references of every batch of the plan, a few batches ahead of their use.
+
+    Raises DataError for an image that cannot be trained on.
+    """
+    import ray
+
+    rows = [_row(refs, positions, seed) for positions, seed in plan]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _decode, batch_size=None, num_cpus=cpus, fn_kwargs={"size": size}
+    )
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    for (positions, _), batch in zip(plan, dataset.iter_batches(batch_size=None, prefetch_batches=2), strict=True):
+        if batch["error"][0]:
+            raise DataError(str(batch["error"][0]))
+        yield _tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions]
+
+
+def shares(batches: Sequence[Sequence[int]], rank: int, workers: int) -> list[list[int]]:
+    """One worker's part of each global batch: every `workers`-th image, from its own rank on."""
+    return [list(batch[rank::workers]) for batch in batches]
+
+
+def _row(refs: Sequence[SampleRef], positions: Sequence[int], seed: int | None) -> dict[str, Any]:
+    chosen = [refs[position] for position in positions]
+    return {
+        "shards": [ref.shard for ref in chosen],
+        "rows": [ref.row for ref in chosen],
+        "ids": [ref.sample_id for ref in chosen],
+        "labels": [ref.label for ref in chosen],
+        "hashes": [ref.sha256 for ref in chosen],
+        "seed": -1 if seed is None else seed,
+    }
+
+
+def _decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """One row of a plan -> one row holding the batch's images (n, 3, size, size) and masks (n, size, size)."""
+    seed = int(rows["seed"][0])
+    columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
+    refs = [SampleRef(shard, row, id_, "", "", label, digest) for shard, row, id_, label, digest in zip(*columns, strict=True)]
+    try:
+        images, masks = stack(load_samples(refs, size, None if seed < 0 else seed))
+        error = ""
+    except DataError as problem:
+        images, masks, error = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1), str(problem)
+    return {"images": images.numpy()[None], "masks": masks.to(torch.uint8).numpy()[None], "error": np.array([error])}
+
+
+def _tensor(column: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(column[0], np.float32))

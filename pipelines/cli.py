@@ -1,0 +1,91 @@
+"""`bayes-pfl`: one command line for every program. Modules are imported when their command is called, so --help is quick."""
+
+import argparse
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+
+from bayes_pfl.errors import BayesPFLError
+
+COMMANDS = {
+    "quickstart": ("pipelines.quickstart", "the main job on generated images: ingest, train, evaluate, register, serve, report"),
+    "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
+    "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
+    "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),
+    "train": ("pipelines.train", "shards of an auxiliary dataset -> a trained model (Ray Train)"),
+    "tune": ("pipelines.tune", "sweep B, K, R and other settings (Ray Tune)"),
+    "evaluate": ("pipelines.evaluate", "shards of unseen datasets -> metrics, table, report"),
+    "score": ("pipelines.score", "image files -> scores and heat maps"),
+    "register": ("pipelines.register", "make a training run's model champion"),
+    "import": ("pipelines.import_published", "the authors' published weights -> a model"),
+    "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
+}
+SERVE = "serve"
+EPILOGUE = """\
+A model is a folder (a bundle), `embedded` (the demonstration model that comes along), or models:/NAME@ALIAS.
+Every command takes --help; most take --config FILE.yaml, --set key.subkey=value and --json.
+
+  bayes-pfl quickstart                                  see everything work, offline, in minutes
+  bayes-pfl ingest visa --source VisA --output shards/visa
+  bayes-pfl train --config configs/train_visa.yaml
+  bayes-pfl evaluate --model runs/model --shards shards/mvtec
+  bayes-pfl serve --model runs/model
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Errors for people are one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == [SERVE]:
+        return _serve(given[1:])
+    name = given[0] if given and given[0] in COMMANDS else None
+    parser = argparse.ArgumentParser(
+        prog="bayes-pfl",
+        description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if command == name:
+            importlib.import_module(module).add_arguments(subparser)
+    subparsers.add_parser(SERVE, help="score images over HTTP (Ray Serve)", add_help=False)
+    args = parser.parse_args(given)
+    _quiet()
+    try:
+        return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+    except BayesPFLError as error:
+        print(f"bayes-pfl {args.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"bayes-pfl {args.command}: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _serve(arguments: list[str]) -> int:
+    """Start the endpoint as a program of its own: it shares no code with the other programs."""
+    process = subprocess.Popen([sys.executable, "-m", "serve", *arguments])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the endpoint got the signal too, and ends in its own time
+
+
+def _quiet() -> None:
+    """Keep other libraries' chatter off the terminal; errors still show."""
+    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0", "TQDM_MININTERVAL": "0.5"}.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic", "ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Starting Ray the same way everywhere, or joining the cluster that RAY_ADDRESS names."""
+
+import logging
+import os
+
+from bayes_pfl.errors import ConfigError
+
+OBJECT_STORE_BYTES = 512 * 2**20
+
+
+def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
+    """Start a local Ray, or join RAY_ADDRESS, unless this process already has one.
+
+    Raises ConfigError before any work if the cluster can never hold what is asked for.
+    """
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if not ray.is_initialized():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=max(2, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    available = ray.cluster_resources()
+    if available.get("CPU", 0) < cpus_needed:
+        raise ConfigError(
+            f"This run needs {cpus_needed:g} CPUs at once but the cluster has {available.get('CPU', 0):g}: "
+            "lower cluster.num_workers, cluster.cpus_per_worker or cluster.cpus_per_loader."
+        )
+    if available.get("GPU", 0) < gpus_needed:
+        raise ConfigError(
+            f"This run needs {gpus_needed:g} GPUs but the cluster has {available.get('GPU', 0):g}: "
+            "set cluster.use_gpu=false or lower cluster.num_workers."
+        )

@@ -1,0 +1,254 @@
+"""`bayes-pfl evaluate`: shards of datasets a model has not seen -> metrics per category and dataset, table and report."""
+
+import argparse
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from bayes_pfl.backbone import Backbone
+from bayes_pfl.bundle import Bundle, load_bundle, training_images
+from bayes_pfl.config import Settings, parse_config, read_config
+from bayes_pfl.detector import Detector
+from bayes_pfl.errors import DataError
+from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.preprocess import decode_image, decode_mask
+from bayes_pfl.samples import SampleRef, index_shards
+from bayes_pfl.shards import read_manifest
+from pipelines.cluster import start_ray
+from pipelines.report import Case, metrics_table, table, write_report
+from pipelines.scoring import read_row, score_rows
+from pipelines.settings import TrackingSettings
+from pipelines.tracking import Run, start_run
+
+
+class EvaluateSettings(Settings):
+    """What is evaluated on what."""
+
+    model: str = Field("embedded", description="bundle folder, embedded, or models:/NAME@ALIAS")
+    shards: tuple[str, ...] = Field((), description="folders of shards, one dataset each")
+    split: str | None = Field("test", description="split that is evaluated; none: all")
+    categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
+    num_samples: int = Field(10, ge=1, description="R, Monte Carlo samples")
+    seed: int = Field(0, ge=0, description="of the draws")
+    workers: int = Field(2, ge=1, description="actors that hold a model")
+    threads: int = Field(1, ge=1, description="torch threads of an actor")
+    use_gpu: bool = Field(False, description="one GPU for every actor")
+    cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
+    allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
+    output: str = Field("runs/evaluation", description="folder for metrics.json, predictions.csv and report.html")
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl evaluate`."""
+    parser.add_argument("--model", help="bundle folder, embedded, or models:/NAME@ALIAS")
+    parser.add_argument("--shards", action="append", help="folder of shards; may be given several times")
+    parser.add_argument("--num-samples", type=int, metavar="R", help="Monte Carlo samples; default 10")
+    parser.add_argument("--output", help="folder for the results")
+    parser.add_argument("--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result")
+    parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the table."""
+    settings = read_config(EvaluateSettings, args.config, args.set)
+    given = {"model": args.model, "shards": args.shards, "num_samples": args.num_samples, "output": args.output}
+    changes = {key: value for key, value in given.items() if value is not None}
+    changes |= {"allow_overlap": True} if args.allow_overlap else {}
+    settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
+    result = evaluate(settings)
+    if args.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    for name, dataset in result["datasets"].items():
+        print(f"\n{name}")
+        print(table(table_rows(dataset)))
+    print(f"\nReport: {result['report']}")
+    return 0
+
+
+def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[str, Any]:
+    """Score every image, measure per category, average per dataset as the paper does; writes and returns metrics.json.
+
+    Raises DataError without shards, or if images were trained on and `allow_overlap` is off.
+    """
+    if not settings.shards:
+        raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
+    bundle = load_bundle(settings.model)
+    indexed = {Path(folder).resolve(): index_shards(folder, settings.split, settings.categories) for folder in settings.shards}
+    overlap = overlapping(bundle, [ref for refs in indexed.values() for ref in refs])
+    if overlap and not settings.allow_overlap:
+        raise DataError(
+            f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing about "
+            "unseen data. Choose other shards, or --allow-overlap to get a marked result."
+        )
+    start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
+    total = sum(map(len, indexed.values()))
+    print(f"Scoring {total} images with R = {settings.num_samples} on {settings.workers} workers.", file=sys.stderr)
+    datasets, cases, predictions = {}, {}, []
+    with tqdm(total=total, unit="image", disable=None) as bar:
+        for folder, refs in indexed.items():
+            manifest = read_manifest(folder)
+            scored = _score(settings, bundle, refs, manifest, bar)
+            datasets[manifest["dataset"]] = scored
+            predictions += scored.pop("predictions")
+            cases |= _cases(settings, bundle, refs, scored, manifest["dataset"])
+    result: dict[str, Any] = {
+        "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
+        "num_samples": settings.num_samples,
+        "seed": settings.seed,
+        "trained_on_images_evaluated": len(overlap),
+        "datasets": {name: {k: v for k, v in scored.items() if k != "scores"} for name, scored in datasets.items()},
+    }
+    output = Path(settings.output).resolve()
+    result["report"] = str(output / "report.html")
+    _write(output, result, predictions, cases)
+    _record(settings, result, output, parent_run)
+    return result
+
+
+def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:
+    """Ids of the samples whose very bytes the model was trained on."""
+    seen = training_images(bundle)
+    return [ref.sample_id for ref in refs if ref.sha256 in seen]
+
+
+def table_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows for `report.table`: each category, then the mean, as percentages."""
+    named = [*dataset["categories"].items(), ("mean", dataset["mean"])]
+    return [
+        {"category": name, **{key: None if value is None else round(100 * value, 1) for key, value in entry["values"].items()}}
+        for name, entry in named
+    ]
+
+
+def _score(
+    settings: EvaluateSettings, bundle: Bundle, refs: list[SampleRef], manifest: dict[str, Any], bar: Any
+) -> dict[str, Any]:
+    """Metrics of one dataset, with the scores by position."""
+    scores, uncertainties = np.full(len(refs), np.nan), np.full(len(refs), np.nan)
+    histograms: dict[str, PixelHistogram] = {}
+    rows = score_rows(
+        bundle, refs, [settings.num_samples], settings.seed, settings.workers, settings.threads, settings.use_gpu
+    )
+    for row in rows:
+        positions = np.asarray(row["positions"])
+        scores[positions], uncertainties[positions] = row["scores"], row["uncertainties"]
+        category = refs[positions[0]].category
+        arrays = {name: np.asarray(row[f"histogram_{name}"]) for name in ("bin", "normal", "anomalous", "region_weight")}
+        histogram = PixelHistogram.from_arrays(arrays)
+        histograms[category] = histograms[category].merge(histogram) if category in histograms else histogram
+        bar.update(len(positions))
+    per_category: dict[str, Metrics] = {}
+    for category in sorted(histograms):
+        chosen = [position for position, ref in enumerate(refs) if ref.category == category]
+        labels = np.array([refs[position].label for position in chosen])
+        measured = []
+        if "image" in manifest["metrics"]:
+            measured.append(image_metrics(scores[chosen], labels))
+        if "pixel" in manifest["metrics"]:
+            measured.append(histograms[category].metrics())
+        per_category[category] = measured[0] if len(measured) == 1 else measured[0] | measured[1]
+    predictions = [
+        {
+            "sample_id": ref.sample_id,
+            "category": ref.category,
+            "label": ref.label,
+            "image_score": float(score),
+            "uncertainty": float(uncertainty),
+        }
+        for ref, score, uncertainty in zip(refs, scores, uncertainties, strict=True)
+    ]
+    return {
+        "images": len(refs),
+        "categories": {name: metrics.as_dict() for name, metrics in per_category.items()},
+        "mean": dataset_mean(per_category).as_dict(),
+        "predictions": predictions,
+        "scores": scores,
+    }
+
+
+def _cases(
+    settings: EvaluateSettings, bundle: Bundle, refs: list[SampleRef], scored: dict[str, Any], dataset: str
+) -> dict[str, list[Case]]:
+    """The images the model ranks worst and best, predicted once more: the same draws give the same maps."""
+    if settings.cases == 0:
+        return {}
+    scores = scored["scores"]
+    signed = np.where(np.array([ref.label for ref in refs]) == 1, scores, -scores)
+    ranks = np.empty(len(refs))
+    for label in (0, 1):  # within each kind, so that worst and best show both
+        chosen = np.flatnonzero([ref.label == label for ref in refs])
+        if len(chosen):
+            ranks[chosen] = np.argsort(np.argsort(signed[chosen])) / len(chosen)
+    order = np.argsort(ranks, kind="stable")
+    count = min(settings.cases, len(refs) // 2)
+    detector = Detector(bundle, Backbone(bundle.config.backbone), _device(settings))
+    return {
+        f"{dataset}: worst": [_case(settings, detector, refs[position]) for position in order[:count]],
+        f"{dataset}: best": [_case(settings, detector, refs[position]) for position in order[::-1][:count]],
+    }
+
+
+def _device(settings: EvaluateSettings) -> Any:
+    import torch
+
+    return torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
+
+
+def _case(settings: EvaluateSettings, detector: Detector, ref: SampleRef) -> Case:
+    image, mask = read_row(ref.shard, ref.row)
+    prediction = detector.predict([image], [ref.class_name], settings.num_samples, settings.seed)[0]
+    truth = None if mask is None else decode_mask(mask)
+    return Case(
+        ref.sample_id, decode_image(image), prediction.anomaly_map, truth, ref.label, prediction.image_score, prediction.uncertainty
+    )
+
+
+def _write(
+    output: Path, result: dict[str, Any], predictions: list[dict[str, Any]], cases: dict[str, list[Case]]
+) -> None:
+    """All files of the evaluation; metrics.json comes last and says that the others are whole."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=output, delete=False, newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(predictions[0]))
+        writer.writeheader()
+        writer.writerows(predictions)
+    Path(file.name).replace(output / "predictions.csv")
+    tables = []
+    for name, dataset in result["datasets"].items():
+        per_category = {category: Metrics.from_dict(values) for category, values in dataset["categories"].items()}
+        tables.append(metrics_table(name, per_category, Metrics.from_dict(dataset["mean"])))
+    model = result["model"]
+    notes = [f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), R = {result['num_samples']}."]
+    if result["trained_on_images_evaluated"]:
+        notes.append(f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result.")
+    write_report(output / "report.html", "Evaluation", tables, cases, notes)
+    temporary = output / "metrics.json.tmp"
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(output / "metrics.json")
+
+
+def _record(settings: EvaluateSettings, result: dict[str, Any], output: Path, parent: str | None) -> None:
+    """Keep metrics and files in MLflow: in the given run, or in one of their own."""
+    metrics = {
+        f"{name}.{metric}".replace(" ", "_"): value
+        for name, dataset in result["datasets"].items()
+        for metric, value in dataset["mean"]["values"].items()
+        if value is not None
+    }
+    tracked = Run(settings.tracking, parent) if parent else start_run(settings.tracking, "evaluate", {"stage": "evaluate"})
+    tracked.log_metrics(metrics)
+    tracked.log_folder(output, "evaluation")
+    if parent is None:
+        tracked.finish()

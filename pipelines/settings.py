@@ -1,0 +1,58 @@
+"""Settings of the programs beside those of the model: data, cluster, tracking. One YAML file holds all of a run."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from bayes_pfl.config import RunConfig, Settings
+
+
+class DataSettings(Settings):
+    """Which images a run trains on, and which of them only choose."""
+
+    train: str = Field("shards/train", description="folder of shards: the auxiliary dataset")
+    split: str | None = Field("test", description="split of the shards that is used; the method trains on test splits")
+    validation_categories: tuple[str, ...] = Field((), description="categories kept out of training, for validation")
+    validation_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the remaining images kept out for validation, chosen by content hash"
+    )
+
+
+class ClusterSettings(Settings):
+    """How the work is spread. The defaults fit 2 CPUs; give a GPU machine more."""
+
+    num_workers: int = Field(2, ge=1, description="data-parallel training workers")
+    use_gpu: bool = Field(False, description="one GPU for every worker")
+    cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs a training worker reserves")
+    cpus_per_loader: float = Field(0.5, gt=0, description="logical CPUs a decoding task reserves")
+    threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
+    max_failures: int = Field(3, ge=0, description="restarts of the worker group before a run is given up")
+
+
+class TrackingSettings(Settings):
+    """Where runs and models are recorded."""
+
+    uri: str | None = Field(None, description="MLflow tracking server or database; none: MLFLOW_TRACKING_URI, else SQLite under runs/")
+    experiment: str = Field("bayes-pfl", description="MLflow experiment")
+    model_name: str = Field("bayes-pfl", description="name in the model registry")
+
+
+class TrainSettings(RunConfig):
+    """A training run: model, losses, optimisation, and where it happens."""
+
+    data: DataSettings = DataSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    output: str = Field("runs/model", description="folder of the resulting bundle")
+
+    def name(self) -> str:
+        """Name of the run: a hash of everything that decides its result, so that the same run is found again."""
+        text = self.model_dump_json(exclude={"output", "tracking"})
+        return f"train-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def home() -> Path:
+    """Absolute folder of everything this project keeps: BAYES_PFL_HOME, else `runs` in the current folder."""
+    return Path(os.environ.get("BAYES_PFL_HOME", "runs")).resolve()

@@ -1,0 +1,61 @@
+"""Metrics on the validation images after an epoch, shared out over the workers and merged without loss."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from bayes_pfl.bundle import Bundle
+from bayes_pfl.detector import Detector
+from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.samples import SampleRef
+from bayes_pfl.training import Trainer
+from pipelines.scoring import read_row, truth_mask
+from pipelines.settings import TrainSettings
+
+VALIDATION_SAMPLES = 5
+"""R of the validation: one group of samples, enough to rank epochs."""
+
+
+def validate(
+    trainer: Trainer, settings: TrainSettings, refs: list[SampleRef], rank: int, workers: int
+) -> dict[str, float]:
+    """Metrics named `validation_*`, averaged over categories; empty without validation images. All ranks call it together."""
+    if not refs:
+        return {}
+    weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
+    detector = Detector(Bundle(Path(), settings.detector(), weights, {}), trainer.backbone, trainer.device)
+    categories = sorted({ref.category for ref in refs})
+    scores = torch.zeros(len(refs), dtype=torch.float64)
+    histograms = {category: PixelHistogram() for category in categories}
+    for position in range(rank, len(refs), workers):
+        ref = refs[position]
+        image, mask = read_row(ref.shard, ref.row)
+        prediction = detector.predict([image], [ref.class_name], VALIDATION_SAMPLES)[0]
+        scores[position] = prediction.image_score
+        truth = truth_mask(mask, ref.label, prediction)
+        if truth is not None:
+            histograms[ref.category].update([prediction.anomaly_map], [truth])
+    if workers > 1:
+        dist.all_reduce(scores)
+    results = {}
+    for category in categories:
+        chosen = [position for position, ref in enumerate(refs) if ref.category == category]
+        histogram = _merged(histograms[category], workers)
+        labels = np.array([refs[position].label for position in chosen])
+        results[category] = image_metrics(scores.numpy()[chosen], labels) | histogram.metrics()
+    mean = dataset_mean(results).values
+    return {f"validation_{name}": value for name, value in mean.items() if np.isfinite(value)}
+
+
+def _merged(histogram: PixelHistogram, workers: int) -> PixelHistogram:
+    """The sum of all workers' histograms."""
+    if workers == 1:
+        return histogram
+    merged = PixelHistogram()
+    for name, counts in vars(histogram).items():
+        total = torch.from_numpy(counts.copy())
+        dist.all_reduce(total)
+        setattr(merged, name, total.numpy())
+    return merged
