@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import logging
-import os
 import sys
 import time
 from collections import Counter
@@ -23,9 +21,8 @@ from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_shard
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import BayesPFLError, DataError, OutputError
 from bayes_pfl.preprocess import MAX_PIXELS
+from pipelines.cluster import start_ray
 
-OBJECT_STORE_BYTES = 150 * 2**20
-"""Only names and notes travel through Ray; images go from disk to disk inside one task."""
 SECONDS_BETWEEN_LINES = 10.0
 LISTED = 10
 """Files set aside that the summary names; the manifest has all."""
@@ -164,32 +161,17 @@ def _pack(todo: Sequence[ShardTask], progress: "Progress") -> Iterator[tuple[int
         progress.begin()
         yield from ((task.index, pack_shard(task)) for task in todo)
         return
-    import ray
+    start_ray()
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ours = not ray.is_initialized()
-    if ours and os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    elif ours:
-        ray.init(
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        rows = [{"task": task.to_json()} for task in todo]
-        shards = ray.data.from_items(rows, override_num_blocks=len(rows))
-        shards.context.enable_progress_bars = False
-        progress.begin()
-        for row in shards.map(_pack_row, num_cpus=1).iter_rows():
-            if row["error"]:
-                raise (OutputError if row["of_output"] else DataError)(row["error"])
-            yield row["index"], json.loads(row["note"])
-    finally:
-        if ours:
-            ray.shutdown()
+    rows = [{"task": task.to_json()} for task in todo]
+    shards = ray.data.from_items(rows, override_num_blocks=len(rows))
+    shards.context.enable_progress_bars = False  # ours counts images
+    progress.begin()
+    for row in shards.map(_pack_row, num_cpus=1).iter_rows():
+        if row["error"]:
+            raise (OutputError if row["of_output"] else DataError)(row["error"])
+        yield row["index"], json.loads(row["note"])
 
 
 def _pack_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _counts_are_the_papers(dataset: Dataset, records: Iterable[Record]) -> bool:
     counts = Counter((record.category, record.label) for record in records)
     wanted = Counter[tuple[str, int]]()
     for category in dataset.categories:
-        paper = category.paper or category.complete
+        paper = category.expected("paper")
         if paper is not None:
             wanted[category.name, 0] = paper.test_normal + paper.train_normal
             wanted[category.name, 1] = paper.test_anomalous + paper.train_anomalous

@@ -32,6 +32,10 @@ class Category:
     aliases: tuple[str, ...] = ()
     """Names in re-arranged copies, beside ``name`` and ``class_name``."""
 
+    def expected(self, subset: str) -> Counts | None:
+        """The images of the complete category or of the paper's, where they are known."""
+        return self.paper if subset == "paper" and self.paper is not None else self.complete
+
 
 @dataclass(frozen=True)
 class PaperSubset:

@@ -1,0 +1,151 @@
+"""Is a dataset's folder complete? Compares it with the published counts and opens every image."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from bayes_pfl.datasets.description import Dataset
+from bayes_pfl.datasets.packing import Recipe, read_pixels
+from bayes_pfl.datasets.record import Record
+from bayes_pfl.datasets.source import Found, Skipped, is_image, read_file
+from bayes_pfl.errors import ImageError
+from bayes_pfl.preprocess import MAX_PIXELS
+
+THREADS = 4
+"""Decoding runs outside Python's lock, reading waits for the disk."""
+
+
+class Difference(NamedTuple):
+    """A category whose number of images is not the published one."""
+
+    category: str
+    part: str
+    """E.g. ``test, anomalous``."""
+    expected: int
+    found: int
+
+
+class Verdict(NamedTuple):
+    """What `verify` found; nothing in it but ``images`` and ``ignored`` means the folder is complete."""
+
+    images: int
+    differences: tuple[Difference, ...]
+    missing: tuple[Skipped, ...]
+    """Files that are listed, needed as a partner, or a gap in their folder's numbering."""
+    extra: tuple[Skipped, ...]
+    """Images that no rule takes, or whose names are unlike their neighbours' where there are too many."""
+    doubled: tuple[tuple[str, ...], ...]
+    """Groups of images with the same bytes."""
+    unusable: tuple[Skipped, ...]
+    """Images that cannot be decoded, or whose masks do not fit."""
+    ignored: tuple[Skipped, ...]
+    """Other files."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expected image is there and usable."""
+        return not (self.differences or self.missing or self.unusable)
+
+
+def verify(
+    dataset: Dataset,
+    folder: Path,
+    found: Found,
+    subset: str,
+    advance: Callable[[int], object] = lambda images: None,
+) -> Verdict:
+    """Compare what was found in ``folder`` with the description, and open every image and mask.
+
+    ``advance`` is told the number of images that were opened.
+    """
+    differences = tuple(_differences(dataset, found.records, subset))
+    short = {difference.category for difference in differences if difference.found < difference.expected}
+    long = {difference.category for difference in differences if difference.found > difference.expected}
+    missing = [skipped for skipped in found.set_aside if _is_absence(skipped.reason)]
+    if subset == "complete":  # a smaller set has gaps by its nature
+        missing += _gaps([r for r in found.records if r.category in short], found.set_aside)
+    extra = [skipped for skipped in found.ignored if is_image(skipped.path)]
+    extra += _odd_names(record for record in found.records if record.category in long)
+    unusable = [skipped for skipped in found.set_aside if not _is_absence(skipped.reason)]
+
+    recipe = Recipe(dataset.name, dataset.mask_above, None, MAX_PIXELS)
+    by_hash: dict[str, list[str]] = {}
+
+    def check(record: Record) -> tuple[str, str | None, str]:
+        try:
+            digest = hashlib.sha256(read_file(folder, record.image)).hexdigest()
+            read_pixels(folder, recipe, record)
+        except ImageError as error:
+            return record.image, None, str(error)
+        return record.image, digest, ""
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for path, digest, reason in pool.map(check, found.records):
+            if digest is None:
+                unusable.append(Skipped(path, reason))
+            else:
+                by_hash.setdefault(digest, []).append(path)
+            advance(1)
+    return Verdict(
+        images=len(found.records),
+        differences=differences,
+        missing=tuple(sorted(missing)),
+        extra=tuple(sorted(extra)),
+        doubled=tuple(sorted(tuple(paths) for paths in by_hash.values() if len(paths) > 1)),
+        unusable=tuple(sorted(unusable)),
+        ignored=tuple(skipped for skipped in found.ignored if skipped not in extra),
+    )
+
+
+def _is_absence(reason: str) -> bool:
+    return any(words in reason for words in ("does not exist", "has no mask"))
+
+
+def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> Iterator[Difference]:
+    """Every count that is known and not met."""
+    counted = dataset.splits_counted or subset == "paper"
+    found = Counter((record.category, record.split if counted else "test", record.label) for record in records)
+    for category in dataset.categories:
+        expected = category.expected(subset)
+        for part, number in expected._asdict().items() if expected else ():
+            split, _, label = part.partition("_")
+            there = found[category.name, split, int(label == "anomalous")]
+            if there != number:
+                where = f"{split}, {label}" if counted else label
+                yield Difference(category.name, where, number, there)
+
+
+def _gaps(records: Iterable[Record], set_aside: Iterable[Skipped]) -> Iterator[Skipped]:
+    """Names that the numbering of a folder leaves out, where its files are simply numbered."""
+    present_anyway = {skipped.path for skipped in set_aside}
+    for folder, paths in _by_folder(records).items():
+        numbers = [re.findall(r"\d+", PurePosixPath(path).stem) for path in paths]
+        if not all(len(parts) == 1 for parts in numbers):
+            continue
+        present = {int(parts[0]) for parts in numbers}
+        name, width = PurePosixPath(paths[0]).name, len(numbers[0][0])
+        for number in sorted(set(range(min(present), max(present))) - present):
+            path = f"{folder}/{re.sub(r'[0-9]+', f'{number:0{width}d}', name, count=1)}"
+            if path not in present_anyway:
+                yield Skipped(path, "a gap in the numbering")
+
+
+def _odd_names(records: Iterable[Record]) -> Iterator[Skipped]:
+    """Names unlike most of their neighbours', where a category has too many images."""
+    for paths in _by_folder(records).values():
+        shapes = {path: re.sub(r"\d+", "#", PurePosixPath(path).name) for path in paths}
+        usual, _ = Counter(shapes.values()).most_common(1)[0]
+        for path, shape in shapes.items():
+            if shape != usual:
+                yield Skipped(path, "named unlike its neighbours")
+
+
+def _by_folder(records: Iterable[Record]) -> dict[str, list[str]]:
+    folders: dict[str, list[str]] = {}
+    for record in records:
+        folders.setdefault(str(PurePosixPath(record.image).parent), []).append(record.image)
+    return folders

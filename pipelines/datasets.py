@@ -1,0 +1,128 @@
+"""`bayes-pfl datasets`: what can be ingested, and whether a folder holds all of it."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bayes_pfl.datasets.catalogue import DATASETS, SUBSETS, find, get_dataset
+from bayes_pfl.datasets.description import Category, Counts, Dataset
+from bayes_pfl.datasets.own import FOLDER
+from bayes_pfl.datasets.source import Source
+from bayes_pfl.datasets.verify import Verdict, verify
+from bayes_pfl.errors import DataError
+from pipelines.ingest import Progress
+
+LISTED = 20
+"""Files of one kind that are named; --json has all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl datasets`."""
+    parser.add_argument("action", nargs="?", choices=("list", "verify"), default="list", help="default: list")
+    parser.add_argument("name", nargs="?", help="a dataset; needed by verify")
+    parser.add_argument("--source", type=Path, help="the dataset's unpacked folder, for verify")
+    parser.add_argument("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
+    parser.add_argument("--subset", choices=SUBSETS, default="complete", help="what to compare with; default: complete")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List or verify; 0 for a complete folder, 1 for one that lacks something."""
+    if args.action == "list":
+        chosen = [get_dataset(args.name)] if args.name else [*DATASETS.values(), FOLDER]
+        entries = [describe(dataset) for dataset in chosen]
+        print(json.dumps(entries, indent=2, ensure_ascii=False) if args.json else _list_text(entries))
+        return 0
+    if args.name is None or args.source is None:
+        raise DataError("Say what to verify: bayes-pfl datasets verify NAME --source FOLDER.")
+    dataset = get_dataset(args.name)
+    source = Source(args.source.expanduser().absolute())
+    found = find(dataset, source, args.layout, args.subset)
+    with Progress(len(found.records)) as progress:
+        verdict = verify(dataset, source.folder, found, args.subset, progress.advance)
+    if args.json:
+        values = {"complete": verdict.complete, **verdict._asdict()}
+        values["differences"] = [difference._asdict() for difference in verdict.differences]
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        print(_verdict_text(dataset, verdict))
+    return 0 if verdict.complete else 1
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """A dataset's description as plain values."""
+    return {
+        "name": dataset.name,
+        "title": dataset.title,
+        "metrics": dataset.metrics,
+        "images": {subset: _total(dataset, subset) for subset in SUBSETS},
+        "categories": [
+            {
+                "name": category.name,
+                "class_name": category.class_name,
+                **{subset: _counts(category, subset)._asdict() for subset in SUBSETS},
+            }
+            for category in dataset.categories
+        ],
+        "layouts": [reader.expects for reader in dataset.published],
+        "licence": dataset.licence,
+        "url": dataset.url,
+        "notes": dataset.notes,
+    }
+
+
+def _counts(category: Category, subset: str) -> Counts:
+    return category.expected(subset) or Counts()
+
+
+def _total(dataset: Dataset, subset: str) -> int:
+    return sum(sum(_counts(category, subset)) for category in dataset.categories)
+
+
+def _list_text(entries: list[dict[str, Any]]) -> str:
+    if len(entries) == 1:
+        return _entry_text(entries[0])
+    rows = [("name", "dataset", "categories", "images", "paper's", "metrics", "licence")]
+    for entry in entries:
+        complete, paper = (f"{entry['images'][subset]:,}" for subset in SUBSETS)
+        metrics = "+".join(entry["metrics"])
+        number = str(len(entry["categories"]) or "any")
+        rows.append((entry["name"], entry["title"], number, complete, paper, metrics, entry["licence"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += ["", "Where to get one, its layouts and class names: bayes-pfl datasets list NAME"]
+    return "\n".join(lines)
+
+
+def _entry_text(entry: dict[str, Any]) -> str:
+    lines = [f"{entry['title']} ({entry['name']})"]
+    for title in ("url", "licence", "notes"):
+        if entry[title]:
+            lines.append(f"{title}: {entry[title]}")
+    lines.append(f"metrics: {', '.join(entry['metrics'])}")
+    lines += [f"layout: {layout}" for layout in entry["layouts"]]
+    names = [(category["name"], category["class_name"]) for category in entry["categories"]]
+    lines += [f"  {name}, prompted as {class_name!r}" for name, class_name in names]
+    return "\n".join(lines)
+
+
+def _verdict_text(dataset: Dataset, verdict: Verdict) -> str:
+    lines = [f"{dataset.title}: {verdict.images:,} images"]
+    for category, part, expected, found in verdict.differences:
+        lines.append(f"  {category} ({part}): {found:,} instead of {expected:,}")
+    for title, files in (
+        ("missing", verdict.missing),
+        ("unusable", verdict.unusable),
+        ("extra", verdict.extra),
+    ):
+        lines += _named(title, [f"{path}: {reason}" for path, reason in files])
+    lines += _named("doubled", [" = ".join(paths) for paths in verdict.doubled])
+    lines += _named("other files", [f"{path}: {reason}" for path, reason in verdict.ignored])
+    lines.append("complete" if verdict.complete else "not complete")
+    return "\n".join(lines)
+
+
+def _named(title: str, files: list[str]) -> list[str]:
+    more = [f"  ... and {len(files) - LISTED:,} more, all with --json"] if len(files) > LISTED else []
+    return [f"{title}: {len(files):,}", *(f"  {file}" for file in files[:LISTED]), *more] if files else []
