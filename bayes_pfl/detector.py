@@ -91,14 +91,19 @@ class Detector:
         ]
 
     @torch.inference_mode()
+    def predict_features(
+        self, features: Features, key: bytes, class_name: str, num_samples: Sequence[int], seed: int = 0
+    ) -> dict[int, Prediction]:
+        """Predictions from the frozen features of one image (batch 1); `key` is the image's `draw_key`."""
+        scores = self._score(features, key, class_name, list(num_samples), seed)
+        return {number: self._finish(scores[number], number) for number in num_samples}
+
+    @torch.inference_mode()
     def _predict_one(self, image: Picture, class_name: str, wanted: list[int], seed: int) -> dict[int, Prediction]:
         """One image at a time: products of the same shape whatever the batch, and so the same bits."""
-        picture = _to_pil(image)
-        tensor = image_tensor(picture, self.config.backbone.image_size)
-        key = hashlib.sha256(tensor.numpy().tobytes()).digest()
+        tensor = image_tensor(_to_pil(image), self.config.backbone.image_size)
         features = self.backbone.encode_image(tensor[None].to(self.device))
-        scores = self._score(features, key, class_name, wanted, seed)
-        return {number: self._finish(scores[number], number) for number in wanted}
+        return self.predict_features(features, draw_key(tensor), class_name, wanted, seed)
 
     def _score(
         self, features: Features, key: bytes, class_name: str, wanted: list[int], seed: int
@@ -133,6 +138,11 @@ class Detector:
             map_score=largest,
             num_samples=num_samples,
         )
+
+
+def draw_key(image: torch.Tensor) -> bytes:
+    """What an image's draws are keyed by: the SHA-256 of its normalised pixels at the model's size."""
+    return hashlib.sha256(image.numpy().tobytes()).digest()
 
 
 def _to_pil(image: Picture) -> Image.Image:

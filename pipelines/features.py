@@ -1,0 +1,145 @@
+"""`bayes-pfl features`: shards -> what the frozen backbone says of them, once, with Ray Data actors."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from bayes_pfl.backbone import Backbone
+from bayes_pfl.config import BackboneConfig, Settings, parse_config, read_config
+from bayes_pfl.detector import draw_key
+from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.features import DTYPES, UNAUGMENTED, EncodedSample, FeatureKey, read_key, write_features, write_key
+from bayes_pfl.samples import SampleRef, index_shards, load_samples
+from bayes_pfl.shards import MANIFEST_FOLDER
+from pipelines.cluster import start_ray
+
+IMAGES_PER_SHARD = 64
+
+
+class FeatureSettings(Settings):
+    """Which features of which images."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    shards: str = Field("shards/train", description="folder of shards")
+    split: str | None = Field("test", description="split that is encoded; none: all")
+    output: str = Field("features/train", description="folder for the features")
+    views: int = Field(0, ge=0, description="seeded augmented views of each image, beside the plain one")
+    dtype: str = Field("float16", description="float16, bfloat16 or float32")
+    workers: int = Field(2, ge=1, description="actors that hold a backbone")
+    threads: int = Field(1, ge=1, description="torch threads of an actor")
+    use_gpu: bool = Field(False, description="one GPU for every actor")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl features`."""
+    parser.add_argument("--shards", help="folder of shards")
+    parser.add_argument("--output", help="folder for the features")
+    parser.add_argument("--config", type=Path, help="YAML file; backbone as in a training configuration")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute the features and say how many."""
+    settings = read_config(FeatureSettings, args.config, args.set)
+    given = {"shards": args.shards, "output": args.output}
+    changes = {key: value for key, value in given.items() if value is not None}
+    settings = parse_config(FeatureSettings, {**settings.model_dump(), **changes}, "the command line")
+    summary = compute_features(settings)
+    print(json.dumps(summary) if args.json else f"{summary['samples']} views in {summary['output']}, {summary['seconds']:.1f} s")
+    return 0
+
+
+def compute_features(settings: FeatureSettings) -> dict[str, Any]:
+    """Encode every image and view that is not there yet; shards are whole or absent, and named by their content's order.
+
+    Raises ConfigError for an unknown precision, DataError if the folder holds features of something else.
+    """
+    if settings.dtype not in DTYPES:
+        raise ConfigError(f"dtype '{settings.dtype}' is unknown; choose among {', '.join(DTYPES)}.")
+    began = time.monotonic()
+    folder = Path(settings.output).resolve()
+    refs = index_shards(settings.shards, settings.split)
+    key = FeatureKey.of(Backbone(settings.backbone), settings.dtype)
+    if (folder / MANIFEST_FOLDER).is_dir() and read_key(folder) != key:
+        raise DataError(f"{folder} holds features of another backbone, size or precision; choose another output or delete it.")
+    write_key(folder, key)
+    work = [row for row in _plan(refs, settings.views, folder) if not Path(row["path"]).is_file()]
+    samples = len(refs) * (settings.views + 1)
+    if work:
+        start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
+        gigabytes = samples * np.prod(key.shape[:3]) * torch.finfo(DTYPES[settings.dtype]).bits / 8 / 1e9
+        print(f"Encoding {samples} views, about {gigabytes:.2f} GB, on {settings.workers} workers.", file=sys.stderr)
+        with tqdm(total=sum(len(row["rows"]) for row in work), unit="view", disable=None) as bar:
+            for row in _encode(settings, work):
+                bar.update(row["views"])
+    return {"samples": samples, "output": str(folder), "seconds": time.monotonic() - began}
+
+
+def _plan(refs: Sequence[SampleRef], views: int, folder: Path) -> list[dict[str, Any]]:
+    """One row a feature shard: which rows of which shards, as which view."""
+    work = []
+    for view in [UNAUGMENTED, *range(views)]:
+        for start in range(0, len(refs), IMAGES_PER_SHARD):
+            chosen = refs[start : start + IMAGES_PER_SHARD]
+            work.append(
+                {
+                    "path": str(folder / f"features-{view + 1:03d}-{start // IMAGES_PER_SHARD:05d}.arrow"),
+                    "view": view,
+                    "shards": [ref.shard for ref in chosen],
+                    "rows": [ref.row for ref in chosen],
+                    "ids": [ref.sample_id for ref in chosen],
+                    "labels": [ref.label for ref in chosen],
+                    "hashes": [ref.sha256 for ref in chosen],
+                }
+            )
+    return work
+
+
+class Encoder:
+    """One actor's backbone; a call writes one feature shard."""
+
+    def __init__(self, settings: FeatureSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self._device = torch.device("cuda" if settings.use_gpu else "cpu")
+        self._backbone = Backbone(settings.backbone).to(self._device)
+        self._key = FeatureKey.of(self._backbone, settings.dtype)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Encode the images of one row of the plan, one at a time: features then do not depend on the batch."""
+        view = int(rows["view"][0])
+        columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
+        refs = [SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)]
+        write_features(Path(str(rows["path"][0])), self._key, (self._encode(ref, view) for ref in refs))
+        return {"views": np.array([len(refs)])}
+
+    def _encode(self, ref: SampleRef, view: int) -> EncodedSample:
+        sample = load_samples([ref], self._backbone.config.image_size, None if view == UNAUGMENTED else view)[0]
+        features = self._backbone.encode_image(sample.image[None].to(self._device))
+        patches = features.patches[:, 0].cpu()
+        return EncodedSample(ref, view, draw_key(sample.image), features.image[0].cpu(), patches, sample.mask)
+
+
+def _encode(settings: FeatureSettings, work: list[dict[str, Any]]) -> Any:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    dataset = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
+        Encoder,
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(settings.workers, len(work))),
+        num_cpus=None if settings.use_gpu else 1,
+        num_gpus=1 if settings.use_gpu else None,
+        fn_constructor_args=(settings,),
+    )
+    dataset.context.enable_progress_bars = False
+    return dataset.iter_rows()
