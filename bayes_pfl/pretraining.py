@@ -84,9 +84,7 @@ class PretrainingConfig(Settings):
 
     def recipe(self) -> Recipe:
         """What the batches are made of."""
-        return Recipe(
-            self.pairs, self.image_size, self.composite_share, self.name_dropout, self.kind_share
-        )
+        return Recipe(self.pairs, self.image_size, self.composite_share, self.name_dropout, self.kind_share)
 
 
 class DenseHead(nn.Module):
@@ -95,13 +93,10 @@ class DenseHead(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1))
-            for _ in range(layers)
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1)) for _ in range(layers)
         )
 
-    def forward(
-        self, patches: Sequence[Float[Tensor, "batch patches width"]]
-    ) -> Float[Tensor, "layers batch patches"]:
+    def forward(self, patches: Sequence[Float[Tensor, "batch patches width"]]) -> Float[Tensor, "layers batch patches"]:
         """Logits of each layer's patches."""
         pairs = zip(self.heads, patches, strict=True)
         return torch.stack([head(tokens).squeeze(-1) for head, tokens in pairs])
@@ -130,19 +125,17 @@ class PretrainingModel(nn.Module):
             self.head = DenseHead(width, len(config.feature_layers))
         self.indices = [layer - 1 for layer in config.feature_layers]
         self.state_weight, self.dense_weight = config.state_weight, config.dense_weight
-        self.tokenizer: Any = open_clip.get_tokenizer(
-            name, bpe_path=str(EMBEDDED / "merges.txt.gz")
-        )
+        self.tokenizer: Any = open_clip.get_tokenizer(name, bpe_path=str(EMBEDDED / "merges.txt.gz"))
         preprocess = self.clip.visual.preprocess_cfg
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
 
     def encode(self, images: Float[Tensor, "batch 3 side side"]) -> tuple[Tensor, Tensor]:
         """Unit global features (batch, dim) and dense logits (layers, batch, patches) of RGB in [0, 1]."""
         normalised = (images - self.mean) / self.std
-        output = self.clip.visual.forward_intermediates(
-            normalised, indices=self.indices, output_fmt="NLC"
-        )
+        output = self.clip.visual.forward_intermediates(normalised, indices=self.indices, output_fmt="NLC")
         return F.normalize(output["image_features"], dim=-1), self.head(output["image_intermediates"])
 
     def forward(
@@ -164,9 +157,7 @@ class PretrainingModel(nn.Module):
         return Losses(total, contrastive, state, dense)
 
 
-def multi_positive(
-    logits: Float[Tensor, "rows columns"], truth: Bool[Tensor, "rows columns"]
-) -> Float[Tensor, ""]:
+def multi_positive(logits: Float[Tensor, "rows columns"], truth: Bool[Tensor, "rows columns"]) -> Float[Tensor, ""]:
     """Mean over rows that have a positive of the mean of -log softmax over that row's positives.
 
     Khosla et al., "Supervised Contrastive Learning", 2020, eq. 2.
@@ -178,18 +169,14 @@ def multi_positive(
     return -mean.mean()
 
 
-def own_pair_loss(
-    logits: Float[Tensor, "images captions"], damaged: Bool[Tensor, " images"]
-) -> Float[Tensor, ""]:
+def own_pair_loss(logits: Float[Tensor, "images captions"], damaged: Bool[Tensor, " images"]) -> Float[Tensor, ""]:
     """Cross-entropy between the flawless (2p) and damaged (2p + 1) caption of the image's own pair."""
     pairs = torch.arange(len(logits), device=logits.device) // 2
     own = torch.stack([logits.gather(1, (2 * pairs + k)[:, None])[:, 0] for k in (0, 1)], dim=1)
     return F.cross_entropy(own, damaged.long())
 
 
-def patch_targets(
-    masks: Bool[Tensor, "images side side"], patches: int
-) -> Float[Tensor, "images patches"]:
+def patch_targets(masks: Bool[Tensor, "images side side"], patches: int) -> Float[Tensor, "images patches"]:
     """Share of each patch that is defective, times 3 and at most 1: thin marks count as well."""
     grid = math.isqrt(patches)
     share = F.adaptive_avg_pool2d(masks.float()[:, None], grid)[:, 0]
@@ -289,9 +276,7 @@ def validate(model: PretrainingModel, data: ValidationSet) -> dict[str, float]:
         labels = data.masks[chosen].any((1, 2)).astype(int)
         totals["image_auroc"].append(image_metrics(scores, labels).values["image_auroc"])
         grid = math.isqrt(dense.shape[-1])
-        maps = F.interpolate(
-            dense.mean(0).view(-1, 1, grid, grid), data.masks.shape[1:], mode="bilinear"
-        )[:, 0]
+        maps = F.interpolate(dense.mean(0).view(-1, 1, grid, grid), data.masks.shape[1:], mode="bilinear")[:, 0]
         pixels = pixel_metrics(maps.cpu().numpy(), data.masks[chosen].astype(np.uint8)).values
         for name in ("pixel_auroc", "pixel_ap"):
             totals[name].append(pixels[name])

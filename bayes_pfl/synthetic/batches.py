@@ -99,15 +99,10 @@ def _sentences(captions: list[CaptionPair]) -> list[str]:
     return [text for pair in captions for text in (pair.flawless, pair.damaged)]
 
 
-def _truth(
-    facts: list[tuple[str | None, str | None]], captions: list[CaptionPair]
-) -> NDArray[np.bool_]:
+def _truth(facts: list[tuple[str | None, str | None]], captions: list[CaptionPair]) -> NDArray[np.bool_]:
     """Which caption holds of which image: (images, 2 x pairs)."""
     return np.array(
-        [
-            [is_true(pair, damaged, *fact) for pair in captions for damaged in (False, True)]
-            for fact in facts
-        ]
+        [[is_true(pair, damaged, *fact) for pair in captions for damaged in (False, True)] for fact in facts]
     )
 
 
@@ -130,6 +125,4 @@ def validation_set(per_category: int, size: int, seed: int) -> ValidationSet:
             scenes.append(render(category, 2 * number, seed, size, kind, severity))
             scenes.append(render(category, 2 * number + 1, seed, size, None))
             names.extend([category, category])
-    return ValidationSet(
-        np.stack([s.image for s in scenes]), np.stack([s.mask for s in scenes]), names
-    )
+    return ValidationSet(np.stack([s.image for s in scenes]), np.stack([s.mask for s in scenes]), names)

@@ -70,9 +70,7 @@ def caption_pair(
     return CaptionPair(flawless, damaged, named, kind if specific else None)
 
 
-def is_true(
-    pair: CaptionPair, damaged: bool, category: str | None, kind: str | None
-) -> bool:
+def is_true(pair: CaptionPair, damaged: bool, category: str | None, kind: str | None) -> bool:
     """Whether the pair's flawless or `damaged` caption holds of an image.
 
     The image shows `category` (None: an invented object) with a defect `kind` (None: flawless).

@@ -61,9 +61,7 @@ WORKSHOP_KINDS: tuple[str, ...] = (
 def check_category(category: str) -> None:
     """Raise DataError unless `category` is one that can be painted."""
     if category not in CATEGORIES:
-        raise DataError(
-            f"There is no synthetic category {category!r}; choose among: {', '.join(CATEGORIES)}."
-        )
+        raise DataError(f"There is no synthetic category {category!r}; choose among: {', '.join(CATEGORIES)}.")
 
 
 def defects_of(category: str) -> tuple[str, ...]:

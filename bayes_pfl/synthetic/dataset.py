@@ -9,6 +9,7 @@ from PIL import Image
 from bayes_pfl.errors import DataError
 from bayes_pfl.synthetic.catalogue import check_category, stream
 from bayes_pfl.synthetic.scene import defects_of, render
+from bayes_pfl.synthetic.splits import kinds_for
 
 TRAIN_START = 1_000_000
 """Index of the first training image, far above those of the test images, so none is in both."""
@@ -38,6 +39,13 @@ def _write_category(
     return 2 * normal + defective
 
 
+def _kinds(category: str, kinds: tuple[str, ...] | None, seed: int) -> list[str]:
+    """The kinds to paint, shuffled: a few images then show other kinds on every category."""
+    allowed = kinds_for(category) if kinds is None else defects_of(category)
+    chosen = [kind for kind in allowed if kinds is None or kind in kinds]
+    return [chosen[i] for i in stream(seed, category, 0, 4).permutation(len(chosen))]
+
+
 def folder_name(name: str) -> str:
     """A category or kind of defect as a folder name: "hex nut" -> "hex_nut"."""
     return name.replace(" ", "_")
@@ -55,7 +63,8 @@ def write_dataset(
     """Write `<category>/{train/good,test/good,test/<defect>,ground_truth/<defect>}` under `folder`.
 
     Each category gets `normal_per_category` flawless images for training, as many for testing,
-    and `defective_per_category` defective ones, their kinds in turn (all that apply, or `kinds`).
+    and `defective_per_category` defective ones, their kinds in turn, in an order drawn per category:
+    `kinds_for` the category, so that the kept kinds stay on held-out ones, or those of `kinds`.
 
     Returns:
         The number of images written, masks not counted.
@@ -76,7 +85,7 @@ def write_dataset(
     try:
         written = 0
         for category in categories:
-            allowed = [k for k in defects_of(category) if kinds is None or k in kinds]
+            allowed = _kinds(category, kinds, seed)
             if not allowed and defective_per_category:
                 raise DataError(f"None of the kinds {kinds} is a defect on {category!r}.")
             written += _write_category(

@@ -63,9 +63,11 @@ def _against(rng: Generator, tone: np.ndarray, severity: float) -> Colour:
     return float(r), float(g), float(b)
 
 
-def _blob(
-    rng: Generator, size: int, place: tuple[float, float], radius: float, edge: float, rough: float
-) -> Field:
+def _rgb(colour: Colour) -> Field:
+    return np.asarray(colour, np.float32)
+
+
+def _blob(rng: Generator, size: int, place: tuple[float, float], radius: float, edge: float, rough: float) -> Field:
     """Irregular patch about `place`: coverage falls from 1 to 0 over `edge` (shares of radius)."""
     y, x = grid(size)
     stretch, angle = float(np.exp(rng.normal(0, 0.25))), float(rng.uniform(0, math.pi))
@@ -90,9 +92,7 @@ def scratch(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Fie
         start = (place[1] + 0.03 * shift, place[0] + 0.02 * shift)
         path = walk(rng, start, heading, 0.2 + 0.3 * severity, 0.05)
         cover = np.maximum(cover, stroke(path, (1.1 + 0.9 * severity) * size / 128, size))
-    return np.broadcast_to(
-        np.float32(_against(rng, _tone(layers, place), severity)), layers.image.shape
-    ), cover
+    return np.broadcast_to(_rgb(_against(rng, _tone(layers, place), severity)), layers.image.shape), cover
 
 
 def scuff(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Field]:
@@ -105,7 +105,7 @@ def scuff(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Field
         start = np.array(place[::-1]) + rng.normal(0, spread, 2)
         end = start + 0.1 * np.array([math.cos(heading), math.sin(heading)]) * rng.uniform(0.5, 1.3)
         cover = np.maximum(cover, stroke(np.stack([start, end]), 1.0 * size / 128, size))
-    colour = np.float32(_against(rng, _tone(layers, place), severity))
+    colour = _rgb(_against(rng, _tone(layers, place), severity))
     return np.broadcast_to(colour, layers.image.shape), 0.9 * cover
 
 
@@ -141,7 +141,7 @@ def stain(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Field
     size = len(layers.cover)
     place = _place(rng, layers)
     cover = _blob(rng, size, place, _radius(rng, severity, 0.06, 0.16), 0.35, 0.12)
-    colour = np.float32(_against(rng, _tone(layers, place), 0.3 + 0.7 * severity))
+    colour = _rgb(_against(rng, _tone(layers, place), 0.3 + 0.7 * severity))
     tinted = over(layers.image, colour * rng.uniform(0.8, 1.1, 3), np.full_like(cover, 0.72))
     return tinted.astype(np.float32), cover
 
@@ -221,7 +221,7 @@ def contamination(rng: Generator, layers: Layers, severity: float) -> tuple[Fiel
         centre = np.array(place[::-1]) + rng.normal(0, 0.045, 2)
         corners = centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
         cover = np.maximum(cover, polygon(corners, size))
-    body = np.float32(colour) + (0.06 * smooth(rng, size, 30))[..., None]
+    body = _rgb(colour) + (0.06 * smooth(rng, size, 30))[..., None]
     return body, cover
 
 
@@ -262,10 +262,7 @@ def warp(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Field]
     rows = (place[0] + distance * np.sin(turned_by)) * size - 0.5
     columns = (place[1] + distance * np.cos(turned_by)) * size - 0.5
     altered = np.stack(
-        [
-            ndimage.map_coordinates(layers.image[..., c], [rows, columns], order=1, mode="reflect")
-            for c in range(3)
-        ],
+        [ndimage.map_coordinates(layers.image[..., c], [rows, columns], order=1, mode="reflect") for c in range(3)],
         axis=-1,
     )
     return altered, ramp(falloff, 0.02, 0.2)
@@ -350,7 +347,7 @@ def burn(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Field]
     radius = _radius(rng, severity, 0.08, 0.16)
     halo = _blob(rng, size, place, radius, 0.7, 0.08)
     core = ramp(halo, 0.55, 1.0)
-    brown = layers.image * np.float32([0.62, 0.42, 0.28])
+    brown = layers.image * _rgb((0.62, 0.42, 0.28))
     ash = np.float32(0.05 if _tone(layers, place).mean() > 0.2 else 0.5)
     charred = ash + 0.05 * np.abs(grain(rng, size))[..., None]
     return brown + (charred - brown) * core[..., None], ramp(halo, 0.1, 0.45)
@@ -365,7 +362,7 @@ def thread(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Fiel
     path = np.asarray([place[::-1]]) + np.cumsum(steps, 0)
     tone = _tone(layers, place)
     colour = max((any_colour(rng) for _ in range(4)), key=lambda c: float(np.abs(tone - c).sum()))
-    return np.broadcast_to(np.float32(colour), layers.image.shape), stroke(path, 1.6 * size / 128, size)
+    return np.broadcast_to(_rgb(colour), layers.image.shape), stroke(path, 1.6 * size / 128, size)
 
 
 def bubbles(rng: Generator, layers: Layers, severity: float) -> tuple[Field, Field]:

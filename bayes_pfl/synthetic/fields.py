@@ -2,13 +2,14 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]
 
 
@@ -35,9 +36,7 @@ def polar(v: Field, u: Field) -> tuple[Field, Field]:
     return np.hypot(v, u), np.arctan2(v, u)
 
 
-def smooth(
-    rng: Generator, size: int, cells: float | tuple[float, float], octaves: int = 1
-) -> Field:
+def smooth(rng: Generator, size: int, cells: float | tuple[float, float], octaves: int = 1) -> Field:
     """Smooth random field of about unit variance: normal grids of `cells`, 2 x `cells`, ... up."""
     cells_y, cells_x = cells if isinstance(cells, tuple) else (cells, cells)
     total = np.zeros((size, size), np.float32)
@@ -46,9 +45,7 @@ def smooth(
         rows = int(np.clip(cells_y * 2**octave, 2, size))
         columns = int(np.clip(cells_x * 2**octave, 2, size))
         coarse = rng.standard_normal((rows, columns), dtype=np.float32)
-        total += np.float32(weight) * np.asarray(
-            Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
-        )
+        total += np.float32(weight) * np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
         weight *= 0.5
     return total
 
@@ -123,9 +120,7 @@ def stroke(points: NDArray[np.float64], width: float, size: int) -> Field:
     return np.asarray(reduced, np.float32) / np.float32(255)
 
 
-def walk(
-    rng: Generator, start: tuple[float, float], angle: float, length: float, wobble: float
-) -> NDArray[np.float64]:
+def walk(rng: Generator, start: tuple[float, float], angle: float, length: float, wobble: float) -> NDArray[np.float64]:
     """Points (x, y) of a random walk of 12 steps; `wobble` is the turn's deviation in radians."""
     steps = 12
     headings = angle + np.cumsum(rng.normal(0, wobble, steps))
@@ -137,7 +132,5 @@ def polygon(points: NDArray[np.float64], size: int) -> Field:
     """Anti-aliased coverage of a filled polygon of (x, y) points in [0, 1]."""
     scale = 2
     canvas = Image.new("L", (size * scale, size * scale), 0)
-    ImageDraw.Draw(canvas).polygon(
-        [tuple(p) for p in (points * size * scale).tolist()], fill=255
-    )
+    ImageDraw.Draw(canvas).polygon([tuple(p) for p in (points * size * scale).tolist()], fill=255)
     return np.asarray(canvas.reduce(scale), np.float32) / np.float32(255)

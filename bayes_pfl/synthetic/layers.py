@@ -20,9 +20,7 @@ class Layers(NamedTuple):
 LayerPainter = Callable[[Generator, int], Layers]
 
 
-def posed(
-    rng: Generator, size: int, turn: float = 0.15, reach: float = 0.4
-) -> tuple[Field, Field, float]:
+def posed(rng: Generator, size: int, turn: float = 0.15, reach: float = 0.4) -> tuple[Field, Field, float]:
     """Object coordinates (v, u), about 1 at the silhouette, and the width of one pixel in them."""
     half = reach * float(rng.uniform(0.92, 1.08))
     v, u = turned(size, float(rng.uniform(-turn, turn)), *(0.5 + rng.normal(0, 0.015, 2)))

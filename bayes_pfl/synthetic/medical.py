@@ -52,12 +52,18 @@ def fundus(rng: Generator, size: int) -> Layers:
     """A retina, on which dark branching vessels are normal."""
     v, u, pixel = posed(rng, size, 0.1, 0.47)
     radius, _ = polar(v, u)
-    body = mix(near(rng, (0.5, 0.16, 0.06)), near(rng, (0.8, 0.4, 0.16)), 0.7 - 0.4 * radius + 0.06 * smooth(rng, size, 6, 2))
+    body = mix(
+        near(rng, (0.5, 0.16, 0.06)), near(rng, (0.8, 0.4, 0.16)), 0.7 - 0.4 * radius + 0.06 * smooth(rng, size, 6, 2)
+    )
     disc = (0.5 + 0.47 * 0.5, 0.5)
     for heading in rng.uniform(0, 6.28, 7):
         vessel = stroke(walk(rng, disc, float(heading), 0.55, 0.22), 1.8 * size / 128, size)
         body = over(body, (0.36, 0.06, 0.04), 0.8 * vessel)
-    return assembled(over(body, (0.97, 0.86, 0.56), inside(np.hypot(v, u - 0.5), 3 * pixel, 0.16)), inside(radius, pixel), table(rng, size, BLACK, 0.004))
+    return assembled(
+        over(body, (0.97, 0.86, 0.56), inside(np.hypot(v, u - 0.5), 3 * pixel, 0.16)),
+        inside(radius, pixel),
+        table(rng, size, BLACK, 0.004),
+    )
 
 
 def _skin(rng: Generator, size: int) -> np.ndarray:
@@ -115,7 +121,7 @@ def liver_slice(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.1, 0.46)
     distance = np.hypot(v * 1.25, u) + 0.04 * smooth(rng, size, 4)
     tone = 0.5 + 0.02 * smooth(rng, size, 30) + 0.2 * inside(np.abs(distance - 0.94), pixel, 0.05)
-    tone = tone - 0.1 * inside(np.hypot(v - 0.1, u - 0.45) , 2 * pixel, 0.3)
+    tone = tone - 0.1 * inside(np.hypot(v - 0.1, u - 0.45), 2 * pixel, 0.3)
     tone = tone + 0.42 * inside(np.hypot(v - 0.52, u * 1.1), pixel, 0.12)
     return assembled(_grey(rng, tone, 0.03), inside(distance, pixel), table(rng, size, BLACK, 0.004))
 

@@ -105,7 +105,11 @@ def button(rng: Generator, size: int) -> Layers:
     body = _dome(_flat(rng, size, (0.34, 0.22, 0.48)), radius, 0.15)
     body = over(body, (0.5, 0.38, 0.62), inside(np.abs(radius - 0.8), pixel, 0.06))
     holes = np.hypot(np.abs(v) - 0.24, np.abs(u) - 0.24)
-    return assembled(over(body, (0.08, 0.05, 0.1), inside(holes, pixel, 0.12)), inside(radius, pixel), table(rng, size, (0.84, 0.8, 0.7)))
+    return assembled(
+        over(body, (0.08, 0.05, 0.1), inside(holes, pixel, 0.12)),
+        inside(radius, pixel),
+        table(rng, size, (0.84, 0.8, 0.7)),
+    )
 
 
 def coin(rng: Generator, size: int) -> Layers:
@@ -114,7 +118,9 @@ def coin(rng: Generator, size: int) -> Layers:
     relief = np.maximum(inside(np.hypot(v * 1.1 + 0.1, u), pixel, 0.4), inside(box(v - 0.48, u, 0.2, 0.42, 0.1), pixel))
     tone = 0.45 + 0.3 * relief * (0.4 + wave(v + u)) + 0.2 * (radius > 0.88) * wave(angle * 9)
     body = mix(near(rng, (0.45, 0.32, 0.12)), near(rng, (0.92, 0.76, 0.42)), tone)
-    return assembled(body + 0.02 * grain(rng, size)[..., None], inside(radius, pixel), table(rng, size, (0.15, 0.18, 0.2)))
+    return assembled(
+        body + 0.02 * grain(rng, size)[..., None], inside(radius, pixel), table(rng, size, (0.15, 0.18, 0.2))
+    )
 
 
 def biscuit(rng: Generator, size: int) -> Layers:
@@ -218,8 +224,12 @@ def leaf(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.6, 0.46)
     distance = np.abs(v) / (0.02 + 0.5 * np.clip(1 - u * u, 0, 1) * (1.1 - 0.3 * u))
     body = mix(near(rng, (0.1, 0.3, 0.1)), near(rng, (0.3, 0.54, 0.2)), 0.5 + 0.12 * smooth(rng, size, 8, 2))
-    veins = np.maximum(inside(np.abs(v), pixel, 0.025), 0.5 * inside(np.abs(saw(u * 4 - np.abs(v) * 3) - 0.5), 4 * pixel, 0.06))
-    return assembled(over(body, (0.56, 0.72, 0.4), veins), inside(distance, pixel * 3), table(rng, size, (0.9, 0.9, 0.86)))
+    veins = np.maximum(
+        inside(np.abs(v), pixel, 0.025), 0.5 * inside(np.abs(saw(u * 4 - np.abs(v) * 3) - 0.5), 4 * pixel, 0.06)
+    )
+    return assembled(
+        over(body, (0.56, 0.72, 0.4), veins), inside(distance, pixel * 3), table(rng, size, (0.9, 0.9, 0.86))
+    )
 
 
 def egg(rng: Generator, size: int) -> Layers:
@@ -249,7 +259,11 @@ def label(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.08, 0.45)
     body = _flat(rng, size, (0.93, 0.93, 0.9), 0.01)
     bars = (saw(np.sin(np.floor((u + 1) * 17) * 12.9898) * 43.5) > 0.45) * inside(box(v + 0.25, u, 0.3, 0.78), pixel)
-    text = (wave(u * 11) > 0.35) * inside(np.abs(saw(v * 4.5) - 0.5), 4.5 * pixel, 0.2) * inside(box(v - 0.4, u, 0.24, 0.78), pixel)
+    text = (
+        (wave(u * 11) > 0.35)
+        * inside(np.abs(saw(v * 4.5) - 0.5), 4.5 * pixel, 0.2)
+        * inside(box(v - 0.4, u, 0.24, 0.78), pixel)
+    )
     body = over(body, (0.1, 0.1, 0.12), np.maximum(bars, 0.8 * text).astype(np.float32))
     return assembled(body, inside(box(v, u, 0.8, 0.95, 0.08), pixel), table(rng, size, (0.62, 0.48, 0.33)))
 

@@ -59,9 +59,7 @@ def _required_contrast(layers: Layers) -> float:
     return min(0.1 + 0.5 * spread, 0.2)
 
 
-def _spoil(
-    rng: Generator, layers: Layers, defect: str, severity: float
-) -> tuple[Field, NDArray[np.bool_]]:
+def _spoil(rng: Generator, layers: Layers, defect: str, severity: float) -> tuple[Field, NDArray[np.bool_]]:
     """Paint the defect, anew until it is large and visible enough; keep the most visible draw."""
     needed = _required_contrast(layers)
     twin = np.clip(layers.image, 0, 1)
@@ -85,9 +83,7 @@ def _spoil(
     return image, mask
 
 
-def _shoot(
-    layers: Layers, light: Generator, wear: Generator, defect: str | None, severity: float
-) -> Scene:
+def _shoot(layers: Layers, light: Generator, wear: Generator, defect: str | None, severity: float) -> Scene:
     if not 0 < severity <= 1:
         raise DataError(f"A defect's severity lies in (0, 1]; {severity} was asked for.")
     shot = _photograph(light, len(layers.cover))
@@ -99,9 +95,7 @@ def _shoot(
     return Scene(image, mask, twin, defect)
 
 
-def render(
-    category: str, index: int, seed: int, size: int, defect: str | None, severity: float = 0.6
-) -> Scene:
+def render(category: str, index: int, seed: int, size: int, defect: str | None, severity: float = 0.6) -> Scene:
     """Photograph piece `index` of a category, flawless (`defect=None`) or with one kind of defect.
 
     The same (category, index, seed, size) gives the same piece whatever the defect.
@@ -110,10 +104,7 @@ def render(
         DataError: unknown category, or a kind that is no defect on it.
     """
     if defect is not None and defect not in defects_of(category):
-        raise DataError(
-            f"{defect!r} is no defect on {category!r}; choose among: "
-            f"{', '.join(defects_of(category))}."
-        )
+        raise DataError(f"{defect!r} is no defect on {category!r}; choose among: {', '.join(defects_of(category))}.")
     layers = paint(category, stream(seed, category, index, 0), size)
     light, wear = stream(seed, category, index, 1), stream(seed, category, index, 2)
     return _shoot(layers, light, wear, defect, severity)

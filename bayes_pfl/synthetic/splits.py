@@ -23,9 +23,7 @@ VALIDATION: tuple[str, ...] = (
     "carpet", "marble", "dotted fabric", "gear", "quail egg", "chest x-ray",
 )  # fmt: skip
 
-PRETRAIN: tuple[str, ...] = tuple(
-    name for name in CATEGORIES if name not in {*HELD_OUT, *AUXILIARY, *VALIDATION}
-)
+PRETRAIN: tuple[str, ...] = tuple(name for name in CATEGORIES if name not in {*HELD_OUT, *AUXILIARY, *VALIDATION})
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "pretrain": PRETRAIN,
@@ -39,8 +37,4 @@ HELD_OUT_KINDS: tuple[str, ...] = ("burn", "thread", "bubbles", "mould", "tear")
 
 def kinds_for(category: str) -> tuple[str, ...]:
     """Kinds of defects to paint on a category: the kept ones on held-out categories only."""
-    return tuple(
-        kind
-        for kind in defects_of(category)
-        if category in HELD_OUT or kind not in HELD_OUT_KINDS
-    )
+    return tuple(kind for kind in defects_of(category) if category in HELD_OUT or kind not in HELD_OUT_KINDS)

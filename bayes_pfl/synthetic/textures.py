@@ -11,7 +11,6 @@ from bayes_pfl.synthetic.fields import (
     Field,
     dots,
     grain,
-    grid,
     mix,
     near,
     over,
@@ -54,13 +53,11 @@ def streaked(dark: Colour, light: Colour, across: float, along: float, depth: fl
 
 
 def wood(rng: Generator, size: int) -> Field:
-    v, u = _tilt(rng, size)
+    v, _ = _tilt(rng, size)
     bend = 0.05 * smooth(rng, size, (3, 2))
     rings = wave(7 * (v + bend) + 0.4 * smooth(rng, size, (4, 2)))
     fine = smooth(rng, size, (size, 6))
-    return mix(
-        near(rng, (0.42, 0.26, 0.13)), near(rng, (0.72, 0.52, 0.31)), 0.55 * rings + 0.1 * fine + 0.2
-    )
+    return mix(near(rng, (0.42, 0.26, 0.13)), near(rng, (0.72, 0.52, 0.31)), 0.55 * rings + 0.1 * fine + 0.2)
 
 
 def leather(rng: Generator, size: int) -> Field:
@@ -75,7 +72,7 @@ def woven(dark: Colour, light: Colour, threads: float, twill: float) -> Painter:
     def paint(rng: Generator, size: int) -> Field:
         v, u = _tilt(rng, size, 0.04)
         row, column = np.floor(v * threads), np.floor(u * threads)
-        above = saw((row * twill + column * 0.5)) < 0.5
+        above = saw(row * twill + column * 0.5) < 0.5
         across = np.sin(np.float32(math.pi) * saw(v * threads))
         along = np.sin(np.float32(math.pi) * saw(u * threads))
         tone = np.where(above, across, 0.75 * along) + 0.07 * grain(rng, size)
@@ -88,9 +85,7 @@ def knit(rng: Generator, size: int) -> Field:
     v, u = _tilt(rng, size, 0.05)
     side = np.abs(saw(u * 9) - 0.5)
     loops = wave(v * 14 + 1.2 * side) * (0.35 + side * 1.3)
-    return mix(
-        near(rng, (0.16, 0.24, 0.36)), near(rng, (0.62, 0.7, 0.8)), loops + 0.05 * grain(rng, size)
-    )
+    return mix(near(rng, (0.16, 0.24, 0.36)), near(rng, (0.62, 0.7, 0.8)), loops + 0.05 * grain(rng, size))
 
 
 def carpet(rng: Generator, size: int) -> Field:
@@ -128,13 +123,11 @@ def honeycomb(rng: Generator, size: int) -> Field:
     v, u = v * 8, u * 8
     thirds = [np.cos(2 * math.pi * (u * math.cos(a) + v * math.sin(a))) for a in (0, 2.0944, 4.18879)]
     walls = ramp(thirds[0] + thirds[1] + thirds[2], -0.9, 0.2)
-    return mix(near(rng, (0.78, 0.6, 0.22)), near(rng, (0.3, 0.17, 0.05)), walls) + (
-        0.03 * grain(rng, size)[..., None]
-    )
+    return mix(near(rng, (0.78, 0.6, 0.22)), near(rng, (0.3, 0.17, 0.05)), walls) + (0.03 * grain(rng, size)[..., None])
 
 
 def marble(rng: Generator, size: int) -> Field:
-    v, u = _tilt(rng, size, 0.8)
+    _, u = _tilt(rng, size, 0.8)
     vein = np.abs(np.sin(math.pi * (2.5 * u + 0.7 * smooth(rng, size, 4, 3))))
     tone = ramp(vein, 0.0, 0.35) + 0.05 * smooth(rng, size, 6, 2)
     return mix(near(rng, (0.6, 0.6, 0.63)), near(rng, (0.9, 0.89, 0.87)), tone)
