@@ -280,7 +280,7 @@ def bottle_cap(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     radius, angle = polar(v, u)
     rim = 0.95 + 0.045 * np.sin(21 * angle)
-    body = _flat(rng, size, (0.72, 0.12, 0.12)) + (0.16 * (radius > 0.8) * wave(21 * angle / (2 * math.pi)))[..., None]
+    body: Field = _flat(rng, size, (0.72, 0.12, 0.12)) + (0.16 * (radius > 0.8) * wave(21 * angle / (2 * math.pi)))[..., None]
     star = radius / (0.42 + 0.12 * np.cos(5 * angle))
     body = over(body, (0.92, 0.9, 0.84), inside(star, 2 * pixel))
     return assembled(body.astype(np.float32), inside(radius / rim, pixel), table(rng, size, (0.7, 0.74, 0.78)))

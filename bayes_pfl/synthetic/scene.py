@@ -68,7 +68,7 @@ def _spoil(rng: Generator, layers: Layers, defect: str, severity: float) -> tupl
         altered, cover = DEFECTS[defect](rng, layers, severity)
         # Coverage is cut at one quarter, so that no pixel outside the mask carries any trace.
         alpha = ramp(cover * (layers.cover > 0.5), 0.25, 0.75)[..., None]
-        image = twin + (np.clip(altered, 0, 1) - twin) * alpha
+        image: Field = twin + (np.clip(altered, 0, 1) - twin) * alpha
         mask = alpha[..., 0] > 0
         contrast = _contrast(image, twin, mask)
         enough = mask.mean() >= MIN_AREA

@@ -1,0 +1,123 @@
+"""`bayes-pfl pretrain` and `generate` as programs: Ray Train computes what the library does, killed or not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bayes_pfl.config import read_config
+from bayes_pfl.pretraining import Pretraining, export_weights
+from bayes_pfl.synthetic.batches import training_batch
+from pipelines.pretrain import PretrainSettings
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "configs/pretrain_embedded.yaml"
+TINY = [
+    "pretraining.crop_steps=4",
+    "pretraining.full_steps=4",
+    "pretraining.crop_size=32",
+    "pretraining.image_size=48",
+    "pretraining.pairs=2",
+    "pretraining.warmup_steps=1",
+    "pretraining.validation_images=1",
+    "pretraining.report_every=2",
+]
+
+
+def _command(home: Path, *overrides: str) -> tuple[list[str], dict[str, str]]:
+    options = [part for value in (*TINY, *overrides) for part in ("--set", value)]
+    command = [sys.executable, "-m", "pipelines.cli", "pretrain", "--config", str(SHIPPED), "--json", *options]
+    environment = os.environ | {"BAYES_PFL_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return command, environment
+
+
+def _pretrain(home: Path, *overrides: str) -> dict[str, object]:
+    command, environment = _command(home, *overrides)
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    settings = read_config(PretrainSettings, SHIPPED, [])
+    assert settings.pretraining.image_size == 112
+    assert settings.name() != read_config(PretrainSettings, SHIPPED, ["pretraining.seed=8"]).name()
+    assert settings.name() == read_config(PretrainSettings, SHIPPED, ["output=elsewhere"]).name()
+
+
+@pytest.mark.ray
+def test_a_killed_run_goes_on_and_ends_with_the_very_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    settings = read_config(PretrainSettings, SHIPPED, TINY)
+    config = settings.pretraining
+    torch.set_num_threads(1)
+    plain = Pretraining(config)
+    while plain.step < config.steps:
+        batch = training_batch(config.recipe(), config.side(plain.step), config.seed, plain.step, 0)
+        plain.train_step(plain.model, batch)
+    expected = export_weights(plain.model.clip, tmp_path / "plain.safetensors")
+
+    command, environment = _command(tmp_path, f"output={tmp_path / 'weights'}")
+    first = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "training").glob("pretrain-*/step_000004*")):
+        assert first.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+
+    result = _pretrain(tmp_path, f"output={tmp_path / 'weights'}")
+    assert result["sha256"] == expected
+    curve = json.loads((tmp_path / "weights/curve.json").read_text())
+    assert [entry["step"] for entry in curve] == [2, 4, 6, 8]
+    assert {"total", "contrastive", "state", "dense", "image_auroc", "pixel_auroc", "pixel_ap"} <= set(curve[-1])
+
+
+@pytest.mark.ray
+def test_two_workers_train_one_model_on_different_images(tmp_path: Path) -> None:
+    result = _pretrain(
+        tmp_path, "cluster.num_workers=2", "cluster.cpus_per_worker=0.5", f"output={tmp_path / 'weights'}"
+    )
+    assert (tmp_path / "weights/bayes-pfl-embedded.safetensors").is_file()
+    alone = Pretraining(read_config(PretrainSettings, SHIPPED, TINY).pretraining)
+    assert result["sha256"] != export_weights(alone.model.clip, tmp_path / "untrained.safetensors")
+
+
+def _generate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", "generate", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_generate_writes_what_it_says(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    done = _generate(
+        "--output", str(folder), "--categories", "hex_nut,paper", "--seed", "7", "--size", "64",
+        "--normal", "2", "--defective", "3", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["categories"] == ["hex nut", "paper"]
+    assert result["images"] == 14 == len([p for p in folder.rglob("*.png") if "ground_truth" not in p.parts])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "x", "--categories", "unicorn"], "no category or set 'unicorn'"),
+        (["--output", "x", "--categories", "paper", "--defects", "magic"], "no kind of defect 'magic'"),
+        (["--output", "x", "--categories", "paper", "--seed", "-1"], "negative"),
+        (["--categories", "paper"], "--output"),
+    ],
+)
+def test_generate_refuses_with_one_sentence(arguments: list[str], message: str) -> None:
+    done = _generate(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
