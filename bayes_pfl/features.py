@@ -173,5 +173,5 @@ def _mapped(column: pa.FixedSizeBinaryArray, row: int, dtype: torch.dtype) -> Te
     width = column.type.byte_width
     buffer = column.buffers()[1].slice((column.offset + row) * width, width)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return torch.frombuffer(buffer, dtype=dtype)
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.frombuffer(buffer, np.uint8)).view(dtype)

@@ -57,9 +57,13 @@ class Trainer:
 
     def batch(self, images: Tensor, masks: Tensor, refs: list[SampleRef]) -> Batch:
         """Encode images with the frozen backbone and put everything a step needs on the device."""
+        return self.encoded_batch(self.backbone.encode_image(images.to(self.device)), masks, refs)
+
+    def encoded_batch(self, features: Features, masks: Tensor, refs: list[SampleRef]) -> Batch:
+        """The same from frozen features that were computed before."""
         labels = torch.tensor([float(ref.label) for ref in refs], device=self.device)
         tokens = pad_class_tokens([self.backbone.class_tokens(ref.class_name) for ref in refs], self.device)
-        features = self.backbone.encode_image(images.to(self.device))
+        features = Features(*(part.to(self.device) for part in features))
         return Batch(features, tokens, Target(labels, masks.to(self.device)), refs)
 
     def step(self, batch: Batch) -> dict[str, float]:

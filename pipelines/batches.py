@@ -1,4 +1,4 @@
-"""Training and validation images, decoded by Ray Data tasks and streamed to one worker in an order it decides.
+"""Batches for one worker in an order it decides: images decoded by Ray Data tasks, or frozen features from disk.
 
 Every worker streams its own plan instead of a split of one dataset: which images make up a global batch then depends on
 seed and epoch alone, not on the number of workers or on timing, and a restarted worker begins at any epoch.
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from bayes_pfl.errors import DataError
+from bayes_pfl.features import UNAUGMENTED, FeatureShards, collate
 from bayes_pfl.samples import SampleRef, load_samples, stack
+from bayes_pfl.training import Batch, Trainer
 
 Plan = list[tuple[list[int], int | None]]
 """Batches in order: positions in the list of references, and the augmentation's seed."""
 
 
-def stream(refs: Sequence[SampleRef], plan: Plan, size: int, cpus: float) -> Iterator[tuple[Tensor, Tensor, list[SampleRef]]]:
-    """Images, masks and references of every batch of the plan, a few batches ahead of their use.
+def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus: float) -> Iterator[Batch]:
+    """Every batch of the plan, decoded a few batches ahead of its use by tasks that reserve `cpus`.
 
     Raises DataError for an image that cannot be trained on.
     """
@@ -27,7 +29,7 @@ def stream(refs: Sequence[SampleRef], plan: Plan, size: int, cpus: float) -> Ite
 
     rows = [_row(refs, positions, seed) for positions, seed in plan]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _decode, batch_size=None, num_cpus=cpus, fn_kwargs={"size": size}
+        _decode, batch_size=None, num_cpus=cpus, fn_kwargs={"size": trainer.run.backbone.image_size}
     )
     context = dataset.context
     context.execution_options.preserve_order = True
@@ -35,7 +37,20 @@ def stream(refs: Sequence[SampleRef], plan: Plan, size: int, cpus: float) -> Ite
     for (positions, _), batch in zip(plan, dataset.iter_batches(batch_size=None, prefetch_batches=2), strict=True):
         if batch["error"][0]:
             raise DataError(str(batch["error"][0]))
-        yield _tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions]
+        yield trainer.batch(_tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions])
+
+
+def feature_batches(trainer: Trainer, shards: FeatureShards, refs: Sequence[SampleRef], plan: Plan) -> Iterator[Batch]:
+    """The same batches from frozen features; a batch with an augmentation seed takes one of the stored views in turn.
+
+    Raises DataError if augmentation is asked for and no views are stored, or a sample is missing.
+    """
+    for positions, seed in plan:
+        if seed is not None and not shards.views:
+            raise DataError("training.augment needs augmented views: run `bayes-pfl features` with --set views=4, say.")
+        view = UNAUGMENTED if seed is None else shards.views[seed % len(shards.views)]
+        chosen = [refs[position] for position in positions]
+        yield trainer.encoded_batch(*collate([shards.load(ref, view) for ref in chosen]), chosen)
 
 
 def shares(batches: Sequence[Sequence[int]], rank: int, workers: int) -> list[list[int]]:

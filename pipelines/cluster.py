@@ -5,6 +5,14 @@ import os
 
 from bayes_pfl.errors import ConfigError
 
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # "constructor arguments in the object store", said of every actor pool
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the programs draw their own
+}
+"""Environment of Ray that keeps its own chatter off the terminal; what is set already stays."""
+
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -13,9 +21,12 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
 
     Raises ConfigError before any work if the cluster can never hold what is asked for.
     """
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
+    import ray.data  # sets its logger's level when it is imported
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     if not ray.is_initialized():
         if os.environ.get("RAY_ADDRESS"):

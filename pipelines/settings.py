@@ -13,6 +13,7 @@ class DataSettings(Settings):
     """Which images a run trains on, and which of them only choose."""
 
     train: str = Field("shards/train", description="folder of shards: the auxiliary dataset")
+    features: str | None = Field(None, description="folder of frozen features of these shards; none: encode images in every epoch")
     split: str | None = Field("test", description="split of the shards that is used; the method trains on test splits")
     validation_categories: tuple[str, ...] = Field((), description="categories kept out of training, for validation")
     validation_share: float = Field(

@@ -17,9 +17,10 @@ from bayes_pfl.backbone import Backbone
 from bayes_pfl.bundle import save_bundle
 from bayes_pfl.config import DetectorConfig, read_config
 from bayes_pfl.errors import ConfigError, TrainingError
+from bayes_pfl.features import FeatureShards
 from bayes_pfl.samples import SampleRef, global_batches, index_shards
 from bayes_pfl.training import Trainer, TrainingState, mean_terms
-from pipelines.batches import Plan, shares, stream
+from pipelines.batches import Plan, feature_batches, image_batches, shares
 from pipelines.cluster import start_ray
 from pipelines.settings import TrainSettings, home
 from pipelines.tracking import BUNDLE_ARTIFACT, Run, resolved, start_run
@@ -141,14 +142,18 @@ def training_loop(config: dict[str, Any]) -> None:
         for share in shares(epochs[epoch], rank, workers)
     ]
     tracked = Run(settings.tracking, config["run_id"]) if rank == 0 else None
-    batches = stream(training, plan, settings.backbone.image_size, settings.cluster.cpus_per_loader) if plan else iter(())
+    shards = FeatureShards(Path(settings.data.features), trainer.backbone) if settings.data.features else None
+    if shards is not None:
+        batches = feature_batches(trainer, shards, training, plan)
+    else:
+        batches = image_batches(trainer, training, plan, settings.cluster.cpus_per_loader)
     for epoch in range(start, options.epochs):
         began = time.monotonic()
-        terms = mean_terms([trainer.step(trainer.batch(*next(batches))) for _ in epochs[epoch]])
+        terms = mean_terms([trainer.step(next(batches)) for _ in epochs[epoch]])
         seconds = time.monotonic() - began
         images = sum(map(len, epochs[epoch]))
         metrics = {**terms, "images_per_second": images / seconds}
-        metrics |= validate(trainer, settings, validation, rank, workers)
+        metrics |= validate(trainer, settings, validation, shards, rank, workers)
         history.append({"epoch": epoch, **metrics})
         if tracked is not None:
             tracked.log_metrics(metrics, step=epoch + 1)
@@ -275,7 +280,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _absolute(settings: TrainSettings) -> TrainSettings:
     """Paths written out, because workers run in a folder of Ray's."""
-    data = settings.data.model_copy(update={"train": str(Path(settings.data.train).resolve())})
+    features = settings.data.features and str(Path(settings.data.features).resolve())
+    data = settings.data.model_copy(update={"train": str(Path(settings.data.train).resolve()), "features": features})
     return settings.model_copy(
         update={"data": data, "output": str(Path(settings.output).resolve()), "tracking": resolved(settings.tracking)}
     )

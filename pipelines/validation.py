@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 
 from bayes_pfl.bundle import Bundle
-from bayes_pfl.detector import Detector
+from bayes_pfl.detector import Detector, Prediction
+from bayes_pfl.features import FeatureShards, collate
 from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
 from bayes_pfl.samples import SampleRef
 from bayes_pfl.training import Trainer
@@ -19,24 +20,25 @@ VALIDATION_SAMPLES = 5
 
 
 def validate(
-    trainer: Trainer, settings: TrainSettings, refs: list[SampleRef], rank: int, workers: int
+    trainer: Trainer, settings: TrainSettings, refs: list[SampleRef], shards: FeatureShards | None, rank: int, workers: int
 ) -> dict[str, float]:
-    """Metrics named `validation_*`, averaged over categories; empty without validation images. All ranks call it together."""
+    """Metrics named `validation_*`, averaged over categories; empty without validation images. All ranks call it together.
+
+    With frozen features in `shards`, nothing is encoded.
+    """
     if not refs:
         return {}
-    weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
-    detector = Detector(Bundle(Path(), settings.detector(), weights, {}), trainer.backbone, trainer.device)
+    detector = current_detector(trainer, settings)
     categories = sorted({ref.category for ref in refs})
     scores = torch.zeros(len(refs), dtype=torch.float64)
     histograms = {category: PixelHistogram() for category in categories}
     for position in range(rank, len(refs), workers):
         ref = refs[position]
-        image, mask = read_row(ref.shard, ref.row)
-        prediction = detector.predict([image], [ref.class_name], VALIDATION_SAMPLES)[0]
+        predictions, mask = predict_ref(detector, ref, [VALIDATION_SAMPLES], shards)
+        prediction = predictions[VALIDATION_SAMPLES]
         scores[position] = prediction.image_score
-        truth = truth_mask(mask, ref.label, prediction)
-        if truth is not None:
-            histograms[ref.category].update([prediction.anomaly_map], [truth])
+        if mask is not None:
+            histograms[ref.category].update([prediction.anomaly_map], [mask])
     if workers > 1:
         dist.all_reduce(scores)
     results = {}
@@ -47,6 +49,25 @@ def validate(
         results[category] = image_metrics(scores.numpy()[chosen], labels) | histogram.metrics()
     mean = dataset_mean(results).values
     return {f"validation_{name}": value for name, value in mean.items() if np.isfinite(value)}
+
+
+def current_detector(trainer: Trainer, settings: TrainSettings) -> Detector:
+    """A detector with the head as it is now, on the trainer's backbone."""
+    weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
+    return Detector(Bundle(Path(), settings.detector(), weights, {}), trainer.backbone, trainer.device)
+
+
+def predict_ref(
+    detector: Detector, ref: SampleRef, num_samples: list[int], shards: FeatureShards | None
+) -> tuple[dict[int, Prediction], np.ndarray | None]:
+    """Predictions of one sample for several R, and its mask at their size (see `truth_mask`)."""
+    if shards is not None:
+        sample = shards.load(ref)
+        features, masks = collate([sample])
+        return detector.predict_features(features, sample.draw_key, ref.class_name, num_samples), masks[0].numpy()
+    image, mask = read_row(ref.shard, ref.row)
+    nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
+    return nested, truth_mask(mask, ref.label, nested[num_samples[0]])
 
 
 def _merged(histogram: PixelHistogram, workers: int) -> PixelHistogram:
