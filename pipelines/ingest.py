@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -164,6 +165,7 @@ def _pack(todo: Sequence[ShardTask], progress: "Progress") -> Iterator[tuple[int
     start_ray()
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it sets its own level when it is imported
     rows = [{"task": task.to_json()} for task in todo]
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
     shards.context.enable_progress_bars = False  # ours counts images

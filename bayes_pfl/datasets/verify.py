@@ -108,7 +108,9 @@ def _is_absence(reason: str) -> bool:
 def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> Iterator[Difference]:
     """Every count that is known and not met."""
     counted = dataset.splits_counted or subset == "paper"
-    found = Counter((record.category, record.split if counted else "test", record.label) for record in records)
+    found: Counter[tuple[str, str, int]] = Counter(
+        (record.category, record.split if counted else "test", record.label) for record in records
+    )
     for category in dataset.categories:
         expected = category.expected(subset)
         for part, number in expected._asdict().items() if expected else ():

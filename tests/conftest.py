@@ -1,0 +1,1 @@
+"""Being here makes `import painted` work from every folder of tests."""
