@@ -87,8 +87,8 @@ class BayesPFL(nn.Module):
         self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
         self.pixel_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.image_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        for projection in self.projections:
-            nn.init.normal_(projection.weight, std=0.02)
+        for weight in self.projections.parameters():
+            nn.init.normal_(weight, std=0.02)
 
     def forward(
         self,

@@ -29,6 +29,9 @@ class PromptEncoder(nn.Module):
     Raises BackboneError where the text tower is not made of open_clip's standard residual attention blocks.
     """
 
+    start_keys: Tensor
+    start_values: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         tower = backbone.text_tower

@@ -5,6 +5,7 @@ seed and epoch alone, not on the number of workers or on timing, and a restarted
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
 
     rows = [_row(refs, positions, seed) for positions, seed in plan]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _decode, batch_size=None, num_cpus=cpus, fn_kwargs={"size": trainer.run.backbone.image_size}
+        partial(_decode, size=trainer.run.backbone.image_size), batch_size=None, num_cpus=cpus
     )
     context = dataset.context
     context.execution_options.preserve_order = True

@@ -95,7 +95,9 @@ def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[
     start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
     total = sum(map(len, indexed.values()))
     print(f"Scoring {total} images with R = {settings.num_samples} on {settings.workers} workers.", file=sys.stderr)
-    datasets, cases, predictions = {}, {}, []
+    datasets: dict[str, Any] = {}
+    cases: dict[str, list[Case]] = {}
+    predictions: list[dict[str, Any]] = []
     with tqdm(total=total, unit="image", disable=None) as bar:
         for folder, refs in indexed.items():
             manifest = read_manifest(folder)

@@ -1,0 +1,30 @@
+# Everything happens in .venv; `make quickstart` and `make test` set it up themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: setup quickstart test check benchmarks ui
+
+setup: .venv/.installed ## virtual environment and installation; nothing to do when it is done
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed; set PYTHON=...' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+quickstart: setup ## the main job on generated images: ingest, train, evaluate, register, serve, report
+	$(BIN)/bayes-pfl quickstart
+
+check: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup check ## everything that CI runs
+	$(BIN)/pytest
+
+ui: setup ## MLflow's pages of runs and models, http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --workers 1
