@@ -58,8 +58,7 @@ def begin(output: Path, tasks: Sequence[ShardTask]) -> list[ShardTask]:
     Raises:
         OutputError: it holds shards of another plan, or has too little room.
     """
-    for rest in (*output.glob(".*.part"), *output.glob(f"{MANIFEST_FOLDER}/**/.*.part")):
-        rest.unlink(missing_ok=True)
+    _remove_parts(output)
     path = output / MANIFEST_FOLDER / "plan.json"
     digest = plan_digest(tasks)
     try:
@@ -110,12 +109,19 @@ def finish(output: Path, tasks: Sequence[ShardTask], found: Found, about: dict[s
         "left_out": [[*skipped] for skipped in found.left_out],
         "shards": [{key: note[key] for key in ("shard", "rows", "size_bytes", "sha256")} for note in shards],
     }
+    _remove_parts(output)  # workers of a killed ingest may have outlived its successor's start
     path = output / MANIFEST_FOLDER / "manifest.json"
     with contextlib.suppress(OSError, ValueError):
         if json.loads(path.read_text("utf-8")) == manifest:
             return manifest
     write_json(path, manifest)
     return manifest
+
+
+def _remove_parts(output: Path) -> None:
+    """Delete what writers left that were killed; whoever holds the claim is the only one alive."""
+    for part in (*output.glob(".*.part"), *output.glob(f"{MANIFEST_FOLDER}/**/.*.part")):
+        part.unlink(missing_ok=True)
 
 
 def _check_room(output: Path, todo: Iterable[ShardTask]) -> None:

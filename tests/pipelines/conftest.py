@@ -1,0 +1,24 @@
+"""One Ray for all tests of programs: starting one takes seconds."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """A local Ray with 2 CPUs; the value is its address, for programs that are to join it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        import ray
+
+        context = ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=150 * 2**20,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        yield context.address_info["address"]
+        ray.shutdown()

@@ -1,0 +1,211 @@
+"""`bayes-pfl ingest` as a user runs it: the summary, the errors, and faults on a running Ray."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import painted
+import pytest
+
+from bayes_pfl.config import parse_config
+from bayes_pfl.datasets.output import claim
+from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
+from bayes_pfl.shards import iterate_rows, read_manifest
+from pipelines import datasets, ingest
+from pipelines.ingest import IngestConfig
+
+PROJECT = Path(__file__).parents[2]
+ONE_ROW = IngestConfig(rows_per_shard=1)
+
+
+def call(program: object, *arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    program.add_arguments(parser)
+    return program.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def shard_bytes(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(output.glob("shard-*.arrow"))}
+
+
+@pytest.mark.ray
+class TestOverRay:
+    """With several shards, which is when Ray is used."""
+
+    def test_ray_writes_what_one_process_writes(self, ray_session: str, tmp_path: Path) -> None:
+        painted.paint("mvtec", tmp_path / "in")
+        spread = ingest.ingest("mvtec", tmp_path / "in", tmp_path / "ray", IngestConfig(rows_per_shard=4))
+        tasks = ingest.plan_shards(
+            tmp_path / "in",
+            tmp_path / "one",
+            ingest.Recipe("mvtec", 128, None, ingest.MAX_PIXELS),
+            ingest.find(ingest.get_dataset("mvtec"), ingest.Source(tmp_path / "in")).records,
+            4,
+            2**20,
+        )
+        with claim(tmp_path / "one"):
+            for task in tasks:
+                ingest.pack_shard(task)
+        assert spread["shards"] == spread["shards_written"] == len(tasks) == 4
+        assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "one")
+
+    def test_a_second_run_does_nothing(self, ray_session: str, tmp_path: Path) -> None:
+        painted.paint("kvasir", tmp_path / "in")
+        first = ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", ONE_ROW)
+        written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        second = ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", ONE_ROW)
+        assert (first["shards_written"], second["shards_written"]) == (2, 0)
+        assert first["digest"] == second["digest"]
+        for path in (tmp_path / "out").rglob("*.arrow*"):
+            assert path.stat().st_mtime_ns == written[path]
+
+    def test_an_output_that_fails_in_a_worker_is_one_sentence(self, ray_session: str, tmp_path: Path) -> None:
+        painted.paint("kvasir", tmp_path / "in")
+        (tmp_path / "out/_manifest/shards/shard-00001.arrow.json").mkdir(parents=True)
+        with pytest.raises(OutputError, match=r"^Cannot write .*shard-00001\.arrow\.json: Is a directory"):
+            ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", ONE_ROW)
+        with pytest.raises(DataError, match="no finished ingest"):
+            read_manifest(tmp_path / "out")
+
+    def test_kill_9_and_again_loses_and_repeats_nothing(self, ray_session: str, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "in")
+        for number in range(24):
+            tree.write(f"good/{number:02d}.png", painted.encoded(painted.surface(number, (700, 700)), ".png"))
+        command = [sys.executable, "-m", "pipelines.cli", "ingest", "folder", "--source", str(tree.root)]
+        command += ["--output", str(tmp_path / "out"), "--set", "rows_per_shard=1"]
+        environment = {**os.environ, "RAY_ADDRESS": ray_session, "PYTHONPATH": str(PROJECT)}
+        with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            notes = tmp_path / "out/_manifest/shards"
+            while process.poll() is None and len(list(notes.glob("*.json"))) < 3:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        with pytest.raises(DataError, match="no finished ingest"):
+            read_manifest(tmp_path / "out")
+
+        finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*.arrow")}
+        config = IngestConfig(rows_per_shard=1)
+        resumed = ingest.ingest("folder", tree.root, tmp_path / "out", config)
+        whole = ingest.ingest("folder", tree.root, tmp_path / "whole", config)
+        assert 0 < resumed["shards_written"] <= 24 - 3
+        assert resumed["digest"] == whole["digest"]
+        assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
+        paths = [row["path"] for row in iterate_rows(tmp_path / "out")]
+        assert paths == [f"good/{number:02d}.png" for number in range(24)]
+        kept = [path for path, written in finished.items() if path.stat().st_mtime_ns == written]
+        assert len(kept) >= 24 - resumed["shards_written"]
+        assert not list((tmp_path / "out").rglob("*.part"))
+
+
+class TestCommandLine:
+    """What people see."""
+
+    def test_the_summary_counts_every_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.paint("mvtec", tmp_path / "in")
+        broken = sorted(tree.records)[0].image
+        tree.write(broken, b"nothing")
+        assert call(ingest, "mvtec", "--source", tmp_path / "in", "--output", tmp_path / "out") == 0
+        said = capsys.readouterr().out
+        assert "MVTec-AD (published layout)" in said
+        assert "15 images" in said
+        assert "ignored: 4 files, no image" in said
+        assert "ignored: 2 files, hidden file" in said
+        assert f"set aside: 1 images\n  {broken}: not a readable image" in said
+
+    def test_json_holds_the_same(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        painted.paint("brainmri", tmp_path / "in")
+        arguments = ("--source", tmp_path / "in", "--output", tmp_path / "out", "--subset", "paper", "--json")
+        assert call(ingest, "brainmri", *arguments) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["rows"] == 6
+        assert summary["left_out"] == {"not in the paper's subset": 6}
+        assert summary["metrics"] == ["image"]
+        assert summary["digest"] == read_manifest(tmp_path / "out")["digest"]
+
+    def test_options_reach_the_shards(self, tmp_path: Path) -> None:
+        painted.paint("mvtec", tmp_path / "in")
+        (tmp_path / "ingest.yaml").write_text("splits: [train]\nname: nuts\n")
+        arguments = ("--source", tmp_path / "in", "--output", tmp_path / "out", "--config", tmp_path / "ingest.yaml")
+        more = ("--categories", "metal_nut", "--split", "test", "--max-side", "16", "--set", "limit=3")
+        assert call(ingest, "mvtec", *arguments, *more) == 0
+        rows = list(iterate_rows(tmp_path / "out"))
+        assert len(rows) == 3
+        assert {(row["dataset"], row["category"], row["split"], row["width"]) for row in rows} == {
+            ("nuts", "metal_nut", "test", 16)
+        }
+
+    def test_a_folder_of_ones_own_keeps_its_name(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "gears")
+        tree.picture("good/1.png")
+        ingest.ingest("folder", tree.root, tmp_path / "out")
+        (row,) = iterate_rows(tmp_path / "out")
+        assert (row["dataset"], row["sample_id"], row["class_name"]) == ("gears", "gears/good/1.png", "gears")
+
+    def test_strict_makes_a_bad_file_an_error(self, tmp_path: Path) -> None:
+        tree = painted.paint("kvasir", tmp_path / "in")
+        record = sorted(tree.records)[0]
+        tree.write(record.image, b"nothing")
+        with pytest.raises(DataError, match=f"{record.image}: not a readable image"):
+            ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", IngestConfig(strict=True))
+        (tree.root / record.mask).unlink()
+        with pytest.raises(DataError, match=f"{record.image}: is defective and has no mask"):
+            ingest.ingest("kvasir", tmp_path / "in", tmp_path / "other", IngestConfig(strict=True))
+        assert not (tmp_path / "other").exists()
+
+    def test_two_at_once_are_refused(self, tmp_path: Path) -> None:
+        painted.paint("kvasir", tmp_path / "in")
+        with claim(tmp_path / "out"), pytest.raises(OutputError, match="is being written by process"):
+            ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out")
+
+    def test_errors_come_before_anything_is_written(self, tmp_path: Path) -> None:
+        for arguments in (
+            ("visa", "--source", tmp_path / "nowhere"),
+            ("visa", "--source", tmp_path),
+            ("vise", "--source", tmp_path),
+            ("visa", "--source", tmp_path, "--set", "limt=3"),
+            ("visa", "--source", tmp_path, "--limit", "0"),
+            ("folder", "--source", tmp_path, "--layout", "meta"),
+        ):
+            with pytest.raises(BayesPFLError) as caught:
+                call(ingest, *arguments, "--output", tmp_path / "out")
+            assert caught.value.exit_code == 2
+            assert not (tmp_path / "out").exists()
+
+    def test_an_unknown_key_names_the_nearest(self) -> None:
+        with pytest.raises(ConfigError, match="max_side_px"):
+            parse_config(IngestConfig, {"max_side": 3}, "here")
+
+
+class TestDatasets:
+    """`bayes-pfl datasets`."""
+
+    def test_list_names_all_fifteen(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call(datasets, "list", "--json") == 0
+        entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+        assert set(entries) == {*painted.PUBLISHED, "folder"}
+        assert entries["visa"]["images"] == {"complete": 10_821, "paper": 10_821}
+        assert entries["brainmri"]["images"] == {"complete": 253, "paper": 153}
+        assert call(datasets) == 0
+        assert "5,354" in capsys.readouterr().out
+
+    def test_one_entry_in_full(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call(datasets, "list", "visa") == 0
+        said = capsys.readouterr().out
+        assert "pcb1, prompted as 'printed circuit board'" in said
+        assert "split_csv/1cls.csv" in said
+
+    def test_verify_says_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        painted.paint("brainmri", tmp_path)
+        assert call(datasets, "verify", "brainmri", "--source", tmp_path) == 1
+        said = capsys.readouterr().out
+        assert "brain_ct (test, normal): 7 instead of 98" in said
+        assert said.endswith("not complete\n")
+
+    def test_verify_needs_to_know_what(self) -> None:
+        with pytest.raises(DataError, match="--source FOLDER"):
+            call(datasets, "verify", "visa")
