@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
     "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),
+    "features": ("pipelines.features", "shards -> frozen features, computed once for training and sweeps"),
     "train": ("pipelines.train", "shards of an auxiliary dataset -> a trained model (Ray Train)"),
     "tune": ("pipelines.tune", "sweep B, K, R and other settings (Ray Tune)"),
     "evaluate": ("pipelines.evaluate", "shards of unseen datasets -> metrics, table, report"),

@@ -1,0 +1,34 @@
+"""The command line: quick help, every command's help, clear errors."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.cli import COMMANDS, main
+
+
+def test_help_names_every_command_without_loading_torch():
+    program = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert all(command in answer.stdout for command in [*COMMANDS, "serve"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"bayes-pfl {command}" in capsys.readouterr().out
+
+
+def test_a_wrong_key_names_the_nearest(capsys):
+    assert main(["train", "--set", "model.num_promts=4"]) == 2
+    assert "did you mean 'num_prompts'" in capsys.readouterr().err
+
+
+def test_a_missing_configuration_is_one_sentence(capsys):
+    assert main(["train", "--config", "nowhere.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "nowhere.yaml" in error
