@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from bayes_pfl.config import Settings
 from bayes_pfl.metrics import image_metrics, pixel_metrics
+from bayes_pfl.pretraining_losses import dense_loss, multi_positive, own_pair_loss, patch_targets
 from bayes_pfl.synthetic.batches import Batch, Recipe, ValidationSet
 from bayes_pfl.synthetic.captions import DAMAGED, FLAWLESS
 
@@ -37,8 +38,8 @@ class PretrainingConfig(Settings):
     """The recipe of the embedded CLIP."""
 
     seed: int = Field(7, ge=0, description="initial weights, every image, every caption")
-    crop_steps: int = Field(1000, ge=0, description="optimiser steps on small images, first")
-    full_steps: int = Field(400, ge=0, description="optimiser steps on images of full size, afterwards")
+    crop_steps: int = Field(1600, ge=0, description="optimiser steps on small images, first")
+    full_steps: int = Field(600, ge=0, description="optimiser steps on images of full size, afterwards")
     crop_size: int = Field(64, ge=32, multiple_of=8, description="side of the small images, pixels")
     image_size: int = Field(112, ge=32, multiple_of=8, description="side of the full images, pixels")
     pairs: int = Field(16, ge=1, description="twin pairs per step and worker; a pair is two images")
@@ -88,13 +89,14 @@ class PretrainingConfig(Settings):
 
 
 class DenseHead(nn.Module):
-    """One defect logit per patch and chosen block; thrown away after pretraining."""
+    """One defect logit per patch and chosen block, read off linearly; thrown away after pretraining.
+
+    A linear reading leaves the work to the blocks, so that a later linear adapter finds the defect in their patches.
+    """
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1)) for _ in range(layers)
-        )
+        self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1)) for _ in range(layers))
 
     def forward(self, patches: Sequence[Float[Tensor, "batch patches width"]]) -> Float[Tensor, "layers batch patches"]:
         """Logits of each layer's patches."""
@@ -155,46 +157,6 @@ class PretrainingModel(nn.Module):
         dense = dense_loss(dense_logits.float(), patch_targets(masks, dense_logits.shape[-1]))
         total = contrastive + self.state_weight * state + self.dense_weight * dense
         return Losses(total, contrastive, state, dense)
-
-
-def multi_positive(logits: Float[Tensor, "rows columns"], truth: Bool[Tensor, "rows columns"]) -> Float[Tensor, ""]:
-    """Mean over rows that have a positive of the mean of -log softmax over that row's positives.
-
-    Khosla et al., "Supervised Contrastive Learning", 2020, eq. 2.
-    """
-    log_probability = logits.log_softmax(dim=1)
-    count = truth.sum(1)
-    rows = count > 0
-    mean = (log_probability * truth).sum(1)[rows] / count[rows]
-    return -mean.mean()
-
-
-def own_pair_loss(logits: Float[Tensor, "images captions"], damaged: Bool[Tensor, " images"]) -> Float[Tensor, ""]:
-    """Cross-entropy between the flawless (2p) and damaged (2p + 1) caption of the image's own pair."""
-    pairs = torch.arange(len(logits), device=logits.device) // 2
-    own = torch.stack([logits.gather(1, (2 * pairs + k)[:, None])[:, 0] for k in (0, 1)], dim=1)
-    return F.cross_entropy(own, damaged.long())
-
-
-def patch_targets(masks: Bool[Tensor, "images side side"], patches: int) -> Float[Tensor, "images patches"]:
-    """Share of each patch that is defective, times 3 and at most 1: thin marks count as well."""
-    grid = math.isqrt(patches)
-    share = F.adaptive_avg_pool2d(masks.float()[:, None], grid)[:, 0]
-    return (3 * share).clamp(max=1).flatten(1)
-
-
-def dense_loss(
-    logits: Float[Tensor, "layers images patches"], target: Float[Tensor, "images patches"]
-) -> Float[Tensor, ""]:
-    """Balanced cross-entropy (defective and sound patches weigh the same) plus dice, mean over layers."""
-    positive = target / target.sum().clamp(min=1)
-    negative = (1 - target) / (1 - target).sum().clamp(min=1)
-    log_yes, log_no = F.logsigmoid(logits), F.logsigmoid(-logits)
-    cross_entropy = -0.5 * (positive * log_yes + negative * log_no).sum((1, 2))
-    probability = logits.sigmoid()
-    overlap = 2 * (probability * target).sum((1, 2)) + 1
-    dice = 1 - overlap / (probability.sum((1, 2)) + target.sum() + 1)
-    return (cross_entropy + dice).mean()
 
 
 class Pretraining:

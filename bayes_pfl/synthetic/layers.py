@@ -49,3 +49,14 @@ def box(v: Field, u: Field, height: float, width: float, corner: float = 0.0) ->
 def assembled(body: Field, cover: Field, behind: Field) -> Layers:
     """The body laid over what is behind it."""
     return Layers(over(behind, body, cover), cover, behind)
+
+
+def flat(rng: Generator, size: int, colour: Colour, rough: float = 0.015) -> Field:
+    """A plain body, slightly rough and mottled."""
+    tone = rough * grain(rng, size) + rough * smooth(rng, size, 6, 2)
+    return np.asarray(near(rng, colour), np.float32) + tone[..., None]
+
+
+def dome(body: Field, distance: Field, depth: float) -> Field:
+    """Shade a body as if it bulged: brighter at the middle, darker at the rim."""
+    return body + (depth * (0.6 - np.clip(distance, 0, 1) ** 2))[..., None].astype(np.float32)

@@ -15,13 +15,10 @@ from bayes_pfl.pretraining import (
     ARCHITECTURE,
     Pretraining,
     PretrainingConfig,
-    dense_loss,
     export_weights,
-    multi_positive,
-    own_pair_loss,
-    patch_targets,
     validate,
 )
+from bayes_pfl.pretraining_losses import dense_loss, multi_positive, own_pair_loss, patch_targets
 from bayes_pfl.synthetic.batches import Recipe, training_batch, validation_set
 from bayes_pfl.synthetic.captions import CaptionPair, is_true
 
