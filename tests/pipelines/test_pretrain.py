@@ -82,12 +82,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_very_weights_of_an_uninterrupted
 
 @pytest.mark.ray
 def test_two_workers_train_one_model_on_different_images(tmp_path: Path) -> None:
-    result = _pretrain(
-        tmp_path, "cluster.num_workers=2", "cluster.cpus_per_worker=0.5", f"output={tmp_path / 'weights'}"
-    )
+    shorter = ["pretraining.crop_steps=1", "pretraining.full_steps=1"]
+    spread = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5"]
+    result = _pretrain(tmp_path, *shorter, *spread, f"output={tmp_path / 'weights'}")
     assert (tmp_path / "weights/bayes-pfl-embedded.safetensors").is_file()
-    alone = Pretraining(read_config(PretrainSettings, SHIPPED, TINY).pretraining)
-    assert result["sha256"] != export_weights(alone.model.clip, tmp_path / "untrained.safetensors")
+    config = read_config(PretrainSettings, SHIPPED, [*TINY, *shorter]).pretraining
+    for rank in range(2):  # what one worker alone makes of either share is another model
+        alone = Pretraining(config)
+        for step in range(config.steps):
+            batch = training_batch(config.recipe(), config.side(step), config.seed, step, rank)
+            alone.train_step(alone.model, batch)
+        assert result["sha256"] != export_weights(alone.model.clip, tmp_path / "alone.safetensors")
 
 
 def _generate(*arguments: str) -> subprocess.CompletedProcess[str]:
