@@ -22,6 +22,8 @@ from bayes_pfl.errors import DataError, OutputError
 SCHEMA_VERSION = "1"
 MANIFEST_FOLDER = "_manifest"
 ROWS_PER_BATCH = 32
+BYTES_PER_BATCH = 16 * 2**20
+"""A record batch ends at whichever comes first; a writer holds one batch in memory."""
 
 SCHEMA = pa.schema(
     [
@@ -87,12 +89,14 @@ def write_shard(path: Path, rows: Iterable[ShardRow]) -> ShardFile:
     with replacing(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             pending: list[ShardRow] = []
+            pending_bytes = 0
             for row in rows:
                 pending.append(row)
+                pending_bytes += len(row["image"])
                 count += 1
-                if len(pending) == ROWS_PER_BATCH:
+                if len(pending) == ROWS_PER_BATCH or pending_bytes >= BYTES_PER_BATCH:
                     writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=SCHEMA))
-                    pending.clear()
+                    pending, pending_bytes = [], 0
             if pending:
                 writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=SCHEMA))
         size, digest = temporary.stat().st_size, file_sha256(temporary)

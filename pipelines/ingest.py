@@ -24,6 +24,8 @@ from bayes_pfl.errors import BayesPFLError, DataError, OutputError
 from bayes_pfl.preprocess import MAX_PIXELS
 from pipelines.cluster import start_ray
 
+CPUS_PER_SHARD = 0.5
+"""Two shards to a CPU: one is decoded while the other is read, written or waits to be handed out."""
 SECONDS_BETWEEN_LINES = 10.0
 LISTED = 10
 """Files set aside that the summary names; the manifest has all."""
@@ -170,7 +172,7 @@ def _pack(todo: Sequence[ShardTask], progress: "Progress") -> Iterator[tuple[int
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
     shards.context.enable_progress_bars = False  # ours counts images
     progress.begin()
-    for row in shards.map(_pack_row, num_cpus=1).iter_rows():
+    for row in shards.map(_pack_row, num_cpus=CPUS_PER_SHARD).iter_rows():
         if row["error"]:
             raise (OutputError if row["of_output"] else DataError)(row["error"])
         yield row["index"], json.loads(row["note"])

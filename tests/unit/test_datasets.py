@@ -153,3 +153,25 @@ def test_metrics_that_apply() -> None:
         ("image",): {"headct", "brainmri", "br35h"},
         ("pixel",): {"isic", "colondb", "clinicdb", "endo", "kvasir"},
     }
+
+
+def test_the_documented_sixteenth_dataset_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text("utf-8")
+    (entry,) = re.findall(r"```python\n(from bayes_pfl.datasets.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(entry, names)
+    tree = painted.Tree(tmp_path, "screen", "phone screen")
+    tree.good("good/1.png")
+    tree.bad("oil/1.png", "ground_truth/oil/1_seg.png", "oil")
+    tree.bad("crack/1.png", "ground_truth/crack/1.png", "crack")
+    assert list(find(names["PHONES"], Source(tmp_path)).records) == sorted(tree.records)
+
+
+def test_the_documented_counts_are_the_described_ones() -> None:
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text("utf-8")
+    for name, dataset in DATASETS.items():
+        counts = [category.expected("complete") for category in dataset.categories]
+        normal = sum(count.test_normal + count.train_normal for count in counts)
+        anomalous = sum(count.test_anomalous + count.train_anomalous for count in counts)
+        (row,) = re.findall(rf"^\| `{name}` .*$", text, re.MULTILINE)
+        assert f"| {len(counts)} | {normal:,} / {anomalous:,} |" in row

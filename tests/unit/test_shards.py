@@ -14,6 +14,7 @@ import pytest
 
 from bayes_pfl.errors import DataError, OutputError
 from bayes_pfl.shards import (
+    BYTES_PER_BATCH,
     ROWS_PER_BATCH,
     SCHEMA,
     ShardRow,
@@ -78,6 +79,16 @@ def test_images_are_mapped_and_not_copied(tmp_path: Path) -> None:
     (table,) = read_shards(tmp_path)
     assert table["image"].nbytes > 32 * 2**20
     assert pa.total_allocated_bytes() - before < 2**20
+
+
+def test_a_batch_is_bounded_in_rows_and_bytes(tmp_path: Path) -> None:
+    write_shard(tmp_path / "small", [row(0)] * 70)
+    write_shard(tmp_path / "large", [{**row(0), "image": bytes(BYTES_PER_BATCH // 2)}] * 5)
+    batches = {name: pa.ipc.open_file((tmp_path / name).read_bytes()) for name in ("small", "large")}
+    rows = {
+        name: [file.get_batch(i).num_rows for i in range(file.num_record_batches)] for name, file in batches.items()
+    }
+    assert rows == {"small": [32, 32, 6], "large": [2, 2, 1]}
 
 
 def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
