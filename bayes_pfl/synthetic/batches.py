@@ -7,6 +7,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bayes_pfl.synthetic.captions import KIND_STATES, CaptionPair, caption_pair, is_true
+from bayes_pfl.synthetic.fields import brightness
 from bayes_pfl.synthetic.scene import Scene, render, render_composite
 from bayes_pfl.synthetic.splits import PRETRAIN, VALIDATION, kinds_for
 
@@ -58,7 +59,7 @@ def _augmented(rng: Generator, scene: Scene, size: int) -> tuple[NDArray[np.floa
     if flip:
         pictures, mask = pictures[:, :, ::-1], mask[:, ::-1]
     if rng.uniform() < 0.1:
-        pictures = np.repeat(pictures.mean(-1, keepdims=True), 3, axis=-1)
+        pictures = np.repeat(brightness(pictures)[..., None], 3, axis=-1)
     gains = rng.uniform(0.8, 1.2) * rng.uniform(0.92, 1.08, 3)
     shift = rng.uniform(-0.06, 0.06)
     return np.clip(pictures * gains.astype(np.float32) + np.float32(shift), 0, 1), mask

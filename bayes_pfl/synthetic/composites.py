@@ -5,7 +5,7 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from bayes_pfl.synthetic.catalogue import paint, surface
-from bayes_pfl.synthetic.fields import Field, any_colour, grid, mix, over, polar, ramp, smooth, turned
+from bayes_pfl.synthetic.fields import Field, any_colour, brightness, grid, mix, over, polar, ramp, smooth, turned
 from bayes_pfl.synthetic.layers import Layers
 from bayes_pfl.synthetic.medical import MEDICAL
 from bayes_pfl.synthetic.textures import TEXTURES
@@ -16,7 +16,7 @@ def _recoloured(rng: Generator, image: Field) -> Field:
     if rng.uniform() < 0.5:
         order = rng.permutation(3)
         return image[..., order] * rng.uniform(0.75, 1.15, 3).astype(np.float32)
-    tone = image.mean(-1)
+    tone = brightness(image)
     low, high = np.percentile(tone, (2, 98))
     return mix(any_colour(rng), any_colour(rng), ramp(tone, float(low), float(max(high, low + 0.15))))
 
@@ -82,5 +82,5 @@ def composite(sources: tuple[str, ...], rng: Generator, size: int) -> Layers:
         if rng.uniform() < 0.5:
             body = over(_recoloured(rng, piece.image), image, np.full_like(cover, rng.uniform(0.0, 0.4)))
         else:
-            body = image * (0.5 + piece.image.mean(-1, keepdims=True))
+            body = image * (0.5 + brightness(piece.image)[..., None])
     return Layers(over(behind, body, cover), cover, behind)

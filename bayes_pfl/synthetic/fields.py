@@ -81,10 +81,15 @@ def over(image: Field, colour: Colour | Field, alpha: Field) -> Field:
     return image + (np.asarray(colour, np.float32) - image) * alpha[..., None]
 
 
+def brightness(image: Field) -> Field:
+    """Mean of the three channels, (...); several times faster than a reduction over an axis of 3."""
+    return (image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3)
+
+
 def near(rng: Generator, colour: Colour, spread: float = 0.04) -> Colour:
     """A colour close to the given one, in brightness first and in hue a little."""
-    brightness = rng.normal(0, spread)
-    r, g, b = (float(np.clip(c + brightness + rng.normal(0, spread / 3), 0, 1)) for c in colour)
+    shift = rng.normal(0, spread)
+    r, g, b = (float(np.clip(c + shift + rng.normal(0, spread / 3), 0, 1)) for c in colour)
     return r, g, b
 
 

@@ -10,7 +10,7 @@ from bayes_pfl.errors import DataError
 from bayes_pfl.synthetic.catalogue import defects_of, paint, stream
 from bayes_pfl.synthetic.composites import composite
 from bayes_pfl.synthetic.defects import DEFECTS
-from bayes_pfl.synthetic.fields import Field, grain, grid, ramp
+from bayes_pfl.synthetic.fields import Field, brightness, grain, grid, ramp
 from bayes_pfl.synthetic.layers import Layers
 
 ATTEMPTS = 6
@@ -50,12 +50,15 @@ def _expose(image: Field, shot: tuple[Field, Field, float]) -> NDArray[np.uint8]
 
 def _contrast(image: Field, twin: Field, mask: NDArray[np.bool_]) -> float:
     """Mean difference inside the mask, in its strongest channel."""
-    return float(np.abs(image - twin).max(-1)[mask].mean()) if mask.any() else 0.0
+    if not mask.any():
+        return 0.0
+    red, green, blue = np.abs(image[mask] - twin[mask]).T
+    return float(np.maximum(np.maximum(red, green), blue).mean())
 
 
 def _required_contrast(layers: Layers) -> float:
     """The rougher the object's own pattern, the more a defect has to stand out of it."""
-    spread = float(layers.image[layers.cover > 0.5].mean(-1).std())
+    spread = float(brightness(layers.image)[layers.cover > 0.5].std())
     return min(0.1 + 0.5 * spread, 0.2)
 
 
