@@ -250,10 +250,11 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines += ["", f"{summary['rows']:,} images, {summary['size_bytes'] / 2**20:,.1f} MB in {summary['shards']} shards"]
     if summary["shards_written"] < summary["shards"]:
         lines[-1] += f", {summary['shards'] - summary['shards_written']} of them there before"
-    lines.append(
-        f"{summary['seconds']:.1f} s, of which {summary['startup_seconds']:.1f} s start-up"
-        f"; {summary['images_per_second']:,.0f} images/s"
-    )
+    if summary["shards_written"]:
+        lines.append(
+            f"{summary['seconds']:.1f} s, of which {summary['startup_seconds']:.1f} s start-up"
+            f"; {summary['images_per_second']:,.0f} images/s"
+        )
     if summary["identical_images"]:
         lines.append(f"{summary['identical_images']:,} images are byte for byte a copy of another")
     if summary["empty_masks"]:

@@ -65,7 +65,8 @@ def begin(output: Path, tasks: Sequence[ShardTask]) -> list[ShardTask]:
         held = json.loads(path.read_text("utf-8"))["digest"]
     except (OSError, ValueError, KeyError):
         held = None
-    if held != digest and (held is not None or any(output.glob("shard-*.arrow"))):
+    work = [*output.glob("shard-*.arrow"), *output.glob(f"{MANIFEST_FOLDER}/shards/*.json")]
+    if held != digest and work:  # a plan of which nothing is done yet binds nobody
         raise OutputError(
             f"{output} holds another ingest: other files, another dataset or other options. "
             "Choose another --output, or delete the folder first."

@@ -238,6 +238,8 @@ class TestOutputs:
         with pytest.raises(OutputError, match=r"No room for 0 MB of shards .* 1 MB are free"):
             pack(tree, tmp_path / "out", "kvasir")
         assert not list((tmp_path / "out").glob("shard-*"))
+        monkeypatch.undo()
+        assert pack(tree, tmp_path / "out", "kvasir", max_side_px=16)["rows"] == 2  # nothing was promised yet
 
     def test_a_file_in_the_way_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("a file")
