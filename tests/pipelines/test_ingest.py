@@ -66,7 +66,11 @@ class TestOverRay:
 
     def test_an_output_that_fails_in_a_worker_is_one_sentence(self, ray_session: str, tmp_path: Path) -> None:
         painted.paint("kvasir", tmp_path / "in")
-        (tmp_path / "out/_manifest/shards/shard-00001.arrow.json").mkdir(parents=True)
+        ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", ONE_ROW)
+        notes = tmp_path / "out/_manifest/shards"
+        for note in notes.iterdir():
+            note.unlink()
+        (notes / "shard-00001.arrow.json").mkdir()
         with pytest.raises(OutputError, match=r"^Cannot write .*shard-00001\.arrow\.json: Is a directory"):
             ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", ONE_ROW)
         with pytest.raises(DataError, match="no finished ingest"):
