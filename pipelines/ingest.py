@@ -240,7 +240,8 @@ class Progress:
 
 def summary_text(summary: dict[str, Any]) -> str:
     """What `ingest` returned, as a table and sentences."""
-    lines = [f"{summary['title']} ({summary['layout']} layout) -> {summary['output']}", ""]
+    title = summary["dataset"] if summary["description"] == FOLDER.name else summary["title"]
+    lines = [f"{title} ({summary['layout']} layout) -> {summary['output']}", ""]
     table = [("category", "split", "normal", "anomalous")]
     for category, splits in summary["counts"].items():
         for split, labels in splits.items():
