@@ -6,13 +6,12 @@ authors' released implementation differs, the field says which value reproduces 
 
 import difflib
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bayes_pfl.errors import ConfigError
-
 
 T = TypeVar("T", bound="Settings")
 
@@ -72,6 +71,9 @@ class ModelConfig(Settings):
         0.5, gt=0, description="q0's standard deviation is variance to this power: 0.5, or 0.25 as in the released code"
     )
     log_det_epsilon: float = Field(0.0, ge=0, description="added inside log|1 + u.psi|; released: 1e-5")
+    hidden_width: int = Field(
+        0, ge=0, description="inner width of the networks for q0's mean and variance; 0: half of the text width, as released"
+    )
     attention_heads: int = Field(1, ge=1, description="heads of the cross-modal attention: 1 (paper, eq. 10), 4 (released)")
     attention_query_bias: bool = Field(False, description="bias of the query projection: off (paper), on (released)")
     attention_normalized_keys: bool = Field(
@@ -81,13 +83,16 @@ class ModelConfig(Settings):
     attention_pooling: bool = Field(
         False, description="x_patch by softmax pooling over patches (released) instead of the mean over patches (paper)"
     )
+    pooling_width: int = Field(
+        0, ge=0, description="inner width of the attention pooling; 0: half of the joint width, as released"
+    )
     mapped_classification: bool = Field(
         False, description="linear maps of text and image embeddings before the image score (released, second stage)"
     )
     upsampled_corners: bool = Field(False, description="bilinear upsampling with align_corners=True, as released")
 
     @model_validator(mode="after")
-    def _pooling_needs_mapping(self) -> Self:
+    def _pooling_needs_mapping(self) -> "ModelConfig":
         if self.attention_pooling != self.mapped_classification:
             raise ValueError("attention_pooling and mapped_classification belong to one second stage: set both or none")
         return self
@@ -126,6 +131,15 @@ class TrainingConfig(Settings):
     """Optimisation of the head on an auxiliary dataset."""
 
     epochs: int = Field(20, ge=1, description="passes over the auxiliary set")
+    second_stage_epochs: int = Field(
+        0, ge=0, description="further passes that train only the maps of the image score, by classification (released)"
+    )
+    patience_epochs: int = Field(
+        0, ge=0, description="end the first stage after so many epochs without a better validation pixel AP; 0: never (released: 3)"
+    )
+    keep_best: bool = Field(
+        False, description="keep the first-stage head with the best validation pixel AP instead of the last (released)"
+    )
     batch_size: int = Field(32, ge=1, description="images per optimiser step over all workers")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's step size for linear layers")
     prompt_learning_rate: float | None = Field(None, gt=0, description="for banks and flows; none: learning_rate (released: 1e-3)")
@@ -134,8 +148,21 @@ class TrainingConfig(Settings):
     gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first moment decay (released: 0.5)")
     augment: bool = Field(False, description="seeded augmentation of the training images (released recipe)")
+    mosaic_probability: float = Field(
+        0.0, ge=0, le=1, description="share of the anomalous images that become a 2 x 2 mosaic; needs augment (released on MVTec: 0.4)"
+    )
+    accumulation_parts: int = Field(
+        1, ge=1, description="parts of a worker's share of a batch that go through the head one by one: less memory, the same loss"
+    )
+    mixed_precision: bool = Field(False, description="bfloat16 matrix products in backbone and head; losses and weights stay float32")
     num_samples: int = Field(1, ge=1, description="R during training")
     seed: int = Field(0, ge=0, description="initialisation, order, augmentation and draws")
+
+    @model_validator(mode="after")
+    def _mosaics_are_augmentation(self) -> "TrainingConfig":
+        if self.mosaic_probability and not self.augment:
+            raise ValueError("mosaic_probability needs augment: true")
+        return self
 
 
 class DetectorConfig(Settings):
@@ -151,6 +178,12 @@ class RunConfig(DetectorConfig):
 
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _second_stage_needs_maps(self) -> "RunConfig":
+        if self.training.second_stage_epochs and not self.model.mapped_classification:
+            raise ValueError("training.second_stage_epochs trains model.mapped_classification and model.attention_pooling: set both")
+        return self
 
     def detector(self) -> DetectorConfig:
         """The part of the run that a bundle stores."""

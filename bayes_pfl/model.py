@@ -81,8 +81,11 @@ class BayesPFL(nn.Module):
             if config.residual_attention
             else None
         )
-        pooling = AttentionPooling if config.attention_pooling else MeanPooling
-        self.pooling = pooling(widths.layers * widths.patch, widths.joint)
+        self.pooling = (
+            AttentionPooling(widths.layers * widths.patch, widths.joint, config.pooling_width)
+            if config.attention_pooling
+            else MeanPooling(widths.layers * widths.patch, widths.joint)
+        )
         self.class_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
         self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
         self.pixel_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -180,7 +183,7 @@ class BayesPFL(nn.Module):
 
 
 def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variance_exponent)
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.hidden_width)
     if config.amortized_context_flow:
         amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.log_det_epsilon)
         return ImageSpecificDistribution(density, amortized)
@@ -188,7 +191,7 @@ def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificD
 
 
 def _state_distribution(config: ModelConfig, widths: Widths) -> ImageAgnosticDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variance_exponent)
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.hidden_width)
     count = 2 if config.separate_state_flows else 1
     return ImageAgnosticDistribution(density, [_planar_flow(config, widths) for _ in range(count)], widths.joint)
 

@@ -26,9 +26,9 @@ class AttentionPooling(nn.Module):
     projection of every patch (5.7 GFLOP at 518 px) becomes that of one vector.
     """
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, dim: int, hidden: int = 0) -> None:
         super().__init__()
-        hidden = max(1, dim // 2)
+        hidden = hidden or max(1, dim // 2)
         self.fuse = nn.Linear(width, hidden)
         self.compress = nn.Linear(hidden, 1)
         self.project = nn.Linear(hidden, dim)

@@ -51,10 +51,10 @@ class InitialDensity(nn.Module):
     released code's second square root. v starts near 0: q0 near the prior.
     """
 
-    def __init__(self, condition_dim: int, dim: int, exponent: float) -> None:
+    def __init__(self, condition_dim: int, dim: int, exponent: float, hidden: int = 0) -> None:
         super().__init__()
-        self.mean = _three_layers(condition_dim, dim)
-        self.log_variance = _three_layers(condition_dim, dim)
+        self.mean = _three_layers(condition_dim, dim, hidden)
+        self.log_variance = _three_layers(condition_dim, dim, hidden)
         self.exponent = exponent
 
     def sample(
@@ -118,9 +118,9 @@ def _truncated_normal(*shape: int, mean: float) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(*shape), mean=mean, std=std, a=mean - 2 * std, b=mean + 2 * std)
 
 
-def _three_layers(condition_dim: int, dim: int) -> nn.Sequential:
-    """Three linear layers with Softplus between; the hidden width is half the output's, as released."""
-    hidden = max(1, dim // 2)
+def _three_layers(condition_dim: int, dim: int, hidden: int) -> nn.Sequential:
+    """Three linear layers with Softplus between; a hidden width of 0 means half the output's, as released."""
+    hidden = hidden or max(1, dim // 2)
     layers = nn.Sequential(
         nn.Linear(condition_dim, hidden), nn.Softplus(), nn.Linear(hidden, hidden), nn.Softplus(), nn.Linear(hidden, dim)
     )

@@ -2,10 +2,12 @@
 
 import re
 
+import torch
 from torch import Tensor
 
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
 from bayes_pfl.errors import BundleError
+from bayes_pfl.model import BayesPFL, Widths
 
 RENAMED = {
     "prompt_context": "banks.context",
@@ -41,46 +43,82 @@ RENAMED = {
 UNUSED = re.compile(r"^(context_decoder|state_decoder|PFL_\w+\.decoder|PFL_\w+\.p_mu|PFL_\w+\.encoder)\.")
 """Decoders and priors that the released code computes and never uses, and the encoders it stores a second time."""
 
+FREE_FLOW = re.compile(r"^states\.(flows|free_)")
+"""Ours that the published layout stores with singleton axes."""
+
 
 def convert_published(published: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The model's configuration, read off the shapes, and its state dict.
 
-    Raises BundleError listing every key that is neither used nor knowingly dropped, and every one that is missing.
+    Raises BundleError listing every key that is neither used nor knowingly dropped, every one that is missing and every one
+    whose shape fits no others'.
     """
-    converted: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    for key, value in published.items():
-        if UNUSED.match(key):
-            continue
-        prefix = next((old for old in RENAMED if key == old or key.startswith(old + ".")), None)
-        if prefix is None:
-            unexpected.append(key)
-        else:
-            converted[RENAMED[prefix] + key.removeprefix(prefix)] = value
-    missing = [old for old, new in RENAMED.items() if not any(k == new or k.startswith(new + ".") for k in converted)]
+    used = {key: our_key(key) for key in published if not UNUSED.match(key)}
+    unexpected = [key for key, ours in used.items() if ours is None]
+    weights = {ours: published[key] for key, ours in used.items() if ours is not None}
+    missing = [old for old, new in RENAMED.items() if not any(key == new or key.startswith(new + ".") for key in weights)]
     if unexpected or missing:
-        raise BundleError(
-            f"These are not the published weights: unexpected keys {sorted(unexpected)}, missing {sorted(missing)}. "
-            "Give the authors' train_visa.pth or train_mvtec.pth."
-        )
-    _reshape(converted)
-    return _read_config(converted), converted
+        raise _foreign(unexpected, missing, [])
+    try:
+        weights = {key: _without_singletons(key, value) for key, value in weights.items()}
+        config, widths = _read_config(weights), published_widths(weights)
+        with torch.device("meta"):
+            expected = {key: value.shape for key, value in BayesPFL(config, widths).state_dict().items()}
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise _foreign([], [], [f"shapes that fit no head ({error})"]) from error
+    theirs = {ours: key for key, ours in used.items()}
+    unexpected = [theirs[key] for key in weights if key not in expected]
+    missing = [_published_key(key) for key in expected if key not in weights]
+    misshapen = [
+        f"{theirs[key]} {tuple(weights[key].shape)} instead of {tuple(shape)}"
+        for key, shape in expected.items()
+        if key in weights and weights[key].shape != shape
+    ]
+    if unexpected or missing or misshapen:
+        raise _foreign(unexpected, missing, misshapen)
+    return config, {key: value.contiguous() for key, value in weights.items()}
 
 
-def published_detector(model: ModelConfig, backbone: str, pretrained: str) -> DetectorConfig:
-    """The whole configuration the published weights run with: 518 px, blocks 6, 12, 18, 24, exact GELU."""
-    return DetectorConfig(backbone=BackboneConfig(name=backbone, pretrained=pretrained), model=model, scoring=ScoringConfig())
+def our_key(published: str) -> str | None:
+    """Our name of a published weight; none for a name that is not known."""
+    prefix = next((old for old in RENAMED if published == old or published.startswith(old + ".")), None)
+    return None if prefix is None else RENAMED[prefix] + published.removeprefix(prefix)
 
 
-def _reshape(weights: dict[str, Tensor]) -> None:
-    """Drop the singleton axes that the published layout has (convolutions of width 1, batch axes of 1)."""
-    for key, value in weights.items():
-        if key.startswith("states.flows.") or key.startswith("states.free_") or key == "attention.query.weight":
-            weights[key] = value.squeeze() if value.dim() > 1 else value
-    for flow in ("states.flows.0", "states.flows.1"):
-        weights[f"{flow}.u"] = weights[f"{flow}.u"].reshape(-1, weights["banks.context"].shape[-1])
-        weights[f"{flow}.w"] = weights[f"{flow}.w"].reshape(-1, weights["banks.context"].shape[-1])
-        weights[f"{flow}.b"] = weights[f"{flow}.b"].reshape(-1)
+def published_widths(weights: dict[str, Tensor]) -> Widths:
+    """The backbone's sizes that converted weights were trained for."""
+    joint, patch = weights["projections.0.weight"].shape
+    layers = sum(key.startswith("projections.") for key in weights)
+    return Widths(joint=joint, text=weights["banks.context"].shape[-1], patch=patch, layers=layers)
+
+
+def published_detector(
+    model: ModelConfig,
+    backbone: str,
+    pretrained: str,
+    feature_layers: tuple[int, ...] = (6, 12, 18, 24),
+    image_size: int = 518,
+) -> DetectorConfig:
+    """The whole configuration the published weights run with: by default 518 px, blocks 6, 12, 18, 24; always exact GELU."""
+    clip = BackboneConfig(
+        name=backbone, pretrained=pretrained, image_size=image_size, feature_layers=feature_layers, quick_gelu=False
+    )
+    return DetectorConfig(backbone=clip, model=model, scoring=ScoringConfig())
+
+
+def _published_key(ours: str) -> str:
+    """The published name of one of our weights."""
+    old, new = next((old, new) for old, new in RENAMED.items() if ours == new or ours.startswith(new + "."))
+    return old + ours.removeprefix(new)
+
+
+def _without_singletons(key: str, value: Tensor) -> Tensor:
+    """Drop the axes of 1 that the published layout has: convolutions of width 1, batches of 1, vectors as columns."""
+    if key == "attention.query.weight" and value.dim() == 3:
+        return value.squeeze(2)
+    if not FREE_FLOW.match(key):
+        return value
+    return value[0] if key.startswith("states.free_") else value.flatten(1 if key.endswith(".b") else 2)[0]
 
 
 def _read_config(weights: dict[str, Tensor]) -> ModelConfig:
@@ -91,5 +129,17 @@ def _read_config(weights: dict[str, Tensor]) -> ModelConfig:
         context_tokens=context,
         state_tokens=weights["banks.normal"].shape[1],
         flow_length=len(weights["states.flows.0.b"]),
+        hidden_width=len(weights["context.density.mean.0.weight"]),
+        pooling_width=len(weights["pooling.fuse.weight"]),
     )
     return published_variant(sizes)
+
+
+def _foreign(unexpected: list[str], missing: list[str], misshapen: list[str]) -> BundleError:
+    """One sentence with everything that does not fit."""
+    problems = [
+        f"{name} {', '.join(sorted(keys))}"
+        for name, keys in (("unexpected keys:", unexpected), ("missing keys:", missing), ("wrong shapes:", misshapen))
+        if keys
+    ]
+    return BundleError(f"These are not the published weights ({'; '.join(problems)}); give the authors' train_visa.pth or train_mvtec.pth.")
