@@ -20,6 +20,8 @@ from bayes_pfl.errors import BundleError
 
 FORMAT = 1
 EMBEDDED = "embedded"
+EMBEDDED_FOLDER = "package:embedded/bundle"
+DEMONSTRATION = "embedded demonstration model"
 RESOLVERS = "bayes_pfl.model_sources"
 """Entry-point group: the name is a URI scheme, the object a function from URI to a local bundle folder."""
 
@@ -32,6 +34,11 @@ class Bundle:
         self.config = config
         self.weights = weights
         self.record = record
+
+    @property
+    def kind(self) -> str:
+        """What people should know at once: "embedded demonstration model", or nothing."""
+        return DEMONSTRATION if self.folder == package_path(EMBEDDED_FOLDER) else ""
 
     @property
     def version(self) -> str:
@@ -112,7 +119,7 @@ def resolve(source: str | Path) -> Path:
     """The local folder of a bundle named by path, `embedded` or URI."""
     text = str(source)
     if text == EMBEDDED:
-        return package_path("package:embedded/bundle")
+        return package_path(EMBEDDED_FOLDER)
     scheme, separator, _ = text.partition(":/")
     if separator and scheme.isalpha() and len(scheme) > 1:
         for entry in importlib.metadata.entry_points(group=RESOLVERS, name=scheme):

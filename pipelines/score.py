@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             args.output.mkdir(parents=True, exist_ok=True)
             overlay(picture, prediction.anomaly_map).save(args.output / f"{len(scored):05d}-{file.stem}.png")
-    kind = detector.bundle.record["training"].get("kind", "")
+    kind = detector.bundle.kind
     if args.json:
         print(json.dumps({"model": detector.bundle.version, "kind": kind, "images": scored, "unreadable": unreadable}))
     else:
