@@ -1,6 +1,7 @@
 """Seeded training augmentation of an image together with its mask, after the released implementation's recipe."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -15,8 +16,7 @@ def augment(image: Image.Image, mask: np.ndarray, key: str) -> tuple[Image.Image
     The same key gives the same result, whatever the worker or the order. Pixels turned in from outside are filled
     with the border's mean colour and count as normal.
     """
-    digest = hashlib.sha256(key.encode()).digest()
-    random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    random = keyed_random(key)
     chosen = random.random(5) < PROBABILITY
     if chosen[0]:
         image, mask = _rotate(image, mask, float(random.uniform(-MAX_ROTATION_DEG, MAX_ROTATION_DEG)))
@@ -32,6 +32,27 @@ def augment(image: Image.Image, mask: np.ndarray, key: str) -> tuple[Image.Image
     if chosen[4]:
         image = _one_of(image, int(random.integers(3)), float(random.uniform()))
     return image, mask
+
+
+def mosaic(images: Sequence[Image.Image], masks: Sequence[np.ndarray]) -> tuple[Image.Image, np.ndarray]:
+    """Four images and their masks as the quarters of one, which has the size of the first: left to right, top to bottom."""
+    width, height = images[0].size
+    picture, mask = Image.new("RGB", (width, height)), np.zeros((height, width), np.uint8)
+    xs, ys = (0, width // 2, width), (0, height // 2, height)
+    for index, (image, truth) in enumerate(zip(images, masks, strict=True)):
+        column, row = index % 2, index // 2
+        left, top = xs[column], ys[row]
+        size = (xs[column + 1] - left, ys[row + 1] - top)
+        picture.paste(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), (left, top))
+        small = Image.fromarray(truth).resize(size, Image.Resampling.NEAREST)
+        mask[top : top + size[1], left : left + size[0]] = np.asarray(small)
+    return picture, mask
+
+
+def keyed_random(key: str) -> np.random.Generator:
+    """A generator that is a function of its key alone."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def _rotate(image: Image.Image, mask: np.ndarray, degrees: float) -> tuple[Image.Image, np.ndarray]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayes_pfl.errors import DataError
 from bayes_pfl.features import UNAUGMENTED, FeatureShards, collate
-from bayes_pfl.samples import SampleRef, load_samples, stack
+from bayes_pfl.samples import SampleRef, load_samples, mosaic_partners, stack
 from bayes_pfl.training import Batch, Trainer
 
 Plan = list[tuple[list[int], int | None]]
@@ -28,7 +28,12 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
     """
     import ray
 
-    rows = [_row(refs, positions, seed) for positions, seed in plan]
+    probability = trainer.run.training.mosaic_probability
+    partners = {seed: mosaic_partners(refs, seed, probability) for seed in dict.fromkeys(seed for _, seed in plan)}
+    rows = [
+        {"seed": UNAUGMENTED if seed is None else seed, **tile_columns([(refs[p], *partners[seed][p]) for p in positions])}
+        for positions, seed in plan
+    ]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         partial(_decode, size=trainer.run.backbone.image_size), batch_size=None, num_cpus=cpus
     )
@@ -59,25 +64,32 @@ def shares(batches: Sequence[Sequence[int]], rank: int, workers: int) -> list[li
     return [list(batch[rank::workers]) for batch in batches]
 
 
-def _row(refs: Sequence[SampleRef], positions: Sequence[int], seed: int | None) -> dict[str, Any]:
-    chosen = [refs[position] for position in positions]
+def tile_columns(samples: Sequence[Sequence[SampleRef]]) -> dict[str, Any]:
+    """References of samples, each with those it forms a mosaic with, as columns of a Ray Data row."""
+    flat = [ref for tiles in samples for ref in tiles]
     return {
-        "shards": [ref.shard for ref in chosen],
-        "rows": [ref.row for ref in chosen],
-        "ids": [ref.sample_id for ref in chosen],
-        "labels": [ref.label for ref in chosen],
-        "hashes": [ref.sha256 for ref in chosen],
-        "seed": -1 if seed is None else seed,
+        "tiles": [len(tiles) for tiles in samples],
+        "shards": [ref.shard for ref in flat],
+        "rows": [ref.row for ref in flat],
+        "ids": [ref.sample_id for ref in flat],
+        "labels": [ref.label for ref in flat],
+        "hashes": [ref.sha256 for ref in flat],
     }
+
+
+def tiles_of(rows: dict[str, np.ndarray]) -> list[list[SampleRef]]:
+    """What `tile_columns` was made of, as far as decoding needs it, from a Ray Data batch of one row."""
+    columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
+    flat = iter([SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)])
+    return [[next(flat) for _ in range(count)] for count in rows["tiles"][0].tolist()]
 
 
 def _decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     """One row of a plan -> one row holding the batch's images (n, 3, size, size) and masks (n, size, size)."""
-    seed = int(rows["seed"][0])
-    columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
-    refs = [SampleRef(shard, row, id_, "", "", label, digest) for shard, row, id_, label, digest in zip(*columns, strict=True)]
+    seed, tiles = int(rows["seed"][0]), tiles_of(rows)
     try:
-        images, masks = stack(load_samples(refs, size, None if seed < 0 else seed))
+        samples = load_samples([each[0] for each in tiles], size, None if seed == UNAUGMENTED else seed, [each[1:] for each in tiles])
+        images, masks = stack(samples)
         error = ""
     except DataError as problem:
         images, masks, error = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1), str(problem)

@@ -19,34 +19,41 @@ OBJECT_STORE_BYTES = 512 * 2**20
 def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
     """Start a local Ray, or join RAY_ADDRESS, unless this process already has one.
 
-    Raises ConfigError before any work if the cluster can never hold what is asked for.
+    Raises ConfigError if the machine, or the cluster, can never hold what is asked for; a local Ray is then not started.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    joining = bool(os.environ.get("RAY_ADDRESS"))
+    local_cpus = max(2, os.cpu_count() or 1)
     import ray
     import ray.data  # sets its logger's level when it is imported
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
+        if joining:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
+            check_resources("this machine", local_cpus, gpus_needed, cpus_needed, gpus_needed)
             ray.init(
-                num_cpus=max(2, os.cpu_count() or 1),
+                num_cpus=local_cpus,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
     available = ray.cluster_resources()
-    if available.get("CPU", 0) < cpus_needed:
+    check_resources("the cluster", available.get("CPU", 0), available.get("GPU", 0), cpus_needed, gpus_needed)
+
+
+def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gpus_needed: float) -> None:
+    """Raises ConfigError with what to change if `where` has fewer CPUs or GPUs than are needed at once."""
+    if cpus < cpus_needed:
         raise ConfigError(
-            f"This run needs {cpus_needed:g} CPUs at once but the cluster has {available.get('CPU', 0):g}: "
-            "lower cluster.num_workers, cluster.cpus_per_worker or cluster.cpus_per_loader."
+            f"This run needs {cpus_needed:g} CPUs at once but {where} has {cpus:g}: lower the number of workers "
+            "(cluster.num_workers or workers), cluster.cpus_per_worker or cluster.cpus_per_loader."
         )
-    if available.get("GPU", 0) < gpus_needed:
+    if gpus < gpus_needed:
         raise ConfigError(
-            f"This run needs {gpus_needed:g} GPUs but the cluster has {available.get('GPU', 0):g}: "
-            "set cluster.use_gpu=false or lower cluster.num_workers."
+            f"This run needs {gpus_needed:g} GPUs but {where} has {gpus:g}: set use_gpu to false or lower the number of workers."
         )

@@ -18,8 +18,9 @@ from bayes_pfl.config import BackboneConfig, Settings, parse_config, read_config
 from bayes_pfl.detector import draw_key
 from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.features import DTYPES, UNAUGMENTED, EncodedSample, FeatureKey, read_key, write_features, write_key
-from bayes_pfl.samples import SampleRef, index_shards, load_samples
+from bayes_pfl.samples import SampleRef, index_shards, load_samples, mosaic_partners
 from bayes_pfl.shards import MANIFEST_FOLDER
+from pipelines.batches import tile_columns, tiles_of
 from pipelines.cluster import start_ray
 
 IMAGES_PER_SHARD = 64
@@ -33,6 +34,7 @@ class FeatureSettings(Settings):
     split: str | None = Field("test", description="split that is encoded; none: all")
     output: str = Field("features/train", description="folder for the features")
     views: int = Field(0, ge=0, description="seeded augmented views of each image, beside the plain one")
+    mosaic_probability: float = Field(0.0, ge=0, le=1, description="share of the anomalous images that become a mosaic, in augmented views")
     dtype: str = Field("float16", description="float16, bfloat16 or float32")
     workers: int = Field(2, ge=1, description="actors that hold a backbone")
     threads: int = Field(1, ge=1, description="torch threads of an actor")
@@ -73,35 +75,27 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     if (folder / MANIFEST_FOLDER).is_dir() and read_key(folder) != key:
         raise DataError(f"{folder} holds features of another backbone, size or precision; choose another output or delete it.")
     write_key(folder, key)
-    work = [row for row in _plan(refs, settings.views, folder) if not Path(row["path"]).is_file()]
+    work = [row for row in _plan(settings, refs, folder) if not Path(row["path"]).is_file()]
     samples = len(refs) * (settings.views + 1)
     if work:
         start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
         gigabytes = samples * np.prod(key.shape[:3]) * torch.finfo(DTYPES[settings.dtype]).bits / 8 / 1e9
         print(f"Encoding {samples} views, about {gigabytes:.2f} GB, on {settings.workers} workers.", file=sys.stderr)
-        with tqdm(total=sum(len(row["rows"]) for row in work), unit="view", disable=None) as bar:
+        with tqdm(total=sum(len(row["tiles"]) for row in work), unit="view", disable=None) as bar:
             for row in _encode(settings, work):
                 bar.update(row["views"])
     return {"samples": samples, "output": str(folder), "seconds": time.monotonic() - began}
 
 
-def _plan(refs: Sequence[SampleRef], views: int, folder: Path) -> list[dict[str, Any]]:
+def _plan(settings: FeatureSettings, refs: Sequence[SampleRef], folder: Path) -> list[dict[str, Any]]:
     """One row a feature shard: which rows of which shards, as which view."""
     work = []
-    for view in [UNAUGMENTED, *range(views)]:
+    for view in [UNAUGMENTED, *range(settings.views)]:
+        partners = mosaic_partners(refs, None if view == UNAUGMENTED else view, settings.mosaic_probability)
+        samples = [(ref, *others) for ref, others in zip(refs, partners, strict=True)]
         for start in range(0, len(refs), IMAGES_PER_SHARD):
-            chosen = refs[start : start + IMAGES_PER_SHARD]
-            work.append(
-                {
-                    "path": str(folder / f"features-{view + 1:03d}-{start // IMAGES_PER_SHARD:05d}.arrow"),
-                    "view": view,
-                    "shards": [ref.shard for ref in chosen],
-                    "rows": [ref.row for ref in chosen],
-                    "ids": [ref.sample_id for ref in chosen],
-                    "labels": [ref.label for ref in chosen],
-                    "hashes": [ref.sha256 for ref in chosen],
-                }
-            )
+            path = folder / f"features-{view + 1:03d}-{start // IMAGES_PER_SHARD:05d}.arrow"
+            work.append({"path": str(path), "view": view, **tile_columns(samples[start : start + IMAGES_PER_SHARD])})
     return work
 
 
@@ -116,17 +110,16 @@ class Encoder:
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encode the images of one row of the plan, one at a time: features then do not depend on the batch."""
-        view = int(rows["view"][0])
-        columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
-        refs = [SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)]
-        write_features(Path(str(rows["path"][0])), self._key, (self._encode(ref, view) for ref in refs))
-        return {"views": np.array([len(refs)])}
+        view, tiles = int(rows["view"][0]), tiles_of(rows)
+        write_features(Path(str(rows["path"][0])), self._key, (self._encode(each, view) for each in tiles))
+        return {"views": np.array([len(tiles)])}
 
-    def _encode(self, ref: SampleRef, view: int) -> EncodedSample:
-        sample = load_samples([ref], self._backbone.config.image_size, None if view == UNAUGMENTED else view)[0]
+    def _encode(self, tiles: list[SampleRef], view: int) -> EncodedSample:
+        size, seed = self._backbone.config.image_size, None if view == UNAUGMENTED else view
+        sample = load_samples([tiles[0]], size, seed, [tiles[1:]])[0]
         features = self._backbone.encode_image(sample.image[None].to(self._device))
         patches = features.patches[:, 0].cpu()
-        return EncodedSample(ref, view, draw_key(sample.image), features.image[0].cpu(), patches, sample.mask)
+        return EncodedSample(tiles[0], view, draw_key(sample.image), features.image[0].cpu(), patches, sample.mask)
 
 
 def _encode(settings: FeatureSettings, work: list[dict[str, Any]]) -> Any:

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bayes_pfl.config import RunConfig, Settings
 
@@ -12,7 +13,7 @@ from bayes_pfl.config import RunConfig, Settings
 class DataSettings(Settings):
     """Which images a run trains on, and which of them only choose."""
 
-    train: str = Field("shards/train", description="folder of shards: the auxiliary dataset")
+    train: str = Field("shards/train", description="folder of shards, by path or URI: the auxiliary dataset")
     features: str | None = Field(None, description="folder of frozen features of these shards; none: encode images in every epoch")
     split: str | None = Field("test", description="split of the shards that is used; the method trains on test splits")
     validation_categories: tuple[str, ...] = Field((), description="categories kept out of training, for validation")
@@ -25,11 +26,23 @@ class ClusterSettings(Settings):
     """How the work is spread. The defaults fit 2 CPUs; give a GPU machine more."""
 
     num_workers: int = Field(2, ge=1, description="data-parallel training workers")
+    min_workers: int | None = Field(
+        None, ge=1, description="fewest workers to go on with when machines are lost, up to num_workers; none: all of them"
+    )
     use_gpu: bool = Field(False, description="one GPU for every worker")
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs a training worker reserves")
     cpus_per_loader: float = Field(0.5, gt=0, description="logical CPUs a decoding task reserves")
     threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
     max_failures: int = Field(3, ge=0, description="restarts of the worker group before a run is given up")
+    storage: str | None = Field(
+        None, description="folder or URI that every machine reaches, for checkpoints; none: training/ under BAYES_PFL_HOME"
+    )
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError("min_workers must not be larger than num_workers")
+        return self
 
 
 class TrackingSettings(Settings):
@@ -46,11 +59,13 @@ class TrainSettings(RunConfig):
     data: DataSettings = DataSettings()
     cluster: ClusterSettings = ClusterSettings()
     tracking: TrackingSettings = TrackingSettings()
-    output: str = Field("runs/model", description="folder of the resulting bundle")
+    output: str = Field("runs/model", description="folder of the resulting bundle, or URI")
 
     def name(self) -> str:
         """Name of the run: a hash of everything that decides its result, so that the same run is found again."""
-        text = self.model_dump_json(exclude={"output", "tracking"})
+        deciding = {"num_workers", "use_gpu", "threads_per_worker"}
+        spread = set(ClusterSettings.model_fields) - deciding
+        text = self.model_dump_json(exclude={"output": True, "tracking": True, "cluster": spread})
         return f"train-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

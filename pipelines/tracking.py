@@ -6,17 +6,25 @@ Models are folders (see `bayes_pfl.bundle`), never pickles: MLflow stores and ve
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bayes_pfl.errors import BundleError, TrainingError
 from pipelines.settings import TrackingSettings, home
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not hold up an epoch for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 BUNDLE_ARTIFACT = "bundle"
+PARAMS_PER_REQUEST = 100
+SYSTEM_INTERVAL_S = 10
+RETRY_AFTER_S = 60
 
 
 def tracking_uri(settings: TrackingSettings) -> str:
@@ -30,47 +38,96 @@ def resolved(settings: TrackingSettings) -> TrackingSettings:
 
 
 class Run:
-    """One MLflow run, by its id; several processes may hold the same one."""
+    """One MLflow run, by its id; several processes may hold the same one.
 
-    def __init__(self, settings: TrackingSettings, run_id: str) -> None:
+    A store that does not answer never stops the work: it is said once, in `problem` and on stderr, and tried again later.
+    """
+
+    def __init__(self, settings: TrackingSettings, run_id: str, problem: str = "") -> None:
         self.settings = settings
         self.run_id = run_id
-        self._client = _client(settings)
+        self.problem = problem
+        self._quiet_until = 0.0
+        self._known: Any = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Record numbers at a step."""
-        for name, value in metrics.items():
-            self._client.log_metric(self.run_id, name, float(value), step=step)
+        """Record numbers at a step, in one request."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        self._attempt(lambda client: client.log_batch(self.run_id, metrics=entries))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record settings once."""
-        for name, value in params.items():
-            self._client.log_param(self.run_id, name, str(value)[:5000])
+        from mlflow.entities import Param
+
+        entries = [Param(name, str(value)[:5000]) for name, value in params.items()]
+        for start in range(0, len(entries), PARAMS_PER_REQUEST):
+            some = entries[start : start + PARAMS_PER_REQUEST]
+            self._attempt(partial(_log_params, self.run_id, some))
 
     def log_folder(self, folder: Path, name: str) -> None:
         """Keep a folder's files under a name."""
-        self._client.log_artifacts(self.run_id, str(folder), name)
+        self._attempt(lambda client: client.log_artifacts(self.run_id, str(folder), name))
 
     def log_file(self, file: Path) -> None:
         """Keep one file."""
-        self._client.log_artifact(self.run_id, str(file))
+        self._attempt(lambda client: client.log_artifact(self.run_id, str(file)))
 
     def finish(self, succeeded: bool = True) -> None:
         """Close the run."""
-        self._client.set_terminated(self.run_id, "FINISHED" if succeeded else "FAILED")
+        self._attempt(lambda client: client.set_terminated(self.run_id, "FINISHED" if succeeded else "FAILED"))
+
+    @contextlib.contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """Record CPU, memory, disk, network and GPU use of this machine during a block."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if self.problem:
+            yield
+            return
+        uri = tracking_uri(self.settings)
+        monitor = SystemMetricsMonitor(self.run_id, SYSTEM_INTERVAL_S, resume_logging=True, tracking_uri=uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def _attempt(self, call: Callable[[Any], Any]) -> None:
+        """Ask the store, unless it failed a moment ago; a failure is noted, not raised."""
+        if not self.run_id or time.monotonic() < self._quiet_until:
+            return
+        try:
+            self._known = self._known or _client(self.settings)
+            call(self._known)
+        except _unreachable() as error:
+            self._quiet_until = time.monotonic() + RETRY_AFTER_S
+            if not self.problem:
+                self.problem = f"{tracking_uri(self.settings)} does not answer: {_first_line(error)}"
+                print(f"MLflow: {self.problem}. The work goes on; metrics are kept in files.", file=sys.stderr)
 
 
 def start_run(settings: TrackingSettings, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
-    """Open a new run, in a new experiment if need be; a child of `parent` if one is given."""
-    client = _client(settings)
-    experiment = client.get_experiment_by_name(settings.experiment)
-    if experiment is None:
-        location = f"file://{home() / 'artifacts'}" if tracking_uri(settings).startswith("sqlite:") else None
-        experiment_id = client.create_experiment(settings.experiment, artifact_location=location)
-    else:
-        experiment_id = experiment.experiment_id
-    all_tags = dict(tags) | ({"mlflow.parentRunId": parent} if parent else {})
-    run = client.create_run(experiment_id, run_name=name, tags=all_tags)
+    """Open a new run, in a new experiment if need be; a child of `parent` if one is given.
+
+    If the store does not answer, the run has no id, records nothing and says why in `problem`.
+    """
+    try:
+        client = _client(settings)
+        experiment = client.get_experiment_by_name(settings.experiment)
+        if experiment is None:
+            location = f"file://{home() / 'artifacts'}" if tracking_uri(settings).startswith("sqlite:") else None
+            experiment_id = client.create_experiment(settings.experiment, artifact_location=location)
+        else:
+            experiment_id = experiment.experiment_id
+        all_tags = dict(tags) | ({"mlflow.parentRunId": parent} if parent else {})
+        run = client.create_run(experiment_id, run_name=name, tags=all_tags)
+    except _unreachable() as error:
+        problem = f"{tracking_uri(settings)} does not answer: {_first_line(error)}"
+        print(f"MLflow: {problem}. The work goes on; metrics are kept in files.", file=sys.stderr)
+        return Run(resolved(settings), "", problem)
     return Run(resolved(settings), run.info.run_id)
 
 
@@ -85,7 +142,41 @@ def closing(run: Run) -> Iterator[Run]:
     run.finish()
 
 
-def register_bundle(settings: TrackingSettings, run_id: str, alias: str) -> int:
+def run_bundle(settings: TrackingSettings, run_id: str) -> tuple[Path, dict[str, float]]:
+    """A local copy of the bundle that a run kept, and the run's last metrics.
+
+    Raises BundleError if there is no such run or it kept no bundle.
+    """
+    from mlflow import artifacts
+
+    client = _client(settings)
+    source = _bundle_source(client, settings, run_id)
+    metrics: dict[str, float] = client.get_run(run_id).data.metrics
+    return Path(artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri(settings))), metrics
+
+
+class PresentModel(NamedTuple):
+    """The model version that an alias names, and the last metrics of its run."""
+
+    version: int
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def present_model(settings: TrackingSettings, alias: str) -> PresentModel | None:
+    """What an alias names now; None if nothing."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client(settings)
+    try:
+        version = client.get_model_version_by_alias(settings.model_name, alias)
+    except MlflowException:
+        return None
+    metrics = dict(client.get_run(version.run_id).data.metrics) if version.run_id else {}
+    return PresentModel(int(version.version), dict(version.tags), metrics)
+
+
+def register_bundle(settings: TrackingSettings, run_id: str, alias: str, tags: Mapping[str, str] | None = None) -> int:
     """Make the bundle of a run a new version of the registered model and point `alias` at it; returns the version.
 
     Raises BundleError if there is no such run or it kept no bundle.
@@ -93,15 +184,10 @@ def register_bundle(settings: TrackingSettings, run_id: str, alias: str) -> int:
     from mlflow.exceptions import MlflowException
 
     client = _client(settings)
-    try:
-        if not client.list_artifacts(run_id, BUNDLE_ARTIFACT):
-            raise BundleError(f"Run {run_id} kept no bundle; register a finished training run.")
-        source = f"{client.get_run(run_id).info.artifact_uri}/{BUNDLE_ARTIFACT}"
-    except MlflowException as error:
-        raise BundleError(f"There is no run {run_id} at {tracking_uri(settings)}; see `bayes-pfl ui`, or give another id.") from error
+    source = _bundle_source(client, settings, run_id)
     with contextlib.suppress(MlflowException):  # it may exist
         client.create_registered_model(settings.model_name)
-    version = client.create_model_version(settings.model_name, source, run_id)
+    version = client.create_model_version(settings.model_name, source, run_id, tags=dict(tags or {}))
     client.set_registered_model_alias(settings.model_name, alias, version.version)
     return int(version.version)
 
@@ -132,14 +218,43 @@ def download_model(uri: str) -> Path:
         ) from error
 
 
+def _bundle_source(client: Any, settings: TrackingSettings, run_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if not client.list_artifacts(run_id, BUNDLE_ARTIFACT):
+            raise BundleError(f"Run {run_id} kept no bundle; register a finished training run.")
+        return f"{client.get_run(run_id).info.artifact_uri}/{BUNDLE_ARTIFACT}"
+    except MlflowException as error:
+        raise BundleError(f"There is no run {run_id} at {tracking_uri(settings)}; see `bayes-pfl ui`, or give another id.") from error
+
+
+def _log_params(run_id: str, params: list[Any], client: Any) -> None:
+    client.log_batch(run_id, params=params)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """What MLflow raises when a store or its artifacts cannot be reached or written."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, RequestException, SQLAlchemyError, OSError, TrainingError
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _client(settings: TrackingSettings) -> Any:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     uri = tracking_uri(settings)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(uri)
-    except MlflowException as error:
-        raise TrainingError(f"The tracking store {uri} does not answer: {error.message}. Check tracking.uri.") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrainingError(f"The tracking store {uri} does not answer: {_first_line(error)}. Check tracking.uri.") from error

@@ -3,102 +3,118 @@
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import safetensors.torch
-import torch
+from torch import Tensor
 
 from bayes_pfl.backbone import Backbone
 from bayes_pfl.bundle import save_bundle
-from bayes_pfl.config import DetectorConfig, read_config
+from bayes_pfl.config import read_config
 from bayes_pfl.errors import ConfigError, TrainingError
 from bayes_pfl.features import FeatureShards
+from bayes_pfl.remote import is_remote
 from bayes_pfl.samples import SampleRef, global_batches, index_shards
-from bayes_pfl.training import Trainer, TrainingState, mean_terms
-from pipelines.batches import Plan, feature_batches, image_batches, shares
 from pipelines.cluster import start_ray
+from pipelines.loop import SELECTION, final_head, training_loop
+from pipelines.progress import EpochLines, StepCounter
+from pipelines.provenance import provenance
 from pipelines.settings import TrainSettings, home
+from pipelines.storage import Store, absolute
 from pipelines.tracking import BUNDLE_ARTIFACT, Run, resolved, start_run
-from pipelines.validation import validate
+from pipelines.train_report import write_training_report
 
-STATE_FILE = "state.safetensors"
-PROGRESS_FILE = "progress.json"
-RUN_FILE = "mlflow_run.txt"
+RUN_FILE = "mlflow_run.json"
 FINISHED_FILE = "finished.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+class Trained(NamedTuple):
+    """What Ray Train ended with."""
+
+    head: dict[str, Tensor]
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    tracking_problem: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl train`."""
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/train_visa.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing a run of the same settings")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--fresh", action="store_true", help="start over instead of continuing a run of the same settings")
+    again.add_argument("--resume", action="store_true", help="continue a run of the same settings, which must exist (without it: if it does)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train as configured and say where the bundle is."""
     settings = read_config(TrainSettings, args.config, args.set)
-    result = train(settings, fresh=args.fresh)
+    result = train(settings, fresh=args.fresh, resume=args.resume)
     if args.json:
         print(json.dumps(result))
-    else:
-        print(f"Bundle {result['bundle']} (MLflow run {result['run_id']}). Evaluate it:")
-        print(f"  bayes-pfl evaluate --model {result['bundle']} --shards <shards of a dataset it has not seen>")
+        return 0
+    recorded = f"MLflow run {result['run_id']}" if not result["tracking_problem"] else f"not all in MLflow: {result['tracking_problem']}"
+    print(f"Bundle {result['bundle']} ({recorded}; every epoch in {result['metrics_file']}). Evaluate it:")
+    print(f"  bayes-pfl evaluate --model {result['bundle']} --shards <shards of a dataset it has not seen>")
     return 0
 
 
-def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None = None) -> dict[str, Any]:
+def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None = None, resume: bool = False) -> dict[str, Any]:
     """Train, or go on with, or report, the run that these settings name; returns bundle, run id and last metrics.
 
-    Raises ConfigError, DataError, BackboneError or TrainingError with what to do.
+    Raises ConfigError, DataError, BackboneError, OutputError or TrainingError with what to do.
     """
     settings = _absolute(settings)
-    folder = home() / "training" / settings.name()
+    store = Store(f"{settings.cluster.storage or home() / 'training'}/{settings.name()}")
     if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (folder / FINISHED_FILE).is_file() and Path(settings.output, "bundle.json").is_file():
-        result: dict[str, Any] = json.loads((folder / FINISHED_FILE).read_text(encoding="utf-8"))
-        if result["bundle"] == settings.output:
-            print(f"This run is finished already ({folder.name}); --fresh starts over.", file=sys.stderr)
-            return result
+        store.clear()
+    finished: dict[str, Any] | None = store.read_json(FINISHED_FILE)
+    if finished and finished["bundle"] == settings.output and Store(settings.output).read_json("bundle.json"):
+        print(f"This run is finished already ({settings.name()}); --fresh starts over.", file=sys.stderr)
+        return finished
+    if resume and not any(name.startswith("epoch_") for name in store.names()):
+        raise ConfigError(f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one.")
     training, validation = split_samples(settings)
+    backbone = _check(settings, training, validation)
     cluster = settings.cluster
-    if settings.training.batch_size % cluster.num_workers:
-        raise ConfigError(
-            f"training.batch_size {settings.training.batch_size} is not divisible by cluster.num_workers "
-            f"{cluster.num_workers}; change one of them."
-        )
-    backbone_digest = Backbone(settings.backbone).digest  # also fails early if the weights are missing
-    start_ray(
-        cluster.num_workers * cluster.cpus_per_worker + cluster.cpus_per_loader,
-        cluster.num_workers if cluster.use_gpu else 0,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    tracked = _tracked_run(settings, folder, training, parent_run)
-    steps = len(global_batches(len(training), settings.training.batch_size, settings.training.seed, 0))
-    print(
-        f"Training on {len(training)} images, {len(validation)} for validation: {settings.training.epochs} epochs of "
-        f"{steps} steps on {cluster.num_workers} workers.",
-        file=sys.stderr,
-    )
+    fewest = cluster.min_workers or cluster.num_workers
+    start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest if cluster.use_gpu else 0)
+    store.make()
+    tracked = _tracked_run(settings, store, training, validation, parent_run)
+    _announce(settings, training, validation)
     try:
-        checkpoint, metrics = _fit(settings, folder, tracked, training, validation)
-        detector = settings.detector()
-        detector = detector.model_copy(
-            update={"backbone": detector.backbone.model_copy(update={"weights_sha256": backbone_digest})}
-        )
-        _write_bundle(settings, detector, checkpoint, metrics, training, tracked)
+        with tracked.system_metrics():
+            outcome = _fit(settings, store, tracked, training, validation)
+        config = settings.detector()
+        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})})
+        with tempfile.TemporaryDirectory() as temporary:
+            bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
+            about = {"run_id": tracked.run_id, "settings": settings.model_dump(mode="json"), "last_epoch": outcome.metrics}
+            save_bundle(bundle, config, outcome.head, about, [ref.sha256 for ref in training])
+            if is_remote(settings.output):
+                Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])
+            tracked.log_folder(bundle, BUNDLE_ARTIFACT)
+            metrics_file = home() / "training" / settings.name() / METRICS_FILE
+            _keep(outcome, metrics_file, tracked)
+            report = write_training_report(Path(temporary) / "training", bundle, backbone, outcome.history, validation or training)
+            tracked.log_folder(report, "training")
     except BaseException:
         tracked.finish(succeeded=False)
         raise
     tracked.finish()
-    result = {"bundle": settings.output, "run_id": tracked.run_id, "name": folder.name, "metrics": metrics}
-    (folder / FINISHED_FILE).write_text(json.dumps(result), encoding="utf-8")
+    result = {
+        "bundle": settings.output,
+        "run_id": tracked.run_id,
+        "name": settings.name(),
+        "metrics": outcome.metrics,
+        "metrics_file": str(metrics_file),
+        "tracking_problem": tracked.problem or outcome.tracking_problem,
+    }
+    store.write_json(FINISHED_FILE, result)
     return result
 
 
@@ -121,115 +137,90 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
     return training, [ref for ref in refs if is_validation(ref)]
 
 
-def training_loop(config: dict[str, Any]) -> None:
-    """What every worker does: encode, step, and after each epoch validate, record and save a checkpoint."""
-    import ray.train
-    from ray.train import get_context
-
-    settings = TrainSettings.model_validate(config["settings"])
-    rank, workers = get_context().get_world_rank(), get_context().get_world_size()
-    torch.set_num_threads(settings.cluster.threads_per_worker)
-    device = torch.device("cuda") if settings.cluster.use_gpu else torch.device("cpu")
-    training = [SampleRef(*ref) for ref in config["training"]]
-    validation = [SampleRef(*ref) for ref in config["validation"]]
-    options = settings.training
-    epochs = [global_batches(len(training), options.batch_size, options.seed, epoch) for epoch in range(options.epochs)]
-    trainer = Trainer(settings, Backbone(settings.backbone).to(device), device, sum(map(len, epochs)), workers)
-    start, history = _restore(trainer)
-    plan: Plan = [
-        (share, epoch if options.augment else None)
-        for epoch in range(start, options.epochs)
-        for share in shares(epochs[epoch], rank, workers)
-    ]
-    tracked = Run(settings.tracking, config["run_id"]) if rank == 0 else None
-    shards = FeatureShards(Path(settings.data.features), trainer.backbone) if settings.data.features else None
-    if shards is not None:
-        batches = feature_batches(trainer, shards, training, plan)
-    else:
-        batches = image_batches(trainer, training, plan, settings.cluster.cpus_per_loader)
-    for epoch in range(start, options.epochs):
-        began = time.monotonic()
-        terms = mean_terms([trainer.step(next(batches)) for _ in epochs[epoch]])
-        seconds = time.monotonic() - began
-        images = sum(map(len, epochs[epoch]))
-        metrics = {**terms, "images_per_second": images / seconds}
-        metrics |= validate(trainer, settings, validation, shards, rank, workers)
-        history.append({"epoch": epoch, **metrics})
-        if tracked is not None:
-            tracked.log_metrics(metrics, step=epoch + 1)
-        _report(trainer, epoch, history, rank)
+def _check(settings: TrainSettings, training: list[SampleRef], validation: list[SampleRef]) -> Backbone:
+    """Everything that can be found wrong before Ray starts; returns the backbone."""
+    options, cluster = settings.training, settings.cluster
+    smallest = min(options.batch_size, len(training))
+    if smallest < cluster.num_workers:
+        raise ConfigError(
+            f"A batch of {smallest} images cannot be shared by {cluster.num_workers} workers: raise training.batch_size "
+            "or lower cluster.num_workers."
+        )
+    if (options.patience_epochs or options.keep_best) and {ref.label for ref in validation} != {0, 1}:
+        raise ConfigError(
+            "training.patience_epochs and training.keep_best choose by validation images, normal and anomalous: "
+            "set data.validation_categories or data.validation_share."
+        )
+    backbone = Backbone(settings.backbone)
+    if settings.data.features is not None:
+        FeatureShards(Path(settings.data.features), backbone)
+    return backbone
 
 
-def _report(trainer: Trainer, epoch: int, history: list[dict[str, float]], rank: int) -> None:
-    """Hand the epoch's checkpoint and metrics to Ray Train; only rank 0 writes files."""
-    import ray.train
-
-    with tempfile.TemporaryDirectory() as temporary:
-        checkpoint = None
-        if rank == 0:
-            state = trainer.state()
-            safetensors.torch.save_file(state.tensors, Path(temporary, STATE_FILE))
-            progress = {"epoch": epoch, "steps": state.steps, "history": history}
-            Path(temporary, PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
-            checkpoint = ray.train.Checkpoint.from_directory(temporary)
-        ray.train.report(history[-1], checkpoint=checkpoint, checkpoint_dir_name=f"epoch_{epoch:04d}")
-
-
-def _restore(trainer: Trainer) -> tuple[int, list[dict[str, float]]]:
-    """Continue from the last checkpoint, if there is one; returns the next epoch and the history so far."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0, []
-    with checkpoint.as_directory() as folder:
-        progress = json.loads(Path(folder, PROGRESS_FILE).read_text(encoding="utf-8"))
-        tensors = safetensors.torch.load_file(Path(folder, STATE_FILE))
-    trainer.load_state(TrainingState(tensors, progress["steps"]))
-    return progress["epoch"] + 1, progress["history"]
+def _announce(settings: TrainSettings, training: list[SampleRef], validation: list[SampleRef]) -> None:
+    options, data = settings.training, settings.data
+    steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
+    print(
+        f"Training on {len(training)} images: {options.epochs + options.second_stage_epochs} epochs of {steps} steps on "
+        f"{settings.cluster.num_workers} workers.",
+        file=sys.stderr,
+    )
+    if validation:
+        kept = ", ".join(data.validation_categories) or "no whole category"
+        print(
+            f"Validation on {len(validation)} images of the same dataset, never trained on: {kept}, and "
+            f"{100 * data.validation_share:g} % of the other images.",
+            file=sys.stderr,
+        )
+    if options.keep_best or options.patience_epochs:
+        print(f"The head is chosen by {SELECTION} on them; no other dataset is looked at.", file=sys.stderr)
 
 
 def _fit(
-    settings: TrainSettings, folder: Path, tracked: Run, training: list[SampleRef], validation: list[SampleRef]
-) -> tuple[Path, dict[str, float]]:
-    """Run Ray Train; returns the last checkpoint's folder and its metrics."""
+    settings: TrainSettings, store: Store, tracked: Run, training: list[SampleRef], validation: list[SampleRef]
+) -> Trained:
+    """Run Ray Train and read what it ended with."""
+    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from pipelines.progress import EpochLines
-
-    cluster = settings.cluster
+    cluster, options = settings.cluster, settings.training
+    counter = ray.remote(num_cpus=0)(StepCounter).remote() if sys.stderr.isatty() else None
+    workers: Any = cluster.num_workers if cluster.min_workers is None else (cluster.min_workers, cluster.num_workers)
     trainer = TorchTrainer(
         training_loop,
         train_loop_config={
             "settings": settings.model_dump(mode="json"),
             "run_id": tracked.run_id,
+            "counter": counter,
             "training": [tuple(ref) for ref in training],
             "validation": [tuple(ref) for ref in validation],
         },
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=workers,
             use_gpu=cluster.use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
+            name=settings.name(),
+            storage_path=store.root.rpartition("/")[0],
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
+    steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
     try:
-        with EpochLines(folder, settings.training.epochs):
+        with EpochLines(store, options.epochs + options.second_stage_epochs, steps, counter):
             result = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(f"Training stopped: {_root_cause(error)}") from error
     if result.checkpoint is None:
         raise TrainingError("Training ended without a checkpoint; run it again with --fresh.")
-    path = Path(result.checkpoint.path)
-    return path, json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))["history"][-1]
+    with result.checkpoint.as_directory() as folder:
+        head, metrics, progress = final_head(Path(folder), options.keep_best)
+    return Trained(head, metrics, progress["history"], progress["tracking_problem"])
 
 
 def _root_cause(error: BaseException) -> str:
@@ -241,33 +232,26 @@ def _root_cause(error: BaseException) -> str:
     return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
 
 
-def _write_bundle(
-    settings: TrainSettings,
-    detector: DetectorConfig,
-    checkpoint: Path,
-    metrics: dict[str, float],
-    training: list[SampleRef],
-    tracked: Run,
-) -> None:
-    """The final head as a bundle, on disk and in MLflow."""
-    tensors = safetensors.torch.load_file(checkpoint / STATE_FILE)
-    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    about = {"run_id": tracked.run_id, "settings": settings.model_dump(mode="json"), "last_epoch": metrics}
-    output = Path(settings.output)
-    save_bundle(output, detector, weights, about, [ref.sha256 for ref in training])
-    tracked.log_folder(output, BUNDLE_ARTIFACT)
+def _keep(outcome: Trained, file: Path, tracked: Run) -> None:
+    """Every epoch as one line of JSON; what a store that did not answer has missed is sent once more."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in outcome.history), encoding="utf-8")
+    if outcome.tracking_problem:
+        for entry in outcome.history:
+            tracked.log_metrics({key: value for key, value in entry.items() if key not in ("epoch", "stage")}, int(entry["epoch"]) + 1)
 
 
-def _tracked_run(settings: TrainSettings, folder: Path, training: list[SampleRef], parent: str | None) -> Run:
-    """The MLflow run of this training: the one begun before, or a new one with all settings."""
-    file = folder / RUN_FILE
-    if file.is_file():
-        return Run(settings.tracking, file.read_text(encoding="ascii").strip())
-    tracked = start_run(settings.tracking, folder.name, {"stage": "train"}, parent)
-    tracked.log_params(_flat(settings.model_dump(mode="json")))
-    digest = hashlib.sha256("".join(sorted(ref.sha256 for ref in training)).encode()).hexdigest()
-    tracked.log_params({"training_images": len(training), "training_images_sha256": digest})
-    file.write_text(tracked.run_id, encoding="ascii")
+def _tracked_run(
+    settings: TrainSettings, store: Store, training: list[SampleRef], validation: list[SampleRef], parent: str | None
+) -> Run:
+    """The MLflow run of this training: the one begun before, or a new one with settings, versions and digests."""
+    begun = store.read_json(RUN_FILE)
+    if begun:
+        return Run(settings.tracking, begun["run_id"])
+    tracked = start_run(settings.tracking, settings.name(), {"stage": "train"}, parent)
+    tracked.log_params(_flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
+    if tracked.run_id:
+        store.write_json(RUN_FILE, {"run_id": tracked.run_id})
     return tracked
 
 
@@ -279,9 +263,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _absolute(settings: TrainSettings) -> TrainSettings:
-    """Paths written out, because workers run in a folder of Ray's."""
     features = settings.data.features and str(Path(settings.data.features).resolve())
-    data = settings.data.model_copy(update={"train": str(Path(settings.data.train).resolve()), "features": features})
-    return settings.model_copy(
-        update={"data": data, "output": str(Path(settings.output).resolve()), "tracking": resolved(settings.tracking)}
-    )
+    data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
+    storage = settings.cluster.storage and absolute(settings.cluster.storage).rstrip("/")
+    cluster = settings.cluster.model_copy(update={"storage": storage})
+    changes = {"data": data, "cluster": cluster, "output": absolute(settings.output).rstrip("/"), "tracking": resolved(settings.tracking)}
+    return settings.model_copy(update=changes)

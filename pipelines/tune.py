@@ -1,282 +1,190 @@
 """`bayes-pfl tune`: a sweep over B, K, R and any other setting with Ray Tune; R never causes a training.
 
 Every combination of the other settings is trained once, from frozen features that all trials share, and its model is
-evaluated once with the largest R, which yields every smaller R (draws are nested).
+evaluated once with the largest R, which yields every smaller R (draws are nested). Results are files: a sweep that was
+stopped anywhere goes on with the trials that have none.
 """
 
 import argparse
-import csv
 import hashlib
-import itertools
 import json
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from pydantic import Field
-
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import save_bundle
-from bayes_pfl.config import Settings, parse_config, read_config
+from bayes_pfl.config import read_config
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.features import FeatureShards
-from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
-from bayes_pfl.samples import SampleRef, global_batches
-from bayes_pfl.shards import write_json
-from bayes_pfl.training import Trainer
-from pipelines.batches import feature_batches
+from bayes_pfl.remote import is_remote
+from bayes_pfl.samples import SampleRef
 from pipelines.cluster import start_ray
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.report import Table, table, write_report
-from pipelines.settings import TrainSettings
-from pipelines.tracking import BUNDLE_ARTIFACT, closing, resolved, start_run
+from pipelines.loop import SELECTION
+from pipelines.report import table
+from pipelines.search import Overrides, combine, optuna_search, space, trial_name
+from pipelines.settings import home
+from pipelines.storage import Store, absolute
+from pipelines.sweep_results import gather, printable
+from pipelines.tracking import Run, closing, resolved, start_run
 from pipelines.train import split_samples
-from pipelines.validation import current_detector, predict_ref
+from pipelines.trial import STOPPED_FILE, TuneSettings, covers, result_of, trial, trial_settings, write_stopped
 
-METRIC = "validation_pixel_ap"
-
-
-class SweepSettings(Settings):
-    """What is varied."""
-
-    grid: dict[str, tuple[Any, ...]] = Field(
-        {"model.num_prompts": (1, 3), "model.flow_length": (0, 10)}, description="dotted setting -> values; all combinations"
-    )
-    random_trials: int | None = Field(None, ge=1, description="so many combinations drawn at random; none: all of them")
-    num_samples: tuple[int, ...] = Field((1, 3, 5, 10), min_length=1, description="values of R; none of them causes a training")
-    cpus_per_trial: float = Field(1.0, gt=0, description="logical CPUs of one trial; as many run at once as fit")
-    early_stopping: bool = Field(False, description="stop weak trials early (ASHA) by validation pixel AP")
-    seed: int = Field(0, ge=0, description="of the random choice")
-
-
-class TuneSettings(TrainSettings):
-    """A training run and what a sweep varies of it."""
-
-    sweep: SweepSettings = SweepSettings()
-    output: str = Field("runs/sweep", description="folder for results.csv, results.json, report.html and the trials")
+SWEEP_FILE = "sweep.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl tune`."""
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/tune_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--fresh", action="store_true", help="start over instead of finishing a sweep in the same folder")
+    again.add_argument("--resume", action="store_true", help="finish a sweep's missing trials; it must exist (without it: if it does)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Sweep and print the results, best first."""
     settings = read_config(TuneSettings, args.config, args.set)
-    results = tune(settings)
+    results = tune(settings, fresh=args.fresh, resume=args.resume)
     if args.json:
         print(json.dumps(results))
     else:
-        print(table(_printable(results["rows"])))
+        print(table(printable(results["rows"])))
         print(f"\nBest: {results['best']['bundle']} with R = {results['best']['num_samples']}. Report: {results['report']}")
     return 0
 
 
-def tune(settings: TuneSettings) -> dict[str, Any]:
+def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> dict[str, Any]:
     """Run the trials that have no result yet, then gather all; a sweep that was stopped goes on when it is run again.
 
-    Raises ConfigError for a setting that does not exist or no validation images, TrainingError if a trial failed.
+    Raises ConfigError for a setting that does not exist, no validation images or a folder with another sweep,
+    TrainingError if a trial failed.
     """
     settings = _absolute(settings)
-    output = Path(settings.output)
-    combinations = combine(settings.sweep)
-    for overrides in combinations:
+    sweep, store = settings.sweep, Store(settings.output)
+    if fresh:
+        store.clear()
+    wanted = [] if sweep.bayesian_trials else combine(sweep)
+    for overrides in wanted or combine(sweep.model_copy(update={"bayesian_trials": None, "random_trials": 5})):
         trial_settings(settings, overrides)  # every value is valid before anything starts
     training, validation = split_samples(settings)
-    if not validation:
-        raise ConfigError("A sweep needs validation images: set data.validation_categories or data.validation_share.")
-    missing = [overrides for overrides in combinations if not _result_file(output, overrides).is_file()]
-    print(
-        f"{len(combinations)} trainings give {len(combinations) * len(settings.sweep.num_samples)} combinations; "
-        f"{len(combinations) - len(missing)} are done already.",
-        file=sys.stderr,
-    )
-    tracked = start_run(settings.tracking, "sweep", {"stage": "tune"})
+    if {ref.label for ref in validation} != {0, 1}:
+        raise ConfigError(
+            "A sweep needs validation images, normal and anomalous: set data.validation_categories or data.validation_share."
+        )
+    begun = _claim(settings, store, resume)
+    missing = [o for o in wanted if not _is_done(settings, store, o)]
+    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(_finished(store)))
+    _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining)
+    tracked = Run(settings.tracking, begun["run_id"]) if begun.get("run_id") else start_run(settings.tracking, "sweep", {"stage": "tune"})
+    store.write_json(SWEEP_FILE, {**begun, "run_id": tracked.run_id})
     with closing(tracked):
-        if missing:
-            settings = _with_features(settings, output)
-            start_ray(settings.sweep.cpus_per_trial)
-            _run_trials(settings, missing, training, validation, tracked.run_id)
-        results = _gather(settings, combinations)
-        tracked.log_folder(output / "results", "sweep")
+        if remaining:
+            settings = _with_features(settings)
+            start_ray(sweep.cpus_per_trial, float(settings.cluster.use_gpu))
+            _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
+        results, folder = gather(settings, store, [result for result in _finished(store) if not wanted or result["overrides"] in wanted])
+        tracked.log_folder(folder, "sweep")
     return results
 
 
-def combine(sweep: SweepSettings) -> list[dict[str, Any]]:
-    """All combinations of the grid, or `random_trials` of them."""
-    every = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
-    if sweep.random_trials is None or sweep.random_trials >= len(every):
-        return every
-    chosen = np.random.default_rng(sweep.seed).choice(len(every), sweep.random_trials, replace=False)
-    return [every[index] for index in sorted(chosen)]
+def _claim(settings: TuneSettings, store: Store, resume: bool) -> dict[str, Any]:
+    """What the folder's sweep file says, once it is sure that its trials are of these settings."""
+    varied: Any = {"sweep": True, "output": True, "tracking": True, "cluster": {"cpus_per_worker", "cpus_per_loader", "max_failures", "storage"}}
+    text = settings.model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    begun: dict[str, Any] | None = store.read_json(SWEEP_FILE)
+    if begun is None and resume:
+        raise ConfigError(f"There is no sweep to resume in {store.root}; leave --resume out to begin one.")
+    if begun is not None and begun["settings"] != digest:
+        raise ConfigError(
+            f"{store.root} holds a sweep of other data or other fixed settings: choose another output, or --fresh to delete it."
+        )
+    store.make()
+    return begun or {"settings": digest}
 
 
-def trial_settings(settings: TuneSettings, overrides: dict[str, Any]) -> TuneSettings:
-    """The run with some dotted settings replaced. Raises ConfigError for one that does not exist."""
-    values = settings.model_dump()
-    for key, value in overrides.items():
-        *parents, leaf = key.split(".")
-        inner = values
-        for parent in parents:
-            inner = inner.get(parent, {})
-        inner[leaf] = value
-    return parse_config(TuneSettings, values, "sweep.grid")
+def _announce(settings: TuneSettings, trainings: int, remaining: int) -> None:
+    print(
+        f"{trainings} trainings give {trainings * len(settings.sweep.num_samples)} combinations; {trainings - remaining} are done already.",
+        file=sys.stderr,
+    )
 
 
-def trial(config: dict[str, Any]) -> None:
-    """One trial, in one process: train one combination, reporting every epoch, then evaluate it for all R."""
-    from ray import tune as ray_tune
-
-    overrides = config["overrides"]
-    settings = trial_settings(TuneSettings.model_validate(config["settings"]), overrides)
-    torch.set_num_threads(settings.cluster.threads_per_worker)
-    training = [SampleRef(*ref) for ref in config["training"]]
-    validation = [SampleRef(*ref) for ref in config["validation"]]
-    device = torch.device("cuda" if settings.cluster.use_gpu else "cpu")
-    backbone = Backbone(settings.backbone).to(device)
-    assert settings.data.features is not None
-    shards = FeatureShards(Path(settings.data.features), backbone)
-    name = _trial_name(overrides)
-    tracked = start_run(settings.tracking, name, {"stage": "trial"}, config["parent"])
-    with closing(tracked):
-        tracked.log_params(overrides)
-        began = time.monotonic()
-        options = settings.training
-        batches = [global_batches(len(training), options.batch_size, options.seed, epoch) for epoch in range(options.epochs)]
-        trainer = Trainer(settings, backbone, device, sum(map(len, batches)), workers=1)
-        for epoch, positions in enumerate(batches):
-            plan = [(batch, epoch if options.augment else None) for batch in positions]
-            terms = [trainer.step(batch) for batch in feature_batches(trainer, shards, training, plan)]
-            loss = float(np.mean([step["total"] for step in terms]))
-            tracked.log_metrics({"total": loss}, step=epoch + 1)
-            report = {"epoch": epoch, "total": loss}
-            if settings.sweep.early_stopping:
-                report |= _evaluate(trainer, settings, validation, shards, (1,))[0]
-            if epoch + 1 < options.epochs:
-                ray_tune.report(report)
-        seconds = time.monotonic() - began
-        rows = _evaluate(trainer, settings, validation, shards, settings.sweep.num_samples)
-        for row in rows:
-            tracked.log_metrics({key: value for key, value in row.items() if key != "num_samples"}, step=row["num_samples"])
-        folder = Path(settings.output) / "trials" / name
-        weights = trainer.state().tensors
-        head = {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
-        about = {"run_id": tracked.run_id, "settings": settings.model_dump(mode="json")}
-        save_bundle(folder / "bundle", settings.detector(), head, about, [ref.sha256 for ref in training])
-        tracked.log_folder(folder / "bundle", BUNDLE_ARTIFACT)
-        result = {"overrides": overrides, "rows": rows, "training_seconds": seconds, "bundle": str(folder / "bundle")}
-        write_json(_result_file(Path(settings.output), overrides), result)
-    ray_tune.report({"epoch": options.epochs - 1, "total": loss, METRIC: rows[-1][METRIC]})
+def _is_done(settings: TuneSettings, store: Store, overrides: Overrides) -> bool:
+    result = result_of(store, overrides)
+    return (result is not None and covers(result, settings.sweep)) or _was_stopped(store, overrides)
 
 
-def _evaluate(
-    trainer: Trainer, settings: TuneSettings, refs: list[SampleRef], shards: FeatureShards, num_samples: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """Validation metrics for every R from one pass with the largest."""
-    detector = current_detector(trainer, settings)
-    categories = sorted({ref.category for ref in refs})
-    histograms = {(number, category): PixelHistogram() for number in num_samples for category in categories}
-    scores = {number: np.zeros(len(refs)) for number in num_samples}
-    for position, ref in enumerate(refs):
-        nested, mask = predict_ref(detector, ref, list(num_samples), shards)
-        for number, prediction in nested.items():
-            scores[number][position] = prediction.image_score
-            if mask is not None:
-                histograms[number, ref.category].update([prediction.anomaly_map], [mask])
-    labels = np.array([ref.label for ref in refs])
-    rows = []
-    for number in num_samples:
-        per_category = {}
-        for category in categories:
-            chosen = np.array([ref.category == category for ref in refs])
-            per_category[category] = image_metrics(scores[number][chosen], labels[chosen]) | histograms[number, category].metrics()
-        mean = dataset_mean(per_category).values
-        rows.append({"num_samples": number} | {f"validation_{name}": value for name, value in mean.items() if np.isfinite(value)})
-    return rows
+def _was_stopped(store: Store, overrides: Overrides) -> bool:
+    return store.read_json(f"trials/{trial_name(overrides)}/{STOPPED_FILE}") is not None
+
+
+def _finished(store: Store) -> list[dict[str, Any]]:
+    """Results of all trials that have one."""
+    results = [store.read_json(f"trials/{name}/result.json") for name in Store(f"{store.root}/trials").names()]
+    return [result for result in results if result is not None]
 
 
 def _run_trials(
     settings: TuneSettings,
-    missing: list[dict[str, Any]],
+    store: Store,
+    missing: list[Overrides],
+    count: int,
     training: list[SampleRef],
     validation: list[SampleRef],
     parent: str,
 ) -> None:
-    """Ray Tune over the missing combinations; results are files, so nothing of Tune's own state is needed to go on."""
+    """Ray Tune over the missing combinations, or `count` proposed ones."""
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    stop_early = ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=settings.training.epochs)
+    class NoteStopped(ray_tune.Callback):
+        """A trial that ends without a result was stopped early."""
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if result_of(store, trial.config["overrides"]) is None:
+                write_stopped(store, trial.config["overrides"])
+
+    sweep = settings.sweep
+    shared = {
+        "settings": settings.model_dump(mode="json"),
+        "training": [tuple(ref) for ref in training],
+        "validation": [tuple(ref) for ref in validation],
+        "parent": parent,
+    }
+    known = [(result["overrides"], result["rows"][-1][SELECTION]) for result in _finished(store)]
+    asha = ASHAScheduler(time_attr="epoch", metric=SELECTION, mode="max", max_t=settings.training.epochs)
+    resources = {"CPU": sweep.cpus_per_trial, "GPU": float(settings.cluster.use_gpu)}
+    storage = home() / "ray" if is_remote(store.root) else Path(store.root) / "ray"
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(
-            ray_tune.with_parameters(trial), {"CPU": settings.sweep.cpus_per_trial, "GPU": float(settings.cluster.use_gpu)}
+        ray_tune.with_resources(ray_tune.with_parameters(trial, shared=shared), resources),
+        param_space={"overrides": ray_tune.grid_search(missing)} if missing else space(sweep),
+        tune_config=ray_tune.TuneConfig(
+            search_alg=None if missing else optuna_search(sweep, SELECTION, [(o, v) for o, v in known if math.isfinite(v)]),
+            num_samples=1 if missing else count,
+            scheduler=asha if sweep.early_stopping else FIFOScheduler(),
         ),
-        param_space={
-            "overrides": ray_tune.grid_search(missing),
-            "settings": settings.model_dump(mode="json"),
-            "training": [tuple(ref) for ref in training],
-            "validation": [tuple(ref) for ref in validation],
-            "parent": parent,
-        },
-        tune_config=ray_tune.TuneConfig(scheduler=stop_early if settings.sweep.early_stopping else FIFOScheduler()),
-        run_config=ray_tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=str(Path(settings.output) / "ray"), verbose=0),
+        run_config=ray_tune.RunConfig(
+            name=f"tune-{time.time_ns()}",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[NoteStopped()],
+            failure_config=ray_tune.FailureConfig(max_failures=settings.cluster.max_failures),
+        ),
     )
     outcome = tuner.fit()
     if outcome.num_errors:
-        raise TrainingError(
-            f"{outcome.num_errors} of {len(missing)} trials failed: {outcome.errors[0]}. The others are kept; run the sweep again."
-        )
+        reason = str(outcome.errors[0]).strip().splitlines()[-1]
+        raise TrainingError(f"{outcome.num_errors} of {count} trials failed: {reason}. The others are kept; run the sweep again.")
 
 
-def _gather(settings: TuneSettings, combinations: list[dict[str, Any]]) -> dict[str, Any]:
-    """results.json, results.csv and report.html from the trials' files, best first."""
-    output = Path(settings.output)
-    rows = []
-    for overrides in combinations:
-        file = _result_file(output, overrides)
-        if not file.is_file():
-            continue  # stopped early
-        result = json.loads(file.read_text(encoding="utf-8"))
-        shared = {"training_seconds": result["training_seconds"], "bundle": result["bundle"]}
-        rows += [{**overrides, **row, **shared} for row in result["rows"]]
-    if not rows:
-        raise TrainingError("No trial has finished; run the sweep again.")
-    rows.sort(key=lambda row: -row[METRIC])
-    folder = output / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    results = {"rows": rows, "best": rows[0], "metric": METRIC, "report": str(folder / "report.html")}
-    write_json(folder / "results.json", results)
-    temporary = folder / "results.csv.tmp"
-    with temporary.open("w", newline="", encoding="utf-8") as file_:
-        writer = csv.DictWriter(file_, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(folder / "results.csv")
-    notes = [f"Chosen by {METRIC} on validation images, which no trial was trained on."]
-    write_report(folder / "report.html", "Sweep", [Table("Combinations, best first", _printable(rows))], {}, notes)
-    return results
-
-
-def _printable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    hidden = {"bundle"}
-    return [
-        {key.removeprefix("validation_"): round(value, 4) if isinstance(value, float) else value for key, value in row.items() if key not in hidden}
-        for row in rows
-    ]
-
-
-def _with_features(settings: TuneSettings, output: Path) -> TuneSettings:
+def _with_features(settings: TuneSettings) -> TuneSettings:
     """Frozen features that all trials share, computed unless the settings name some."""
     if settings.data.features is not None:
         return settings
-    features = str(output / "features")
-    workers = max(1, int(settings.cluster.num_workers))
+    features = str(Path(settings.output) / "features")
     compute_features(
         FeatureSettings(
             backbone=settings.backbone,
@@ -285,7 +193,8 @@ def _with_features(settings: TuneSettings, output: Path) -> TuneSettings:
             output=features,
             dtype="float32",
             views=4 if settings.training.augment else 0,
-            workers=workers,
+            mosaic_probability=settings.training.mosaic_probability,
+            workers=settings.cluster.num_workers,
             use_gpu=settings.cluster.use_gpu,
         )
     )
@@ -293,16 +202,10 @@ def _with_features(settings: TuneSettings, output: Path) -> TuneSettings:
 
 
 def _absolute(settings: TuneSettings) -> TuneSettings:
+    if is_remote(settings.output) and settings.data.features is None:
+        raise ConfigError("With a URI as output, compute the features first and name them: data.features, a folder every machine reaches.")
     features = settings.data.features and str(Path(settings.data.features).resolve())
-    data = settings.data.model_copy(update={"train": str(Path(settings.data.train).resolve()), "features": features})
-    output = str(Path(settings.output).resolve())
-    return settings.model_copy(update={"data": data, "output": output, "tracking": resolved(settings.tracking)})
-
-
-def _trial_name(overrides: dict[str, Any]) -> str:
-    readable = "-".join(f"{key.split('.')[-1]}_{value}" for key, value in overrides.items())
-    return f"{readable}-{hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]}"
-
-
-def _result_file(output: Path, overrides: dict[str, Any]) -> Path:
-    return output / "trials" / _trial_name(overrides) / "result.json"
+    data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
+    return settings.model_copy(
+        update={"data": data, "output": absolute(settings.output).rstrip("/"), "tracking": resolved(settings.tracking)}
+    )

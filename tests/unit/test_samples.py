@@ -9,7 +9,7 @@ from small import painted_shards
 
 from bayes_pfl.errors import DataError
 from bayes_pfl.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
-from bayes_pfl.samples import epoch_order, global_batches, index_shards, load_samples, stack
+from bayes_pfl.samples import epoch_order, global_batches, index_shards, load_samples, mosaic_partners, stack
 from bayes_pfl.shards import iterate_rows, shard_paths, write_shard
 
 
@@ -100,3 +100,40 @@ def test_augmented_samples_depend_on_seed_and_content_alone(shards):
         assert torch.equal(one.mask, three.mask)
     other = load_samples(refs, 48, augmentation_seed=4)
     assert np.mean([torch.equal(one.image, two.image) for one, two in zip(together, other, strict=True)]) < 0.5
+
+
+def test_mosaics_join_anomalous_images_of_one_category_by_seed_and_content(shards):
+    refs = index_shards(shards)
+    partners = mosaic_partners(refs, 7, 1.0)
+    for ref, others in zip(refs, partners, strict=True):
+        assert len(others) == (3 if ref.label else 0)
+        assert all(other.label == 1 for other in others)
+        assert {other.category for other in others} <= {ref.category}
+    assert mosaic_partners(refs, 7, 1.0) == partners != mosaic_partners(refs, 8, 1.0)
+    assert mosaic_partners(refs[::-1], 7, 0.5)[::-1] != [()] * len(refs)
+    assert mosaic_partners(refs, None, 1.0) == mosaic_partners(refs, 7, 0.0) == [()] * len(refs)
+
+
+def test_a_mosaic_keeps_the_labelled_pixels_of_its_four_images(shards):
+    refs = [ref for ref in index_shards(shards) if ref.label == 1 and ref.category == "gear"]
+    tiles = refs[:3] + refs[:1]
+    quarters = [load_samples([ref], 32)[0] for ref in tiles]
+    joined = load_samples([tiles[0]], 64, None, [tiles[1:]])[0]
+    for index, quarter in enumerate(quarters):
+        top, left = 32 * (index // 2), 32 * (index % 2)
+        found = joined.mask[top : top + 32, left : left + 32]
+        assert abs(float(found.mean()) - float(quarter.mask.mean())) < 0.02
+        difference = (joined.image[:, top : top + 32, left : left + 32] - quarter.image).abs().mean()
+        assert float(difference) < 0.35
+
+
+def test_shards_are_read_by_uri(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path / "cache"))
+    by_uri, by_path = index_shards(f"file://{shards}"), index_shards(shards)
+    assert [ref.sample_id for ref in by_uri] == [ref.sample_id for ref in by_path]
+    assert all(ref.shard.startswith("file://") for ref in by_uri)
+    assert torch.equal(load_samples(by_uri[:2], 32)[1].image, load_samples(by_path[:2], 32)[1].image)
+    copies = list((tmp_path / "cache").rglob("shard-*.arrow"))
+    assert len(copies) == len(shard_paths(shards))
+    with pytest.raises(DataError, match="holds no shards"):
+        index_shards(f"file://{tmp_path}")

@@ -17,6 +17,7 @@ from bayes_pfl.training import Batch, Trainer, learning_rate_factor, mean_terms
 BACKBONE = BackboneConfig(
     name="package:embedded/bayes-pfl-embedded.json", pretrained="random:0", image_size=64, feature_layers=(3, 6, 9, 12)
 )
+RELEASED = {"mapped_classification": True, "attention_pooling": True}
 STEPS = 20
 BATCH = 6
 NAMES = ("carpet", "metal nut", "cable with clamp")
@@ -32,13 +33,12 @@ def backbone():
 
 def run_config(**training) -> RunConfig:
     options = {"batch_size": BATCH, "learning_rate": 1e-3, "epochs": STEPS} | training
-    return RunConfig(
-        backbone=BACKBONE, model=ModelConfig(num_prompts=2, flow_length=2), training=TrainingConfig(**options)
-    )
+    model = ModelConfig(num_prompts=2, flow_length=2, **(RELEASED if "second_stage_epochs" in training else {}))
+    return RunConfig(backbone=BACKBONE, model=model, training=TrainingConfig(**options))
 
 
 def make_trainer(backbone, run=None, workers=1) -> Trainer:
-    return Trainer(run or run_config(), backbone, torch.device("cpu"), STEPS, workers)
+    return Trainer(run or run_config(), backbone, torch.device("cpu"), 1, workers)
 
 
 def make_batch(trainer, step: int, share: slice = slice(None)) -> Batch:
@@ -159,6 +159,65 @@ def test_gradient_clipping_bounds_the_norm(backbone):
     trainer.step(make_batch(trainer, 0))
     norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 100])
+def test_accumulated_parts_have_the_loss_and_the_gradients_of_the_whole(backbone, parts):
+    whole, cut = make_trainer(backbone), make_trainer(backbone, run_config(accumulation_parts=parts))
+    expected, found = whole.step(make_batch(whole, 0)), cut.step(make_batch(cut, 0))
+    for name, value in expected.items():
+        if not name.startswith("offset_ratio"):
+            assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-4 if name.startswith("kl_") else 1e-7), name
+    gradients = dict(cut.model.named_parameters())
+    for name, parameter in whole.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_mixed_precision_stays_near_float32_and_keeps_float32_weights(backbone):
+    full, mixed = make_trainer(backbone), make_trainer(backbone, run_config(mixed_precision=True))
+    expected, found = full.step(make_batch(full, 0)), mixed.step(make_batch(mixed, 0))
+    assert found["total"] != expected["total"]
+    assert found["total"] == pytest.approx(expected["total"], rel=0.05)
+    assert all(value.dtype == torch.float32 for value in mixed.state().tensors.values())
+
+
+def second_stage_trainer(backbone):
+    run = run_config(epochs=2, second_stage_epochs=2, warmup_fraction=0.5)
+    trainer = make_trainer(backbone, run)
+    for step in range(2):
+        trainer.step(make_batch(trainer, step))
+    trainer.begin_second_stage()
+    return run, trainer
+
+
+def test_the_second_stage_trains_the_maps_of_the_image_score_alone(backbone):
+    _, trainer = second_stage_trainer(backbone)
+    before = trainer.state().tensors
+    terms = trainer.step(make_batch(trainer, 2))
+    assert terms["total"] == terms["classification"]
+    after = trainer.state().tensors
+    changed = {
+        name for name, value in after.items() if name.startswith("model.") and not torch.equal(value, before[name])
+    }
+    assert {name.split(".")[1] for name in changed} == {"class_mapping", "image_mapping", "pooling"}
+
+
+def test_a_run_restored_in_the_second_stage_goes_on_to_the_bit(backbone):
+    run, straight = second_stage_trainer(backbone)
+    straight.step(make_batch(straight, 2))
+    second = make_trainer(backbone, run)
+    second.load_state(straight.state())
+    for trainer in (straight, second):
+        trainer.step(make_batch(trainer, 3))
+    expected, found = straight.state(), second.state()
+    assert (found.steps, found.second_stage_start) == (4, 2)
+    assert all(torch.equal(found.tensors[name], value) for name, value in expected.tensors.items())
+
+
+def test_a_second_stage_without_maps_is_refused():
+    with pytest.raises(ValueError, match="mapped_classification"):
+        RunConfig(training=TrainingConfig(second_stage_epochs=1))
 
 
 def test_learning_rate_groups_of_the_released_recipe(backbone):

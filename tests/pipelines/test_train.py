@@ -1,0 +1,223 @@
+"""Training on Ray: killed workers and drivers change no bit, a finished run is left alone, everything is recorded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from small import BACKBONE, painted_shards
+
+from bayes_pfl.bundle import load_bundle, training_images
+from bayes_pfl.config import ModelConfig, TrainingConfig
+from bayes_pfl.detector import Detector
+from bayes_pfl.errors import ConfigError, DataError, TrainingError
+from bayes_pfl.samples import index_shards
+from bayes_pfl.shards import iterate_rows, read_manifest
+from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
+from pipelines.train import split_samples, train
+
+pytestmark = pytest.mark.ray
+EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return painted_shards(
+        tmp_path_factory.mktemp("train"), ("carpet", "gear", "leather"), seed=11, normal=3, defective=5
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(shards):
+    return TrainSettings(
+        backbone=BACKBONE,
+        model=ModelConfig(num_prompts=2, flow_length=2),
+        training=TrainingConfig(epochs=EPOCHS, batch_size=4, learning_rate=1e-3, augment=True),
+        data=DataSettings(train=str(shards), validation_categories=("leather",)),
+        cluster=ClusterSettings(cpus_per_worker=0.25, cpus_per_loader=0.25),
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, ray_session, settings):
+    """The same settings trained three times: straight, with a worker killed, with the driver killed and run again."""
+    return {
+        kind: _trained(tmp_path_factory.mktemp(kind), kind, settings, ray_session)
+        for kind in ("straight", "worker", "driver")
+    }
+
+
+def _trained(folder: Path, kind: str, settings: TrainSettings, address: str) -> dict:
+    settings = settings.model_copy(update={"output": str(folder / "model")})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BAYES_PFL_HOME", str(folder / "home"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        checkpoints = folder / "home" / "training" / settings.name()
+        if kind == "worker":
+            killer = threading.Thread(target=_kill_a_worker, args=(checkpoints,))
+            killer.start()
+        elif kind == "driver":
+            _kill_a_driver(folder, settings, checkpoints, address)
+        result = train(settings)
+        if kind == "worker":
+            killer.join()
+            assert (checkpoints / "killed").is_file()
+    return {"folder": folder, "settings": settings, "result": result}
+
+
+def _wait_for(condition, what: str) -> None:
+    end = time.monotonic() + 180
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def _kill_a_worker(checkpoints: Path) -> None:
+    """kill -9 one worker of this process's own Ray in the middle of an epoch."""
+    _wait_for((checkpoints / "epoch_0001" / "progress.json").is_file, "the second epoch")
+    time.sleep(0.1)
+    workers = [
+        child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in child.name() + _title(child)
+    ]
+    assert not (checkpoints / f"epoch_{EPOCHS - 1:04d}").exists()
+    workers[-1].kill()
+    (checkpoints / "killed").touch()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _kill_a_driver(folder: Path, settings: TrainSettings, checkpoints: Path, address: str) -> None:
+    config = folder / "train.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "train", "--config", str(config)],
+        env=os.environ | {"RAY_ADDRESS": address},
+        cwd=folder,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        _wait_for((checkpoints / "epoch_0001" / "progress.json").is_file, "the second epoch")
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        _, error = driver.communicate()
+    assert not (checkpoints / f"epoch_{EPOCHS - 1:04d}").exists(), error.decode()
+
+
+def _head(run: dict) -> str:
+    return load_bundle(run["folder"] / "model").record["head_sha256"]
+
+
+@pytest.mark.parametrize("kind", ["worker", "driver"])
+def test_a_run_with_a_killed_process_ends_bit_identical_to_an_uninterrupted_one(runs, kind):
+    assert _head(runs[kind]) == _head(runs["straight"])
+    straight, found = runs["straight"]["result"]["metrics"], runs[kind]["result"]["metrics"]
+    assert {name: value for name, value in found.items() if name != "images_per_second"} == {
+        name: value for name, value in straight.items() if name != "images_per_second"
+    }
+
+
+def test_a_finished_run_says_so_and_does_nothing(runs, monkeypatch, capsys):
+    run = runs["straight"]
+    monkeypatch.setenv("BAYES_PFL_HOME", str(run["folder"] / "home"))
+    before = (run["folder"] / "model" / "bundle.json").stat().st_mtime_ns
+    assert train(run["settings"]) == run["result"]
+    assert "finished already" in capsys.readouterr().err
+    assert (run["folder"] / "model" / "bundle.json").stat().st_mtime_ns == before
+
+
+def test_the_bundle_knows_its_images_and_predicts(runs, shards):
+    run = runs["straight"]
+    bundle = load_bundle(run["folder"] / "model")
+    trained = {row["sha256"] for row in iterate_rows(shards) if row["category"] != "leather"}
+    assert training_images(bundle) == trained
+    row = next(iterate_rows(shards, categories=["leather"]))
+    assert 0 <= Detector.load(run["folder"] / "model").predict([row["image"]], ["leather"], 1)[0].image_score <= 1
+
+
+def test_evaluating_images_that_were_trained_on_is_refused(runs, shards):
+    with pytest.raises(DataError, match=r"were trained on, painted/.*--allow-overlap"):
+        evaluate(EvaluateSettings(model=str(runs["straight"]["folder"] / "model"), shards=(str(shards),)))
+
+
+def test_everything_is_recorded_once(runs):
+    from mlflow import MlflowClient
+
+    for run in runs.values():
+        client = MlflowClient(f"sqlite:///{run['folder'] / 'home' / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("bayes-pfl")
+        found = client.search_runs([experiment.experiment_id])
+        assert [each.info.run_id for each in found] == [run["result"]["run_id"]]
+        assert found[0].info.status == "FINISHED"
+        assert found[0].data.params["training.learning_rate"] == "0.001"
+        history = client.get_metric_history(run["result"]["run_id"], "total")
+        assert {point.step for point in history} == set(range(1, EPOCHS + 1))
+        assert "validation_pixel_ap" in found[0].data.metrics
+        assert any(name.startswith("system/") for name in found[0].data.metrics)
+        params = found[0].data.params
+        assert params["version.torch"] == torch.__version__
+        assert params["dataset_digest"] == read_manifest(run["settings"].data.train)["digest"]
+        assert params["git_revision"]
+        assert params["training.seed"] == "0"
+        pages = {file.path for file in client.list_artifacts(run["result"]["run_id"], "training")}
+        assert {"training/report.html", "training/heat-0.png"} <= pages
+        files = {file.path for file in client.list_artifacts(run["result"]["run_id"], "bundle")}
+        assert "bundle/head.safetensors" in files
+
+
+def test_validation_images_are_never_trained_on(shards, settings):
+    both = settings.data.model_copy(update={"validation_share": 0.3})
+    training, validation = split_samples(settings.model_copy(update={"data": both}))
+    refs = index_shards(shards)
+    assert {ref.sample_id for ref in training}.isdisjoint(ref.sample_id for ref in validation)
+    assert len(training) + len(validation) == len(refs)
+    assert all(ref in validation for ref in refs if ref.category == "leather")
+    assert {ref.category for ref in validation} > {"leather"}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence(settings, tmp_path, monkeypatch, ray_session):
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    training = settings.training.model_copy(update={"learning_rate": 1e30, "epochs": 2})
+    cluster = settings.cluster.model_copy(update={"max_failures": 0, "num_workers": 1})
+    with pytest.raises(TrainingError, match=r"Step \d+: .* is not finite.*painted/"):
+        train(settings.model_copy(update={"training": training, "cluster": cluster, "output": str(tmp_path / "model")}))
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("bayes-pfl")
+    assert client.search_runs([experiment.experiment_id])[0].info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"validation_categories": ("nothing",)}, "the shards have"),
+        ({"validation_categories": ("carpet", "gear", "leather")}, "needs normal and anomalous"),
+    ],
+)
+def test_a_split_that_leaves_nothing_to_learn_is_refused(settings, data, message):
+    changed = settings.data.model_copy(update=data)
+    with pytest.raises(ConfigError, match=message):
+        split_samples(settings.model_copy(update={"data": changed}))
+
+
+def test_tracking_settings_do_not_change_the_name_of_a_run(settings):
+    other = settings.model_copy(update={"tracking": TrackingSettings(experiment="x"), "output": "elsewhere"})
+    assert other.name() == settings.name()
+    longer = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 7})})
+    assert longer.name() != settings.name()
+    assert json.loads(settings.model_dump_json())["training"]["epochs"] == EPOCHS
