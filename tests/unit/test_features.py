@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small import BACKBONE, painted_shards, random_bundle
+from plain import plain_shards
+from small import BACKBONE, random_bundle
 
 from bayes_pfl.backbone import Backbone
 from bayes_pfl.detector import Detector, draw_key
@@ -32,7 +33,7 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return painted_shards(tmp_path_factory.mktemp("features"), ("carpet", "gear"), seed=7)
+    return plain_shards(tmp_path_factory.mktemp("features"), ("carpet", "gear"), seed=7)
 
 
 def encode(backbone, refs, view=UNAUGMENTED):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import painted_shards
+from plain import plain_shards
 
 from bayes_pfl.errors import DataError
 from bayes_pfl.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
@@ -15,7 +15,7 @@ from bayes_pfl.shards import iterate_rows, shard_paths, write_shard
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return painted_shards(tmp_path_factory.mktemp("samples"), ("carpet", "gear"), seed=5)
+    return plain_shards(tmp_path_factory.mktemp("samples"), ("carpet", "gear"), seed=5)
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 2**31), st.integers(0, 100))

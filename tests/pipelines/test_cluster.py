@@ -1,0 +1,65 @@
+"""Resources are checked with a sentence; files by path and by URI behave alike."""
+
+import pytest
+
+from bayes_pfl.errors import ConfigError, OutputError
+from pipelines.cluster import check_resources
+from pipelines.settings import ClusterSettings, TrainSettings
+from pipelines.storage import Store, absolute
+
+
+def test_a_run_that_can_never_fit_is_refused_with_what_to_change():
+    check_resources("the cluster", 2, 0, 2, 0)
+    with pytest.raises(
+        ConfigError, match=r"needs 5 CPUs at once but this machine has 2: lower .*cluster\.cpus_per_worker"
+    ):
+        check_resources("this machine", 2, 0, 5, 0)
+    with pytest.raises(ConfigError, match=r"needs 4 GPUs but the cluster has 1: set use_gpu to false"):
+        check_resources("the cluster", 64, 1, 2, 4)
+
+
+def test_the_range_of_workers_is_ordered():
+    with pytest.raises(ValueError, match="min_workers must not be larger"):
+        ClusterSettings(num_workers=2, min_workers=3)
+
+
+def test_how_the_work_is_spread_does_not_rename_a_run_unless_it_changes_bits():
+    name = TrainSettings().name()
+    patient = TrainSettings(
+        cluster=ClusterSettings(max_failures=9, min_workers=1, cpus_per_loader=1, storage="s3://b/c")
+    )
+    assert patient.name() == name
+    assert TrainSettings(cluster=ClusterSettings(num_workers=4)).name() != name
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_store_keeps_files_by_path_and_by_uri(tmp_path, scheme):
+    store = Store(f"{scheme}{tmp_path}/a/b")
+    assert store.names() == []
+    assert store.read_json("x.json") is None
+    store.make()
+    store.write_json("x.json", {"n": 1})
+    store.write_json("x.json", {"n": 2})
+    assert store.read_json("x.json") == {"n": 2}
+    (tmp_path / "source" / "deep").mkdir(parents=True)
+    (tmp_path / "source" / "deep" / "file").write_bytes(b"content")
+    assert store.upload(tmp_path / "source", "copy") == f"{scheme}{tmp_path}/a/b/copy"
+    assert store.names() == ["copy", "x.json"]
+    assert (store.download("copy", tmp_path / "back") / "deep" / "file").read_bytes() == b"content"
+    store.clear()
+    assert store.names() == []
+    store.clear()
+
+
+def test_a_store_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"Cannot write .*Check the path"):
+        Store(tmp_path / "file" / "below").make()
+    with pytest.raises(OutputError, match="Cannot write"):
+        Store(tmp_path / "file" / "below").write_json("x.json", 1)
+
+
+def test_paths_are_written_out_and_uris_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("runs/model") == str(tmp_path / "runs" / "model")
+    assert absolute("s3://bucket/model") == "s3://bucket/model"

@@ -1,0 +1,161 @@
+"""Runs and models on a real SQLite store: the gates before an alias moves, and a store that does not answer."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from small import random_bundle
+
+from bayes_pfl.bundle import load_bundle
+from bayes_pfl.detector import Detector
+from bayes_pfl.errors import BundleError, ConfigError
+from pipelines.register import compare, evaluations, register
+from pipelines.settings import TrackingSettings
+from pipelines.tracking import Run, closing, download_model, present_model, run_bundle, start_run
+
+PIXEL = {"pixel_ap": 0.40, "pixel_auroc": 0.90}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return random_bundle(tmp_path_factory.mktemp("bundle") / "model")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+    return TrackingSettings()
+
+
+def finished_run(store, bundle, metrics) -> str:
+    run = start_run(store, "train", {"stage": "train"})
+    with closing(run):
+        run.log_metrics({f"held-out.{name}": value for name, value in metrics.items()})
+        run.log_folder(bundle, "bundle")
+    assert not run.problem
+    return run.run_id
+
+
+def test_a_model_becomes_champion_and_every_consumer_finds_it(store, bundle):
+    result = register(store, finished_run(store, bundle, PIXEL))
+    assert (result["version"], result["uri"]) == (1, "models:/bayes-pfl@champion")
+    assert load_bundle(download_model(result["uri"])).version == load_bundle(bundle).version
+    assert Detector.load("models:/bayes-pfl/1").bundle.version == load_bundle(bundle).version
+    present = present_model(store, "champion")
+    assert json.loads(present.tags["evaluation.held-out"]) == PIXEL
+    with pytest.raises(BundleError, match="not in the registry"):
+        download_model("models:/bayes-pfl@nobody")
+    with pytest.raises(BundleError, match="is no model"):
+        download_model("models:/bayes-pfl")
+
+
+def test_a_worse_model_is_refused_with_both_numbers_unless_forced(store, bundle):
+    register(store, finished_run(store, bundle, PIXEL))
+    within = finished_run(store, bundle, PIXEL | {"pixel_ap": 0.395})
+    assert register(store, within)["version"] == 2
+    worse = finished_run(store, bundle, PIXEL | {"pixel_ap": 0.30})
+    with pytest.raises(BundleError, match=r"held-out pixel_ap is 0\.3000, version 2 \(champion\) has 0\.3950"):
+        register(store, worse)
+    assert present_model(store, "champion").version == 2
+    assert register(store, worse, margin=0.2, alias="challenger")["overridden"] == ""
+    forced = register(store, worse, force=True)
+    tags = present_model(store, "champion").tags
+    assert tags["forced_by"] == forced["forced_by"]
+    assert "0.3950" in tags["forced_over"]
+
+
+def test_a_model_that_was_not_evaluated_does_not_replace_one_that_was(store, bundle, tmp_path):
+    register(store, finished_run(store, bundle, PIXEL))
+    silent = finished_run(store, bundle, {})
+    with pytest.raises(BundleError, match="not evaluated on any dataset"):
+        register(store, silent)
+    with pytest.raises(BundleError, match="no metrics on 'elsewhere'"):
+        register(store, silent, evaluation="elsewhere")
+    content = {
+        "model": {"version": load_bundle(bundle).version},
+        "datasets": {"held-out": {"mean": {"values": PIXEL | {"pixel_pro": None}}}},
+    }
+    file = tmp_path / "metrics.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert register(store, silent, metrics_file=file)["version"] == 2
+    file.write_text(json.dumps(content | {"model": {"version": "0" * 12}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="measures model 000000000000"):
+        register(store, silent, metrics_file=file)
+    with pytest.raises(ConfigError, match=r"is no metrics\.json"):
+        register(store, silent, metrics_file=tmp_path / "nothing")
+
+
+def test_a_damaged_bundle_is_refused_even_when_forced(store, bundle, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in bundle.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    head = bytearray((broken / "head.safetensors").read_bytes())
+    head[-1] ^= 1
+    (broken / "head.safetensors").write_bytes(head)
+    with pytest.raises(BundleError, match="is damaged"):
+        register(store, finished_run(store, broken, PIXEL), force=True)
+    assert present_model(store, "champion") is None
+
+
+def test_runs_without_a_bundle_and_unknown_runs_are_refused(store, tmp_path):
+    run = start_run(store, "evaluate", {})
+    with pytest.raises(BundleError, match="kept no bundle"):
+        run_bundle(store, run.run_id)
+    with pytest.raises(BundleError, match="There is no run"):
+        run_bundle(store, "0" * 32)
+
+
+def test_compare_and_evaluations():
+    assert evaluations({"a.pixel_ap": 1.0, "b.c.image_ap": 0.5, "total": 3.0, "system/x.cpu": 1.0}) == {
+        "a": {"pixel_ap": 1.0},
+        "b.c": {"image_ap": 0.5},
+    }
+    assert compare({}, {}, None, 0.01, "version 1") == ""
+    assert compare({"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.505}}, None, 0.01, "version 1") == ""
+    assert "0.5000" in compare({"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.52}}, None, 0.01, "version 1")
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A tracking server in trouble."""
+
+    asked: list[str] = []  # noqa: RUF012
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        self.send_response(400)
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_in_trouble_stops_nothing_and_is_said_once(capsys):
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        settings = TrackingSettings(uri=f"http://127.0.0.1:{server.server_port}")
+        run = start_run(settings, "train", {})
+        assert run.run_id == ""
+        assert "does not answer" in run.problem
+        known = Run(settings, "0" * 32)
+        asked = len(Refusing.asked)
+        for step in range(3):
+            known.log_metrics({"total": 1.0}, step)
+        known.finish()
+        assert len(Refusing.asked) == asked + 1  # the others would wait for the same answer
+        assert known.problem
+        assert capsys.readouterr().err.count("The work goes on") == 2
+    finally:
+        server.shutdown()
+
+
+def test_a_store_that_cannot_be_written_is_said(tmp_path, capsys):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    run = start_run(TrackingSettings(uri=f"sqlite:///{tmp_path}/file/below/mlflow.db"), "train", {})
+    assert run.run_id == ""
+    assert "does not answer" in capsys.readouterr().err
