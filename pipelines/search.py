@@ -87,8 +87,8 @@ def optuna_search(sweep: SweepSettings, metric: str, known: list[tuple[Overrides
 
 
 def trial_name(overrides: Overrides) -> str:
-    """A readable name of a combination, and a short hash that tells any two apart."""
-    readable = "-".join(f"{key.split('.')[-1]}_{value}" for key, value in overrides.items())[:80].replace("/", "_").replace(" ", "")
+    """A readable name of a combination, whatever the order of its settings, and a short hash that tells any two apart."""
+    readable = "-".join(f"{key.split('.')[-1]}_{value}" for key, value in sorted(overrides.items()))[:80].replace("/", "_").replace(" ", "")
     return f"{readable}-{hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]}"
 
 
