@@ -1,0 +1,97 @@
+"""The Ray Serve application: one ingress deployment for HTTP, one deployment for each model and each challenger."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+from starlette.types import ASGIApp
+
+from serve.client import ModelClient
+from serve.http import create_app
+from serve.measures import Measures
+from serve.pictures import Decoder
+from serve.replica import ModelReplica
+from serve.service import Service
+from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
+
+INGRESS_CPUS = 0.1
+"""The ingress mostly waits; decoding is bounded by Limits.decoders."""
+
+LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)
+"""One JSON object a line; the gate writes the access log, without anything of image or token."""
+
+
+@serve.ingress()
+class Endpoint:
+    """The HTTP layer as a deployment."""
+
+    def __init__(
+        self, settings: ServeSettings, models: dict[str, DeploymentHandle], challengers: dict[str, DeploymentHandle]
+    ) -> None:
+        self.settings = settings
+        self.models = models
+        self.challengers = challengers
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Ray Serve in the replica: the application around this replica's handles."""
+        limits, measures = self.settings.limits, Measures()
+        decoder = Decoder(limits)
+        clients = {
+            model.name: ModelClient(
+                model, decoder, measures, limits.answer_timeout_s, self.models[model.name], self.challengers.get(model.name)
+            )
+            for model in self.settings.models
+        }
+        return create_app(Service(clients, decoder, limits, measures), self.settings, measures)
+
+
+def build(args: ServeSettings) -> Application:
+    """The application of these settings: what `serve deploy` calls with the `args` of its YAML file."""
+    models = {model.name: _deployment(model, f"model-{model.name}", model.replica) for model in args.models}
+    challengers = {
+        model.name: _deployment(
+            model, f"challenger-{model.name}", model.replica.model_copy(update={"source": model.challenger})
+        )
+        for model in args.models
+        if model.challenger is not None
+    }
+    ingress = serve.deployment(
+        Endpoint,
+        name="endpoint",
+        num_replicas=args.ingress_replicas,
+        # Every request under way counts here, also those whose bodies are still coming in.
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=args.limits.answer_timeout_s,
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
+        logging_config=LOGGING,
+    )
+    return ingress.bind(args, models, challengers)
+
+
+def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Application:
+    """One model's deployment. A full batch runs while the next one gathers; what is beyond waits, or is refused."""
+    scaling: dict[str, Any] = {"num_replicas": model.replicas}
+    if model.max_replicas is not None:
+        autoscaling = {
+            "min_replicas": model.replicas,
+            "max_replicas": model.max_replicas,
+            "target_ongoing_requests": replica.max_batch,
+        }
+        scaling = {"autoscaling_config": autoscaling}
+    deployment = serve.deployment(
+        ModelReplica,
+        name=name,
+        user_config=replica.model_dump(mode="json"),
+        max_ongoing_requests=2 * replica.max_batch,
+        max_queued_requests=model.max_queued,
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=60,
+        max_constructor_retry_count=2,
+        ray_actor_options={"num_cpus": model.cpus, "num_gpus": model.gpus},
+        logging_config=LOGGING,
+        **scaling,
+    )
+    return deployment.bind(model.name)

@@ -1,0 +1,122 @@
+"""The ingress' way to one model: retries when a replica dies, answers in bounded time, and feeds the challenger."""
+
+import asyncio
+import logging
+import random
+import time
+from typing import Any
+
+from PIL import Image
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from serve.measures import Measures
+from serve.messages import Job, ModelInfo, Outcome, Outgrown, Refused, Scored
+from serve.pictures import Decoder
+from serve.problems import Problem
+from serve.settings import ModelSettings
+
+logger = logging.getLogger("ray.serve")
+
+TRIES = 4
+"""A job may be scored again: equal jobs have equal outcomes."""
+BUSY_RETRY_S = 1
+SHADOWS_AT_ONCE = 4
+"""Shadow jobs under way; beyond it the challenger misses some instead of holding memory."""
+
+
+class ModelClient:
+    """One model, however many replicas run it. `handle` is its deployment's, `challenger` the shadow's or none."""
+
+    def __init__(
+        self, settings: ModelSettings, decoder: Decoder, measures: Measures, timeout_s: float, handle: Any, challenger: Any
+    ) -> None:
+        self.name = settings.name
+        self.settings = settings
+        self.decoder = decoder
+        self.measures = measures
+        self.timeout_s = timeout_s
+        self.handle = handle
+        self.challenger = challenger
+        self.latest: ModelInfo | None = None
+        self.shadows: set[asyncio.Task[None]] = set()
+
+    async def describe(self) -> ModelInfo:
+        """Which model answers now. Raises Problem 503 while no replica does."""
+        self.latest = await self._ask(self.handle.describe, None, time.monotonic() + 5)
+        return self.latest
+
+    async def score(self, picture: Image.Image, class_name: str, num_samples: int, seed: int, want_map: bool) -> Scored:
+        """Score one picture. Raises Problem 422 if the model refuses it, 503 if it is busy or gone, 504 if it is late."""
+        until = time.monotonic() + self.timeout_s
+        model = self.latest or await self.describe()
+        for _ in range(TRIES):
+            pixels = await self.decoder.squeeze(picture, model.image_size)
+            job = Job(pixels, class_name, num_samples, seed, want_map)
+            outcome: Outcome = await self._ask(self.handle.score, job, until)
+            if isinstance(outcome, Refused):
+                raise Problem(422, outcome.detail)
+            if isinstance(outcome, Scored):
+                self.latest = outcome.model
+                self._shadow(picture, job, outcome)
+                return outcome
+            model = outcome.model
+        raise Problem(503, "The model is being replaced; try again.", BUSY_RETRY_S)
+
+    async def _ask(self, method: Any, argument: Any, until: float) -> Any:
+        """Call a replica before `until`; another one if it dies over it."""
+        arguments = () if argument is None else (argument,)
+        for attempt in range(TRIES):
+            pending = method.remote(*arguments)
+            try:
+                return await asyncio.wait_for(_result(pending), max(0.001, until - time.monotonic()))
+            except TimeoutError as error:
+                pending.cancel()
+                raise Problem(504, f"No answer within {self.timeout_s:g} s; send fewer samples, or try later.") from error
+            except BackPressureError as error:
+                raise Problem(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S) from error
+            except DeploymentUnavailableError as error:
+                raise Problem(503, f"The model {self.name} is not running; try later.", 5) from error
+            except (RayActorError, ObjectLostError):
+                self.measures.retries.inc(tags={"model": self.name})
+                logger.warning("replica lost", extra={"model": self.name, "attempt": attempt + 1})
+                await asyncio.sleep(0.05 * 2**attempt)
+        raise Problem(503, "Replicas are being restarted; try again.", BUSY_RETRY_S)
+
+    def _shadow(self, picture: Image.Image, job: Job, champion: Scored) -> None:
+        """Have the challenger score the same picture behind the client's back, if it has room."""
+        if self.challenger is None or len(self.shadows) >= SHADOWS_AT_ONCE:
+            return
+        if random.random() < self.settings.shadow_fraction:
+            task = asyncio.create_task(self._score_shadow(picture, job, champion))
+            self.shadows.add(task)
+            task.add_done_callback(self.shadows.discard)
+
+    async def _score_shadow(self, picture: Image.Image, job: Job, champion: Scored) -> None:
+        """Log both scores side by side. Whatever goes wrong stays here."""
+        try:
+            until = time.monotonic() + self.timeout_s
+            outcome = await self._ask(self.challenger.score, job, until)
+            if isinstance(outcome, Outgrown):
+                pixels = await self.decoder.squeeze(picture, outcome.model.image_size)
+                outcome = await self._ask(self.challenger.score, job._replace(pixels=pixels), until)
+        except Exception as error:
+            logger.warning("shadow failed", extra={"model": self.name, "reason": type(error).__name__})
+            return
+        if isinstance(outcome, Scored):
+            values = {
+                "model": self.name,
+                "champion": champion.model.version,
+                "challenger": outcome.model.version,
+                "champion_score": champion.image_score,
+                "challenger_score": outcome.image_score,
+            }
+            logger.info("shadow", extra=values)
+            self.measures.gaps.observe(outcome.image_score - champion.image_score, tags={"model": self.name})
+
+
+async def _result(pending: Any) -> Any:
+    """A plain coroutine around Ray Serve's awaitable response."""
+    return await pending
+
+

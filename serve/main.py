@@ -1,0 +1,163 @@
+"""The endpoint as a program: `python -m serve --model SOURCE` starts Ray Serve here and stays until it is told to stop."""
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
+from serve.access import read_tokens
+from serve.settings import Limits, ModelSettings, ReplicaSettings, ServeSettings
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+OBJECT_STORE_BYTES = 300 * 2**20
+APPLICATION = "bayes-pfl"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The program's options, on any parser."""
+    add = parser.add_argument
+    add("--model", default="embedded", metavar="SOURCE", help="bundle folder, models:/NAME@ALIAS, or embedded (default)")
+    add("--name", default="bayes-pfl", help="the model's name in URLs and answers (default: %(default)s)")
+    add("--challenger", metavar="SOURCE", help="a second model, scored behind the first one's back: logged, never answered")
+    add("--host", default="127.0.0.1", help="address to listen on; others than loopback need tokens (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    add("--replicas", type=int, default=1, help="processes that run the model (default: %(default)s)")
+    add("--max-batch", type=int, default=4, help="images taken from the queue at once (default: %(default)s)")
+    add("--max-queued", type=int, default=32, help="requests that may wait; more are answered 503 (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
+    add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
+    add("--refresh", type=float, default=30.0, metavar="SECONDS", help="how often to look for a new model; 0: never")
+    add("--tokens-file", metavar="FILE", help="bearer tokens, one a line; without it they come from BAYES_PFL_TOKENS")
+    add("--rate", type=float, default=0.0, metavar="N", help="requests a second for each token (default: no limit)")
+    add("--max-body-mb", type=float, default=32.0, metavar="MB", help="largest request body (default: %(default)s)")
+    add("--address", default="local", help="Ray cluster to run on: auto, or its address (default: a new one, here)")
+    add("--json", action="store_true", help='print one line {"url": ..., "pid": ...} once requests are answered')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM, then finish what is under way. 0, or 2 for what the user can mend."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        settings = settings_of(args)
+        serve_until(stop, settings, args)
+    except BayesPFLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> ServeSettings:
+    """The endpoint's settings from the command line.
+
+    Raises ConfigError for a value out of range, or if it is to listen beyond loopback and there are no tokens.
+    """
+    exposed = args.host not in LOOPBACK
+    guarded = exposed or args.tokens_file is not None or bool(os.environ.get("BAYES_PFL_TOKENS"))
+    tokens_file = None if args.tokens_file is None else str(Path(args.tokens_file).resolve())
+    if guarded:
+        read_tokens(None if tokens_file is None else Path(tokens_file))
+    threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas))
+    try:
+        replica = ReplicaSettings(
+            source=absolute(args.model),
+            max_batch=args.max_batch,
+            threads=threads,
+            refresh_s=args.refresh,
+            device="cuda" if args.gpus else "cpu",
+        )
+        model = ModelSettings(
+            name=args.name,
+            replica=replica,
+            challenger=None if args.challenger is None else absolute(args.challenger),
+            replicas=args.replicas,
+            max_queued=args.max_queued,
+            gpus=args.gpus,
+            cpus=0.1 if args.address == "local" else 1.0,
+        )
+        return ServeSettings(
+            models=(model,),
+            require_token=guarded,
+            tokens_file=tokens_file,
+            allowed_hosts=() if exposed else LOOPBACK_HOSTS,
+            requests_per_second=args.rate,
+            limits=Limits(max_body_bytes=int(args.max_body_mb * 2**20)),
+        )
+    except ValueError as error:
+        raise ConfigError(f"The command line does not fit together: {error}") from error
+
+
+def absolute(source: str) -> str:
+    """A folder's absolute path (replicas run elsewhere); other sources as they are.
+
+    Raises BundleError if a folder is named that holds no bundle.
+    """
+    if source == "embedded" or re.match(r"[a-z]{2,}:/", source):
+        return source
+    folder = Path(source).resolve()
+    if not (folder / "bundle.json").is_file():
+        raise BundleError(f"{folder} is no bundle. Give the folder that training wrote, models:/NAME@ALIAS, or embedded.")
+    return str(folder)
+
+
+def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.Namespace) -> None:
+    """Start Ray and Serve, say so, wait for `stop`, drain, shut down. Raises BundleError or ConfigError if it cannot start."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve
+
+    from serve.app import build
+
+    here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if args.address == "local" else {}
+    ray.init(address=args.address, log_to_driver=False, logging_level="WARNING", **here)
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own in their place
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        timeout = settings.limits.answer_timeout_s + settings.limits.body_timeout_s + 5
+        serve.start(http_options={"host": args.host, "port": args.port, "request_timeout_s": timeout})
+        try:
+            serve.run(build(settings), name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise explain_failure(error) from error
+        announce(args)
+        stop.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def announce(args: argparse.Namespace) -> None:
+    """Say where the endpoint is: a line of JSON for programs, or one for people."""
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    url = f"http://{host}:{args.port}"
+    line = json.dumps({"url": url, "pid": os.getpid()}) if args.json else f"Serving {args.model} on {url} (stop with Ctrl+C)"
+    print(line, flush=True)
+
+
+def explain_failure(error: RuntimeError) -> BayesPFLError:
+    """The sentence of ours inside Ray Serve's report of a failed start; else where to look."""
+    from ray import serve
+
+    reports = [str(error)]
+    application = serve.status().applications.get(APPLICATION)
+    if application is not None:
+        reports += [application.message, *(deployment.message for deployment in application.deployments.values())]
+    for report in reports:
+        found = re.findall(r"bayes_pfl\.errors\.\w+: (.+)", report)
+        if found:
+            return BundleError(found[-1])
+    return ConfigError(f"Ray Serve could not start the endpoint: {reports[-1] or reports[0]}")

@@ -1,0 +1,32 @@
+"""What Prometheus sees of the ingress, through Ray's own metrics port."""
+
+from ray.util.metrics import Counter, Histogram
+
+SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+SCORES = [step / 20 for step in range(1, 20)]
+
+
+class Measures:
+    """Counters and histograms of one ingress replica. Ray adds the prefix `ray_`."""
+
+    def __init__(self) -> None:
+        self.requests = Counter("bayes_pfl_requests", "HTTP requests by route and status", ("route", "status"))
+        self.latency = Histogram("bayes_pfl_request_seconds", "time from request to answer", SECONDS, ("route",))
+        self.scores = Histogram("bayes_pfl_pred_score", "image scores answered", SCORES, ("model", "version"))
+        self.anomalies = Counter("bayes_pfl_anomalies", "images at or above their threshold", ("model", "version"))
+        self.retries = Counter("bayes_pfl_retries", "jobs sent again because a replica was lost", ("model",))
+        self.gaps = Histogram(
+            "bayes_pfl_shadow_gap", "challenger's minus champion's score", [-0.5, -0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2, 0.5], ("model",)
+        )
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        self.requests.inc(tags={"route": route, "status": str(status)})
+        self.latency.observe(seconds, tags={"route": route})
+
+    def score(self, model: str, version: str, score: float, label: bool | None) -> None:
+        """Count an answered image."""
+        tags = {"model": model, "version": version}
+        self.scores.observe(score, tags=tags)
+        if label:
+            self.anomalies.inc(tags=tags)

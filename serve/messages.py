@@ -1,0 +1,69 @@
+"""What the HTTP layer and the model replicas say to each other: small typed tuples that need no torch."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+DEMONSTRATION = (
+    "This is the demonstration model inside the package, trained on generated images: "
+    "its scores show how the endpoint works, not what is wrong with real objects."
+)
+
+
+class ModelInfo(NamedTuple):
+    """Which model this is, and what a client must know of it."""
+
+    version: str
+    """First 12 hexadecimal digits of the head's SHA-256."""
+    kind: Literal["trained", "demonstration"]
+    source: str
+    """`embedded`, a models:/ URI, or the last part of a folder's path."""
+    backbone: str
+    image_size: int
+    """Side of the square the picture is squeezed into, and of the anomaly map, pixels."""
+    num_prompts: int
+    flow_length: int
+    threshold: float | None
+    """Image score from which the model calls an image anomalous, if one is known."""
+
+    @property
+    def note(self) -> str | None:
+        """What must be said wherever the model's answers are shown."""
+        return DEMONSTRATION if self.kind == "demonstration" else None
+
+
+class Job(NamedTuple):
+    """One image to score."""
+
+    pixels: np.ndarray
+    """(side, side, 3) uint8: the picture, already squeezed into the model's input size."""
+    class_name: str
+    num_samples: int
+    seed: int
+    want_map: bool
+
+
+class Scored(NamedTuple):
+    """What a replica says of one image."""
+
+    image_score: float
+    uncertainty: float
+    anomaly_map: np.ndarray | None
+    """(side, side) float32 in [0, 1], if asked for."""
+    model: ModelInfo
+    compute_ms: float
+
+
+class Refused(NamedTuple):
+    """The replica cannot score this job; the client must change it."""
+
+    detail: str
+
+
+class Outgrown(NamedTuple):
+    """The job was made for another input size: a new model has been loaded meanwhile."""
+
+    model: ModelInfo
+
+
+Outcome = Scored | Refused | Outgrown

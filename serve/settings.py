@@ -1,0 +1,73 @@
+"""Every choice of the endpoint, as frozen pydantic models: one field, one sentence, one unit; unknown keys are errors."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from bayes_pfl.config import Settings
+
+
+class Limits(Settings):
+    """What a single request may ask for; beyond it the answer is 4xx, before any pixel is decoded where possible."""
+
+    max_body_bytes: int = Field(32 * 2**20, ge=1, description="largest request body, bytes")
+    max_pixels: int = Field(32_000_000, ge=1, description="largest width x height of an image, pixels")
+    max_side_px: int = Field(16_384, ge=1, description="longest side of an image, pixels")
+    max_class_name: int = Field(100, ge=1, description="longest class name, characters")
+    max_samples: int = Field(50, ge=1, description="largest num_samples")
+    max_images: int = Field(16, ge=1, description="most images in one request")
+    body_timeout_s: float = Field(15.0, gt=0, description="time a client has to send its body, seconds")
+    answer_timeout_s: float = Field(60.0, gt=0, description="time an accepted request may take, seconds")
+    decoders: int = Field(2, ge=1, description="images decoded at once by one ingress replica")
+
+
+class ReplicaSettings(Settings):
+    """What one model replica runs: the `user_config` of its deployment, so a change is applied in place."""
+
+    source: str = Field("embedded", description="bundle folder, models:/NAME@ALIAS, or embedded")
+    revision: str = Field("", description="free text; changing it makes every replica look at its source again")
+    max_batch: int = Field(4, ge=1, description="images taken from the queue at once")
+    batch_wait_ms: float = Field(1.0, ge=0, description="time a batch waits for company, milliseconds")
+    threads: int = Field(1, ge=1, description="CPU threads of one replica")
+    device: str = Field("cpu", description="torch device: cpu, or cuda where the deployment has num_gpus")
+    refresh_s: float = Field(30.0, ge=0, description="how often the source is looked at for a new model, seconds; 0: never")
+
+
+class ModelSettings(Settings):
+    """One model offered by the endpoint, and the deployment that runs it."""
+
+    name: str = Field("bayes-pfl", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="name in URLs and answers")
+    replica: ReplicaSettings = ReplicaSettings()
+    challenger: str | None = Field(None, description="source of a model scored in its shadow: logged, never answered")
+    shadow_fraction: float = Field(1.0, ge=0, le=1, description="share of the requests that the challenger sees too")
+    replicas: int = Field(1, ge=1, description="replicas; the fewest, if max_replicas allows more")
+    max_replicas: int | None = Field(None, ge=1, description="most replicas under load; none: no autoscaling")
+    max_queued: int = Field(32, ge=0, description="requests that wait for a replica; more are answered 503")
+    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
+    gpus: float = Field(0.0, ge=0, description="GPUs, or a fraction of one, that Ray reserves for a replica")
+
+    @model_validator(mode="after")
+    def _more_is_not_less(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError("max_replicas is smaller than replicas; raise it or leave it out")
+        return self
+
+
+class ServeSettings(Settings):
+    """The whole endpoint: the `args` of configs/serve.yaml, or what `python -m serve` makes of its options."""
+
+    models: tuple[ModelSettings, ...] = Field((ModelSettings(),), min_length=1, description="the first is the default")
+    ingress_replicas: int = Field(1, ge=1, description="replicas of the HTTP layer")
+    require_token: bool = Field(True, description="refuse requests without a bearer token; off only behind loopback")
+    tokens_file: str | None = Field(None, description="file with one token a line, read again when it changes")
+    allowed_hosts: tuple[str, ...] = Field((), description="Host headers that are answered; empty: any")
+    requests_per_second: float = Field(0.0, ge=0, description="sustained rate of one token; 0: no limit")
+    burst: int = Field(20, ge=1, description="requests of one token above the rate, at once")
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names):
+            raise ValueError("two models have the same name; name each differently")
+        return self
