@@ -54,8 +54,10 @@ def index_shards(
                 values.pop("split", None)
                 refs.append(SampleRef(shard=path, row=row, **values))
     if not refs:
-        wanted = f"split '{split}'" if categories is None else f"split '{split}' and categories {sorted(categories)}"
-        raise DataError(f"{folder} has no image of {wanted}; check the names, or ingest again with other options.")
+        wanted = [f"of split '{split}'"] if split is not None else []
+        wanted += [f"of categories {sorted(categories)}"] if categories is not None else []
+        what = " ".join(["no image", *wanted])
+        raise DataError(f"{folder} has {what}; check the names, or ingest again with other options.")
     return refs
 
 

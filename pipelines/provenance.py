@@ -1,15 +1,23 @@
-"""What a run must record to be done again: code, packages, data."""
+"""What a training run records of itself: settings, code, packages, data, and every epoch's metrics."""
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bayes_pfl.errors import DataError
 from bayes_pfl.remote import is_remote
 from bayes_pfl.samples import SampleRef, refs_digest
 from bayes_pfl.shards import read_manifest
+from pipelines.settings import TrainSettings
+from pipelines.storage import Store
+from pipelines.tracking import Run, start_run
+
+RUN_FILE = "mlflow_run.json"
+METRICS_FILE = "metrics.jsonl"
 
 PACKAGES = ("bayes-pfl", "ray", "torch", "torchvision", "open_clip_torch", "timm", "pyarrow", "numpy", "mlflow")
 
@@ -43,3 +51,38 @@ def git_revision() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def tracked_run(
+    settings: TrainSettings, store: Store, training: Sequence[SampleRef], validation: Sequence[SampleRef], parent: str | None
+) -> Run:
+    """The MLflow run of a training: the one begun before, or a new one with settings, versions and digests."""
+    begun = store.read_json(RUN_FILE)
+    if begun:
+        return Run(settings.tracking, begun["run_id"])
+    tracked = start_run(settings.tracking, settings.name(), {"stage": "train"}, parent)
+    tracked.log_params(_flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
+    if tracked.run_id:
+        store.write_json(RUN_FILE, {"run_id": tracked.run_id})
+    return tracked
+
+
+def keep_history(history: Sequence[dict[str, float]], file: Path, missed: Run | None) -> None:
+    """Every epoch as one line of JSON; what the store of a run has `missed` is sent once more.
+
+    Raises OutputError if the file cannot be written.
+    """
+    store = Store(file.parent)
+    store.make()
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    if missed is not None:
+        for entry in history:
+            metrics = {key: value for key, value in entry.items() if key not in ("epoch", "stage")}
+            missed.log_metrics(metrics, int(entry["epoch"]) + 1)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

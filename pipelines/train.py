@@ -20,15 +20,13 @@ from bayes_pfl.samples import SampleRef, global_batches, index_shards
 from pipelines.cluster import start_ray
 from pipelines.loop import SELECTION, final_head, training_loop
 from pipelines.progress import EpochLines, StepCounter
-from pipelines.provenance import provenance
+from pipelines.provenance import METRICS_FILE, keep_history, tracked_run
 from pipelines.settings import TrainSettings, home
 from pipelines.storage import Store, absolute
-from pipelines.tracking import BUNDLE_ARTIFACT, Run, resolved, start_run
+from pipelines.tracking import BUNDLE_ARTIFACT, Run, resolved
 from pipelines.train_report import write_training_report
 
-RUN_FILE = "mlflow_run.json"
 FINISHED_FILE = "finished.json"
-METRICS_FILE = "metrics.jsonl"
 
 
 class Trained(NamedTuple):
@@ -80,11 +78,11 @@ def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None =
         raise ConfigError(f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one.")
     training, validation = split_samples(settings)
     backbone = _check(settings, training, validation)
+    store.make()
     cluster = settings.cluster
     fewest = cluster.min_workers or cluster.num_workers
     start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest if cluster.use_gpu else 0)
-    store.make()
-    tracked = _tracked_run(settings, store, training, validation, parent_run)
+    tracked = tracked_run(settings, store, training, validation, parent_run)
     _announce(settings, training, validation)
     try:
         with tracked.system_metrics():
@@ -99,7 +97,7 @@ def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None =
                 Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])
             tracked.log_folder(bundle, BUNDLE_ARTIFACT)
             metrics_file = home() / "training" / settings.name() / METRICS_FILE
-            _keep(outcome, metrics_file, tracked)
+            keep_history(outcome.history, metrics_file, tracked if outcome.tracking_problem else None)
             report = write_training_report(Path(temporary) / "training", bundle, backbone, outcome.history, validation or training)
             tracked.log_folder(report, "training")
     except BaseException:
@@ -230,36 +228,6 @@ def _root_cause(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
-
-
-def _keep(outcome: Trained, file: Path, tracked: Run) -> None:
-    """Every epoch as one line of JSON; what a store that did not answer has missed is sent once more."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(entry) + "\n" for entry in outcome.history), encoding="utf-8")
-    if outcome.tracking_problem:
-        for entry in outcome.history:
-            tracked.log_metrics({key: value for key, value in entry.items() if key not in ("epoch", "stage")}, int(entry["epoch"]) + 1)
-
-
-def _tracked_run(
-    settings: TrainSettings, store: Store, training: list[SampleRef], validation: list[SampleRef], parent: str | None
-) -> Run:
-    """The MLflow run of this training: the one begun before, or a new one with settings, versions and digests."""
-    begun = store.read_json(RUN_FILE)
-    if begun:
-        return Run(settings.tracking, begun["run_id"])
-    tracked = start_run(settings.tracking, settings.name(), {"stage": "train"}, parent)
-    tracked.log_params(_flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
-    if tracked.run_id:
-        store.write_json(RUN_FILE, {"run_id": tracked.run_id})
-    return tracked
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _absolute(settings: TrainSettings) -> TrainSettings:

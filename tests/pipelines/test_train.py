@@ -1,5 +1,6 @@
 """Training on Ray: killed workers and drivers change no bit, a finished run is left alone, everything is recorded."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 import yaml
-from small import BACKBONE, painted_shards
+from plain import plain_shards
+from small import BACKBONE
 
 from bayes_pfl.bundle import load_bundle, training_images
 from bayes_pfl.config import ModelConfig, TrainingConfig
@@ -27,13 +28,12 @@ from pipelines.train import split_samples, train
 
 pytestmark = pytest.mark.ray
 EPOCHS = 5
+DOWN = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return painted_shards(
-        tmp_path_factory.mktemp("train"), ("carpet", "gear", "leather"), seed=11, normal=3, defective=5
-    )
+    return plain_shards(tmp_path_factory.mktemp("train"), ("carpet", "gear", "leather"), seed=11, normal=3, defective=5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,10 @@ def settings(shards):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, ray_session, settings):
-    """The same settings trained three times: straight, with a worker killed, with the driver killed and run again."""
+    """The same settings trained three times: straight, with a worker killed, with the driver killed and run again.
+
+    The run whose worker is killed has a tracking server that is down.
+    """
     return {
         kind: _trained(tmp_path_factory.mktemp(kind), kind, settings, ray_session)
         for kind in ("straight", "worker", "driver")
@@ -63,6 +66,7 @@ def _trained(folder: Path, kind: str, settings: TrainSettings, address: str) -> 
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         checkpoints = folder / "home" / "training" / settings.name()
         if kind == "worker":
+            settings = settings.model_copy(update={"tracking": TrackingSettings(uri=DOWN)})
             killer = threading.Thread(target=_kill_a_worker, args=(checkpoints,))
             killer.start()
         elif kind == "driver":
@@ -75,7 +79,7 @@ def _trained(folder: Path, kind: str, settings: TrainSettings, address: str) -> 
 
 
 def _wait_for(condition, what: str) -> None:
-    end = time.monotonic() + 180
+    end = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.02)
@@ -156,7 +160,7 @@ def test_evaluating_images_that_were_trained_on_is_refused(runs, shards):
 def test_everything_is_recorded_once(runs):
     from mlflow import MlflowClient
 
-    for run in runs.values():
+    for run in (runs["straight"], runs["driver"]):
         client = MlflowClient(f"sqlite:///{run['folder'] / 'home' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("bayes-pfl")
         found = client.search_runs([experiment.experiment_id])
@@ -168,7 +172,7 @@ def test_everything_is_recorded_once(runs):
         assert "validation_pixel_ap" in found[0].data.metrics
         assert any(name.startswith("system/") for name in found[0].data.metrics)
         params = found[0].data.params
-        assert params["version.torch"] == torch.__version__
+        assert params["version.torch"] == importlib.metadata.version("torch")
         assert params["dataset_digest"] == read_manifest(run["settings"].data.train)["digest"]
         assert params["git_revision"]
         assert params["training.seed"] == "0"
@@ -176,6 +180,15 @@ def test_everything_is_recorded_once(runs):
         assert {"training/report.html", "training/heat-0.png"} <= pages
         files = {file.path for file in client.list_artifacts(run["result"]["run_id"], "bundle")}
         assert "bundle/head.safetensors" in files
+
+
+def test_training_goes_on_without_a_tracking_server(runs):
+    result = runs["worker"]["result"]
+    assert result["tracking_problem"].startswith(f"{DOWN} does not answer")
+    lines = [json.loads(line) for line in Path(result["metrics_file"]).read_text(encoding="utf-8").splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(EPOCHS))
+    assert lines[-1] == result["metrics"]
+    assert not runs["straight"]["result"]["tracking_problem"]
 
 
 def test_validation_images_are_never_trained_on(shards, settings):

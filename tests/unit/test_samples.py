@@ -59,6 +59,12 @@ def test_an_empty_choice_is_refused_with_a_sentence(shards, split, categories):
         index_shards(shards, split, categories)
 
 
+def test_empty_shards_are_refused_with_a_sentence(tmp_path):
+    write_shard(tmp_path / "shard-00000.arrow", [])
+    with pytest.raises(DataError, match="has no image; check the names"):
+        index_shards(tmp_path)
+
+
 def test_samples_are_the_decoded_rows(shards):
     refs = index_shards(shards)[3:0:-1]
     samples = load_samples(refs, 48)
