@@ -29,6 +29,11 @@ def list_files(folder: str) -> list[str]:
         raise DataError(f"{folder} cannot be read ({error}). Check the URI, its credentials and the fsspec driver.") from error
 
 
+def cache_folder() -> Path:
+    """Where copies lie on this machine: BAYES_PFL_CACHE, else a folder of this user's in the temporary one."""
+    return Path(os.environ.get("BAYES_PFL_CACHE") or Path(tempfile.gettempdir()) / f"bayes-pfl-cache-{os.getuid()}")
+
+
 def local_copy(path: Path | str) -> Path:
     """A local file with the content of a path or URI. Raises DataError if it cannot be copied."""
     if not is_remote(path):
@@ -38,8 +43,7 @@ def local_copy(path: Path | str) -> Path:
         system, remote = fsspec.core.url_to_fs(uri)
         about = system.info(remote)
         version = [uri, *(str(about.get(key)) for key in ("size", "mtime", "LastModified", "etag", "ETag", "updated"))]
-        folder = Path(os.environ.get("BAYES_PFL_CACHE") or Path(tempfile.gettempdir()) / f"bayes-pfl-cache-{os.getuid()}")
-        target = folder / hashlib.sha256("\0".join(version).encode()).hexdigest()[:24] / remote.rsplit("/", 1)[-1]
+        target = cache_folder() / hashlib.sha256("\0".join(version).encode()).hexdigest()[:24] / remote.rsplit("/", 1)[-1]
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:

@@ -1,13 +1,15 @@
 """Small files and folders by path or URI (s3://, gs://, file://, ...), the same way through fsspec."""
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from bayes_pfl.errors import OutputError
-from bayes_pfl.remote import is_remote
+from bayes_pfl.errors import BundleError, OutputError
+from bayes_pfl.remote import cache_folder, is_remote
 
 
 class Store:
@@ -88,3 +90,19 @@ class Store:
 def absolute(path: str) -> str:
     """A path written out, because workers run in a folder of Ray's; a URI as it is."""
     return path if is_remote(path) else str(Path(path).resolve())
+
+
+def download_bundle(uri: str) -> Path:
+    """A local copy of the bundle behind a URI, kept under its head's hash. Raises BundleError if there is none."""
+    store = Store(uri)
+    record = store.read_json("bundle.json")
+    if not isinstance(record, dict) or "head_sha256" not in record:
+        raise BundleError(f"{uri} holds no bundle, or cannot be read. Give the URI that training wrote, and its credentials.")
+    target = cache_folder() / "bundles" / str(record["head_sha256"])[:24]
+    if not (target / "bundle.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            copy = Store(uri.rpartition("/")[0]).download(uri.rpartition("/")[2], Path(temporary) / "bundle")
+            with contextlib.suppress(OSError):  # another process was faster, with the same content
+                copy.rename(target)
+    return target

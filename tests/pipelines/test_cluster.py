@@ -1,11 +1,13 @@
 """Resources are checked with a sentence; files by path and by URI behave alike."""
 
 import pytest
+from small import random_bundle
 
-from bayes_pfl.errors import ConfigError, OutputError
+from bayes_pfl.bundle import load_bundle
+from bayes_pfl.errors import BundleError, ConfigError, OutputError
 from pipelines.cluster import check_resources
 from pipelines.settings import ClusterSettings, TrainSettings
-from pipelines.storage import Store, absolute
+from pipelines.storage import Store, absolute, download_bundle
 
 
 def test_a_run_that_can_never_fit_is_refused_with_what_to_change():
@@ -63,3 +65,16 @@ def test_paths_are_written_out_and_uris_left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("runs/model") == str(tmp_path / "runs" / "model")
     assert absolute("s3://bucket/model") == "s3://bucket/model"
+
+
+def test_a_bundle_behind_a_uri_is_copied_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path / "cache"))
+    bundle = random_bundle(tmp_path / "model")
+    copy = download_bundle(f"file://{bundle}")
+    assert copy.is_relative_to(tmp_path / "cache")
+    assert load_bundle(copy).version == load_bundle(bundle).version
+    changed = (copy / "bundle.json").stat().st_mtime_ns
+    assert download_bundle(f"file://{bundle}") == copy
+    assert (copy / "bundle.json").stat().st_mtime_ns == changed
+    with pytest.raises(BundleError, match="holds no bundle"):
+        download_bundle(f"file://{tmp_path}/nothing")
