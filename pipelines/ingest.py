@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections import Counter
@@ -24,8 +23,6 @@ from bayes_pfl.errors import BayesPFLError, DataError, OutputError
 from bayes_pfl.preprocess import MAX_PIXELS
 from pipelines.cluster import start_ray
 
-CPUS_PER_SHARD = 0.5
-"""Two shards to a CPU: one is decoded while the other is read, written or waits to be handed out."""
 SECONDS_BETWEEN_LINES = 10.0
 LISTED = 10
 """Files set aside that the summary names; the manifest has all."""
@@ -167,31 +164,37 @@ def _pack(todo: Sequence[ShardTask], progress: "Progress") -> Iterator[tuple[int
     start_ray()
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it sets its own level when it is imported
-    rows = [{"task": task.to_json()} for task in todo]
-    shards = ray.data.from_items(rows, override_num_blocks=len(rows))
-    shards.context.enable_progress_bars = False  # ours counts images
-    progress.begin()
-    for row in shards.map(_pack_row, num_cpus=CPUS_PER_SHARD).iter_rows():
+    packers = min(len(todo), int(ray.cluster_resources()["CPU"]))
+    rows = ray.data.from_items([{"task": task.to_json()} for task in todo], override_num_blocks=len(todo))
+    # Actors hold their next shard while they write one; plain tasks would leave each CPU idle in between.
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=packers, initial_size=packers)
+    packed = rows.map(Packer, num_cpus=1, compute=pool)  # type: ignore[arg-type]  # Ray's types know functions only
+    for row in packed.iter_rows():
+        progress.begin(row["seconds"])
         if row["error"]:
             raise (OutputError if row["of_output"] else DataError)(row["error"])
         yield row["index"], json.loads(row["note"])
 
 
-def _pack_row(row: dict[str, Any]) -> dict[str, Any]:
-    """One shard in a worker; errors for people travel as values, without Ray's tracebacks around them."""
-    task = ShardTask.from_json(row["task"])
-    note, error = {}, None
-    try:
-        note = pack_shard(task)
-    except BayesPFLError as caught:
-        error = caught
-    return {
-        "index": task.index,
-        "note": json.dumps(note),
-        "error": str(error or ""),
-        "of_output": isinstance(error, OutputError),
-    }
+class Packer:
+    """Writes shards in a process of its own, one after the other."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write one; errors for people travel as values, without Ray's tracebacks around them."""
+        started = time.monotonic()
+        task = ShardTask.from_json(row["task"])
+        note, error = {}, None
+        try:
+            note = pack_shard(task)
+        except BayesPFLError as caught:
+            error = caught
+        return {
+            "index": task.index,
+            "note": json.dumps(note),
+            "seconds": time.monotonic() - started,
+            "error": str(error or ""),
+            "of_output": isinstance(error, OutputError),
+        }
 
 
 class Progress:
@@ -199,12 +202,14 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
-        self.entered = self.started = self.last_line = time.monotonic()
+        self.entered = self.last_line = time.monotonic()
+        self.started: float | None = None
         self.bar = tqdm(total=total, unit=" images", disable=not (total and sys.stderr.isatty()))
 
-    def begin(self) -> None:
-        """Start the clock: what came before was start-up."""
-        self.started = self.last_line = time.monotonic()
+    def begin(self, seconds_ago: float = 0.0) -> None:
+        """Start the clock, unless it runs: what came before the first piece of work was start-up."""
+        if self.started is None:
+            self.started = time.monotonic() - seconds_ago
 
     def advance(self, images: int) -> None:
         """``images`` more are done."""
@@ -221,13 +226,13 @@ class Progress:
 
     @property
     def startup_seconds(self) -> float:
-        """From the plan to the first piece of work."""
-        return self.started - self.entered
+        """From the plan to the first piece of work; 0 if there was none."""
+        return 0.0 if self.started is None else self.started - self.entered
 
     @property
     def images_per_second(self) -> float:
         """Since the first piece of work; 0 if there was none."""
-        return self.done / max(time.monotonic() - self.started, 1e-9)
+        return 0.0 if self.started is None else self.done / max(time.monotonic() - self.started, 1e-9)
 
     def __enter__(self) -> Self:
         return self

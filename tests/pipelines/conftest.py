@@ -14,6 +14,7 @@ def ray_session() -> Iterator[str]:
         import ray
 
         context = ray.init(
+            address="local",  # not a cluster that someone else has running here
             num_cpus=2,
             include_dashboard=False,
             object_store_memory=150 * 2**20,
