@@ -57,8 +57,7 @@ def build(args: ServeSettings) -> Application:
         for model in args.models
         if model.challenger is not None
     }
-    ingress = serve.deployment(
-        Endpoint,
+    ingress = serve.deployment(Endpoint).options(
         name="endpoint",
         num_replicas=args.ingress_replicas,
         # Every request under way counts here, also those whose bodies are still coming in.
@@ -80,8 +79,7 @@ def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Ap
             "target_ongoing_requests": replica.max_batch,
         }
         scaling = {"autoscaling_config": autoscaling}
-    deployment = serve.deployment(
-        ModelReplica,
+    deployment = serve.deployment(ModelReplica).options(
         name=name,
         user_config=replica.model_dump(mode="json"),
         max_ongoing_requests=2 * replica.max_batch,

@@ -112,7 +112,7 @@ class ModelClient:
                 "challenger_score": outcome.image_score,
             }
             logger.info("shadow", extra=values)
-            self.measures.gaps.observe(outcome.image_score - champion.image_score, tags={"model": self.name})
+            self.measures.gaps.observe(abs(outcome.image_score - champion.image_score), tags={"model": self.name})
 
 
 async def _result(pending: Any) -> Any:

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import logging
 import os
 import re
 import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from serve.access import read_tokens
@@ -122,8 +124,8 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
 
     from serve.app import build
 
-    here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if args.address == "local" else {}
-    ray.init(address=args.address, log_to_driver=False, logging_level="WARNING", **here)
+    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if args.address == "local" else {}
+    ray.init(address=args.address, log_to_driver=False, logging_level=logging.WARNING, **here)
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own in their place
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -160,4 +162,5 @@ def explain_failure(error: RuntimeError) -> BayesPFLError:
         found = re.findall(r"bayes_pfl\.errors\.\w+: (.+)", report)
         if found:
             return BundleError(found[-1])
-    return ConfigError(f"Ray Serve could not start the endpoint: {reports[-1] or reports[0]}")
+    last = (reports[-1] or reports[0]).strip().splitlines()[-1]
+    return ConfigError(f"Ray Serve could not start the endpoint: {last} (see Ray's logs, session_latest/logs/serve)")

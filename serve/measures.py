@@ -3,6 +3,7 @@
 from ray.util.metrics import Counter, Histogram
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+GAPS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 SCORES = [step / 20 for step in range(1, 20)]
 
 
@@ -15,9 +16,7 @@ class Measures:
         self.scores = Histogram("bayes_pfl_pred_score", "image scores answered", SCORES, ("model", "version"))
         self.anomalies = Counter("bayes_pfl_anomalies", "images at or above their threshold", ("model", "version"))
         self.retries = Counter("bayes_pfl_retries", "jobs sent again because a replica was lost", ("model",))
-        self.gaps = Histogram(
-            "bayes_pfl_shadow_gap", "challenger's minus champion's score", [-0.5, -0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2, 0.5], ("model",)
-        )
+        self.gaps = Histogram("bayes_pfl_shadow_gap", "|challenger's - champion's score|", GAPS, ("model",))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 DEMONSTRATION = (
-    "This is the demonstration model inside the package, trained on generated images: "
+    "This model stands on the small demonstration CLIP inside the package, which has only seen generated images: "
     "its scores show how the endpoint works, not what is wrong with real objects."
 )
 

@@ -133,7 +133,8 @@ def load_newer(settings: ReplicaSettings, current: ModelInfo | None) -> tuple[De
 def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
     """What a client may know of a bundle: no paths of this machine."""
     config = bundle.config
-    demonstration = source == EMBEDDED or bundle.record["training"].get("kind") == "embedded demonstration"
+    # The small CLIP inside the package has only ever seen generated images, whatever head is trained on it.
+    demonstration = bool(bundle.kind) or config.backbone.pretrained.startswith("package:")
     return ModelInfo(
         version=bundle.version,
         kind="demonstration" if demonstration else "trained",

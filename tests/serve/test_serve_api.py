@@ -1,0 +1,161 @@
+"""The HTTP interface against the library: equal scores, equal maps, and every option does what it says."""
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from local_endpoint import encoded, picture
+from PIL import Image
+from starlette.testclient import TestClient
+
+from bayes_pfl import Detector
+from serve.drawing import coloured
+
+PNG = {"Content-Type": "image/png"}
+
+
+def post(client: TestClient, path: str, data: bytes, **query: Any) -> Any:
+    return client.post(path, params=query, content=data, headers=PNG)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+def test_scores_equal_the_library_to_the_bit(client: TestClient, detector: Detector, kind: str, options: dict[str, Any]) -> None:
+    data = encoded(picture(3), kind, **options)
+    expected = detector.predict([data], ["metal nut"], num_samples=7, seed=5)[0]
+    answer = post(client, "/v1/score", data, class_name="metal nut", num_samples=7, seed=5, map="npy").json()
+    assert answer["pred_score"] == expected.image_score
+    assert answer["uncertainty"] == expected.uncertainty
+    sent = np.load(io.BytesIO(base64.b64decode(answer["anomaly_map"]["data"])), allow_pickle=False)
+    assert np.array_equal(sent, expected.anomaly_map)
+    assert answer["model"]["version"] == detector.bundle.version
+    assert answer["image"] == {"width": 90, "height": 70}
+
+
+def test_seed_and_class_name_reach_the_model(client: TestClient) -> None:
+    data = encoded(picture(1))
+    scores = {
+        post(client, "/v1/score", data, class_name=name, seed=seed).json()["pred_score"]
+        for name in ("nut", "skin")
+        for seed in (0, 1)
+    }
+    assert len(scores) == 4
+
+
+def test_map_files_hold_the_library_s_map(client: TestClient, detector: Detector) -> None:
+    data = encoded(picture(2))
+    expected = detector.predict([data], ["object"])[0].anomaly_map
+    drawn = post(client, "/v1/map", data, kind="png")
+    assert drawn.headers["content-type"] == "image/png"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(drawn.content))), coloured(expected))
+    gray = Image.open(io.BytesIO(post(client, "/v1/map", data, kind="png16").content))
+    assert gray.mode == "I;16"
+    assert np.abs(np.asarray(gray) / 65535 - expected).max() <= 0.5 / 65535 + 1e-7
+    plain = post(client, "/v1/map", data, kind="npy")
+    assert np.array_equal(np.load(io.BytesIO(plain.content), allow_pickle=False), expected)
+    assert float(plain.headers["x-pred-score"]) == detector.predict([data], ["object"])[0].image_score
+
+
+def test_label_and_threshold(client: TestClient) -> None:
+    data = encoded(picture(4))
+    unknown = post(client, "/v1/score", data).json()
+    assert unknown["pred_label"] is None
+    assert unknown["threshold"] is None
+    assert unknown["regions"] == []
+    score = unknown["pred_score"]
+    for threshold, label in ((score, True), (np.nextafter(score, 1), False), (0.0, True)):
+        answer = post(client, "/v1/score", data, threshold=repr(float(threshold))).json()
+        assert (answer["pred_label"], answer["threshold"]) == (label, threshold)
+    known = post(client, "/v1/score", data, model="known").json()
+    assert known["threshold"] == 0.4
+    assert known["pred_label"] == (known["pred_score"] >= 0.4)
+
+
+def test_regions_and_mask_cover_what_reaches_the_threshold(client: TestClient, detector: Detector) -> None:
+    data = encoded(picture(5, width=112, height=56))
+    anomaly_map = detector.predict([data], ["object"])[0].anomaly_map
+    level = float(np.quantile(anomaly_map, 0.9))
+    answer = post(client, "/v1/score", data, region_threshold=level, mask=True).json()
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["pred_mask"]["data"]))))
+    assert np.array_equal(mask == 255, anomaly_map >= level)
+    assert sum(region["area"] for region in answer["regions"]) == pytest.approx((anomaly_map >= level).mean())
+    assert max(region["pred_score"] for region in answer["regions"]) == anomaly_map.max()
+    covered = np.zeros((56, 112), bool)
+    for box in answer["regions"]:
+        covered[box["y"] : box["y"] + box["height"], box["x"] : box["x"] + box["width"]] = True
+    assert covered[np.repeat(anomaly_map >= level, 2, axis=1)].all()
+
+
+def test_batch_answers_in_order_and_refuses_only_what_is_broken(client: TestClient, detector: Detector) -> None:
+    files = [encoded(picture(seed)) for seed in (6, 7)]
+    images = [
+        {"image": base64.b64encode(files[0]).decode()},
+        {"image": base64.b64encode(b"no image").decode()},
+        {"image": base64.b64encode(files[1]).decode(), "class_name": "skin"},
+        {"image": "%%%"},
+    ]
+    answer = client.post("/v1/score:batch", json={"images": images, "options": {"class_name": "nut"}})
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    expected = detector.predict(files, ["nut", "skin"])
+    assert [results[0]["pred_score"], results[2]["pred_score"]] == [one.image_score for one in expected]
+    assert [results[1]["status"], results[3]["status"]] == [415, 422]
+
+
+@pytest.mark.parametrize(
+    ("query", "part"),
+    [
+        ({"num_samples": 0}, "num_samples"),
+        ({"num_samples": 51}, "at most 50"),
+        ({"seed": -1}, "seed"),
+        ({"threshold": "nan"}, "threshold"),
+        ({"threshold": "inf"}, "threshold"),
+        ({"map": "gif"}, "map"),
+        ({"class_name": " "}, "class_name"),
+        ({"class_name": "x" * 101}, "class_name"),
+        ({"class_name": "nut\x00"}, "control characters"),
+        ({"class_name": "\U0001f9e9" * 60}, "tokens long"),
+        ({"treshold": 0.5}, "treshold: unknown"),
+        ({"mask": True}, "region_threshold"),
+    ],
+)
+def test_wrong_options_are_named(client: TestClient, query: dict[str, Any], part: str) -> None:
+    answer = post(client, "/v1/score", encoded(picture()), **query)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert part in answer.json()["detail"]
+
+
+def test_models_version_and_health(client: TestClient, detector: Detector) -> None:
+    models = client.get("/v1/models").json()["models"]
+    assert [model["name"] for model in models] == ["first", "known"]
+    assert models[0]["version"] == detector.bundle.version
+    assert models[0]["kind"] == "trained"
+    assert "/" not in models[0]["source"]
+    assert client.get("/v1/version").json()["name"] == "bayes-pfl"
+    assert client.get("/v2/health/live").status_code == 200
+    assert client.get("/v2/health/ready").status_code == 200
+    missing = post(client, "/v1/score", encoded(picture()), model="third")
+    assert missing.status_code == 404
+    assert "first, known" in missing.json()["detail"]
+
+
+def test_every_answer_carries_its_number_and_the_headers(client: TestClient) -> None:
+    requests: list[Callable[[], Any]] = [
+        lambda: client.get("/v1/models"),
+        lambda: client.get("/nowhere"),
+        lambda: client.put("/v1/score"),
+        lambda: post(client, "/v1/score", b"junk"),
+    ]
+    answers = [request() for request in requests]
+    assert [answer.status_code for answer in answers] == [200, 404, 405, 415]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in answer.headers
+        assert len(answer.headers["x-request-id"]) == 32
+    assert answers[1].json()["request_id"] == answers[1].headers["x-request-id"]
+    numbered = client.get("/nowhere", headers={"X-Request-ID": "abc<1>"})
+    assert numbered.json()["request_id"] == "abc1"
