@@ -1,1 +1,9 @@
-"""Being here makes `import painted` work from every folder of tests."""
+"""For all tests: shapes and types in the library's signatures are executed, and `import painted` works from every folder."""
+
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))
+install_import_hook("bayes_pfl", "typechecked.check")

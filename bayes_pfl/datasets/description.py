@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from bayes_pfl.datasets.record import Record
 from bayes_pfl.datasets.source import Skipped, Source
@@ -64,6 +64,7 @@ class Reading(NamedTuple):
     """Every file that the layout accounts for: images, masks, lists."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """One way in which datasets lie on disk."""
 
