@@ -40,7 +40,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.clip = _load_clip(config)
-        self.clip.requires_grad_(False).eval()
+        self.clip.requires_grad_(False)
+        self.train()
         self.text_tower: Any = getattr(self.clip, "text", self.clip)
         if not hasattr(self.text_tower, "token_embedding"):
             raise BackboneError(f"{config.name} has no CLIP text transformer; choose an architecture with open_clip's own text tower.")
@@ -59,8 +60,15 @@ class Backbone(nn.Module):
         self.digest = digest
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stay in evaluation mode: the backbone is frozen."""
-        return super().train(False)
+        """Stay in evaluation mode, the backbone is frozen; but attention is fused as it is in training.
+
+        In evaluation torch's attention module takes a path of its own that stores all weights: a quarter slower in all.
+        """
+        super().train(False)
+        for module in self.clip.modules():
+            if isinstance(module, nn.MultiheadAttention) and module.dropout == 0:
+                module.training = True
+        return self
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
