@@ -29,13 +29,15 @@ class MapAccumulator:
     """Sums the maps of groups of samples of one image, and keeps what the asked numbers of samples need.
 
     `wanted` are numbers of samples; each one's result is the average over that prefix, so that one pass over the largest
-    gives all of them, exactly as separate passes with the same draws would.
+    gives all of them, exactly as separate passes with the same draws would. What is summed are differences from the map of
+    the first prompt: the variance of plain probabilities would drown in the rounding of their squares.
     """
 
     def __init__(self, size: int, side: int, wanted: list[int], corners: bool) -> None:
         self.size, self.side, self.wanted = size, side, sorted(set(wanted))
         self.low, self.weight = interpolation(side, size, corners)
         self.columns = interpolation_matrix(side, size, corners)
+        self.first = torch.zeros(size, size)
         self.total = torch.zeros(size, size)
         self.squares = torch.zeros(size, size)
         self.seen = 0
@@ -61,6 +63,9 @@ class MapAccumulator:
             band = torch.lerp(upper.unsqueeze(0), lower.unsqueeze(0), weight).sigmoid_()
             prompts = band.mean(1)  # over layers: rows, samples, bank, width
             maxima = torch.maximum(maxima, prompts.amax((0, 3)))
+            if self.seen == 0:
+                self.first[rows] = prompts[:, 0, 0]
+            prompts -= self.first[rows, None, None]
             sums, squares = prompts.sum(2), prompts.square_().sum(2)
             for index in range(used):
                 self.total[rows] += sums[:, index]
@@ -79,10 +84,10 @@ class MapAccumulator:
         """The average over the first `num_samples` samples, which must be among the wanted ones."""
         total, squares = self.kept[num_samples]
         prompts = num_samples * self.bank
-        mean = total / prompts
-        variance = (squares / prompts - mean.square()).clamp_(min=0)
+        difference = total / prompts
+        variance = (squares / prompts - difference.square()).clamp_(min=0)
         text, maxima = torch.cat(self.text)[:num_samples], torch.cat(self.maxima)[:num_samples]
-        return PromptScores(mean, variance.sqrt_(), text, maxima)
+        return PromptScores(self.first + difference, variance.sqrt_(), text, maxima)
 
     def _bands(self) -> list[slice]:
         """Runs of output rows between the same two input rows."""

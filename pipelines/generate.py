@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result))
     else:
         print(f"{images} images of {len(categories)} categories in {args.output} ({images / seconds:.0f} a second).")
-        print(f"Next: bayes-pfl ingest mvtec --source {args.output} --output shards/generated")
+        print(f"Next: bayes-pfl ingest folder --source {args.output} --output shards/generated")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Parity with recordings of the released implementation."""

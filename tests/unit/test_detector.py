@@ -1,0 +1,131 @@
+"""A prediction depends on image, class name, R and seed alone; bundles survive nothing that damages them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import BACKBONE, random_bundle
+
+from bayes_pfl.backbone import Backbone
+from bayes_pfl.bundle import load_bundle, save_bundle, training_images
+from bayes_pfl.config import DetectorConfig
+from bayes_pfl.detector import Detector
+from bayes_pfl.errors import BackboneError, BundleError, ConfigError, ImageError
+
+NAMES = ["gear", "metal plate", "hex nut", "gear"]
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    torch.set_num_threads(1)
+    return Detector.load(random_bundle(tmp_path_factory.mktemp("detector") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [np.random.default_rng(seed).integers(0, 256, (40 + seed, 50, 3), dtype=np.uint8) for seed in range(4)]
+
+
+def same(one, other):
+    return (
+        one.image_score == other.image_score
+        and one.uncertainty == other.uncertainty
+        and np.array_equal(one.anomaly_map, other.anomaly_map)
+        and np.array_equal(one.uncertainty_map, other.uncertainty_map)
+    )
+
+
+def test_batch_order_and_shards_change_no_bit(detector, pictures):
+    together = detector.predict(pictures, NAMES, 7)
+    backwards = detector.predict(pictures[::-1], NAMES[::-1], 7)[::-1]
+    halves = detector.predict(pictures[:2], NAMES[:2], 7) + detector.predict(pictures[2:], NAMES[2:], 7)
+    assert all(same(a, b) and same(a, c) for a, b, c in zip(together, backwards, halves, strict=True))
+    assert not same(together[0], detector.predict(pictures[:1], NAMES[:1], 7, seed=1)[0])
+    assert not same(together[0], detector.predict(pictures[:1], ["nut"], 7)[0])
+
+
+def test_every_prefix_equals_a_run_of_its_own(detector, pictures):
+    nested = detector.predict_nested(pictures[:1], NAMES[:1], [1, 3, 5, 10, 20])[0]
+    for number, prediction in nested.items():
+        assert prediction.num_samples == number
+        assert same(prediction, detector.predict(pictures[:1], NAMES[:1], number)[0])
+
+
+def test_bytes_pictures_and_arrays_are_one(detector, pictures, tmp_path):
+    picture = Image.fromarray(pictures[0])
+    picture.save(tmp_path / "x.png")
+    given = [(tmp_path / "x.png").read_bytes(), picture, pictures[0]]
+    first, *others = detector.predict(given, ["gear"] * 3, 2)
+    assert all(same(first, other) for other in others)
+    assert first.anomaly_map.shape == (64, 64)
+    assert 0 <= first.anomaly_map.min() <= first.anomaly_map.max() <= 1
+
+
+def test_what_cannot_be_predicted_is_said(detector, pictures):
+    with pytest.raises(ConfigError, match="one name for each image"):
+        detector.predict(pictures[:2], ["gear"])
+    with pytest.raises(ConfigError, match="at least 1"):
+        detector.predict(pictures[:1], ["gear"], 0)
+    with pytest.raises(ImageError):
+        detector.predict([b"junk"], ["gear"])
+    with pytest.raises(BackboneError, match="Shorten"):
+        detector.predict(pictures[:1], ["very " * 200])
+
+
+def test_a_bundle_comes_back_as_it_was(tmp_path):
+    folder = random_bundle(tmp_path / "bundle")
+    loaded = load_bundle(folder)
+    again = tmp_path / "again"
+    save_bundle(again, loaded.config, loaded.weights, {"x": 1}, ["b" * 64, "a" * 64, "a" * 64])
+    other = load_bundle(again)
+    assert other.config == loaded.config
+    assert other.version == loaded.version
+    assert all(torch.equal(value, other.weights[name]) for name, value in loaded.weights.items())
+    assert training_images(other) == {"a" * 64, "b" * 64}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "bundle"]
+
+
+@pytest.mark.parametrize("file", ["head.safetensors", "bundle.json", "training_images.txt"])
+def test_damage_is_found(tmp_path, file):
+    folder = random_bundle(tmp_path / "bundle")
+    path = folder / file
+    data = bytearray(path.read_bytes() or b"x")
+    data[len(data) // 2] ^= 1 if file != "bundle.json" else 0x80
+    path.write_bytes(data)
+    with pytest.raises(BundleError):
+        training_images(load_bundle(folder))
+
+
+def test_foreign_folders_and_formats_are_refused(tmp_path):
+    with pytest.raises(BundleError, match="is no bundle"):
+        load_bundle(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep me")
+    with pytest.raises(BundleError, match="another folder"):
+        save_bundle(tmp_path / "mine", DetectorConfig(), {}, {}, [])
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
+    folder = random_bundle(tmp_path / "bundle")
+    record = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps({**record, "format": 99}))
+    with pytest.raises(BundleError, match="format 99"):
+        load_bundle(folder)
+    with pytest.raises(BundleError, match="Nothing installed resolves"):
+        load_bundle("elsewhere:/model")
+
+
+def test_other_clip_weights_are_refused():
+    with pytest.raises(BackboneError, match="is expected"):
+        Backbone(BACKBONE.model_copy(update={"weights_sha256": "0" * 64}))
+    with pytest.raises(BackboneError, match="Cannot load CLIP"):
+        Backbone(BACKBONE.model_copy(update={"pretrained": "no-such-tag"}))
+
+
+def test_the_activation_is_the_configured_one():
+    plain, quick = (
+        Backbone(BACKBONE.model_copy(update={"name": "ViT-B-32", "image_size": 32, "feature_layers": (1,), "quick_gelu": flag}))
+        for flag in (False, True)
+    )
+    kinds = [type(backbone.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ for backbone in (plain, quick)]
+    assert kinds == ["GELU", "QuickGELU"]
