@@ -48,6 +48,13 @@ def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed(tmp_path):
     assert list((tmp_path / "cache").rglob("shard-*.arrow"))  # shards named by URI were copied, not opened in place
 
 
+@pytest.fixture
+def short_folder():
+    """Ray's sockets need a path of fewer than 108 characters, which a test's own folder can exceed."""
+    with tempfile.TemporaryDirectory(prefix="bpfl-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 def free_ports(count: int) -> list[int]:
     """Ports below the range that Ray gives its workers (10002 and up)."""
     found: list[int] = []
@@ -59,7 +66,7 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def test_a_job_is_submitted_to_a_head_that_asks_for_a_token(tmp_path):
+def test_a_job_is_submitted_to_a_head_that_asks_for_a_token(tmp_path, short_folder):
     shards = plain_shards(tmp_path, ("carpet",), seed=41, normal=2, defective=4)
     config = {
         "backbone": BACKBONE.model_dump(mode="json"),
@@ -70,14 +77,15 @@ def test_a_job_is_submitted_to_a_head_that_asks_for_a_token(tmp_path):
         "output": str(tmp_path / "model"),
     }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     token = environment(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     ray = str(Path(sys.executable).with_name("ray"))
     head = subprocess.Popen(
         [
             *(ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"),
             *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}"),
-            *("--num-cpus=2", f"--object-store-memory={120 * 2**20}", f"--temp-dir={_short_folder()}"),
+            f"--dashboard-agent-listen-port={agent}",
+            *("--num-cpus=2", f"--object-store-memory={120 * 2**20}", f"--temp-dir={short_folder}"),
         ],
         env=token,
         stdout=subprocess.DEVNULL,
@@ -107,8 +115,3 @@ def test_a_job_is_submitted_to_a_head_that_asks_for_a_token(tmp_path):
             head.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
-
-
-def _short_folder() -> str:
-    """Ray's sockets need a path of fewer than 108 characters, which a test's folder can exceed."""
-    return tempfile.mkdtemp(prefix="bpfl-")
