@@ -57,7 +57,7 @@ def build(args: ServeSettings) -> Application:
         for model in args.models
         if model.challenger is not None
     }
-    ingress = serve.deployment(Endpoint).options(
+    ingress = serve.deployment(
         name="endpoint",
         num_replicas=args.ingress_replicas,
         # Every request under way counts here, also those whose bodies are still coming in.
@@ -65,7 +65,7 @@ def build(args: ServeSettings) -> Application:
         graceful_shutdown_timeout_s=args.limits.answer_timeout_s,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=LOGGING,
-    )
+    )(Endpoint)
     return ingress.bind(args, models, challengers)
 
 
@@ -79,7 +79,7 @@ def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Ap
             "target_ongoing_requests": replica.max_batch,
         }
         scaling = {"autoscaling_config": autoscaling}
-    deployment = serve.deployment(ModelReplica).options(
+    deployment = serve.deployment(
         name=name,
         user_config=replica.model_dump(mode="json"),
         max_ongoing_requests=2 * replica.max_batch,
@@ -91,5 +91,5 @@ def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Ap
         ray_actor_options={"num_cpus": model.cpus, "num_gpus": model.gpus},
         logging_config=LOGGING,
         **scaling,
-    )
+    )(ModelReplica)
     return deployment.bind(model.name)

@@ -25,6 +25,10 @@ SHADOWS_AT_ONCE = 4
 """Shadow jobs under way; beyond it the challenger misses some instead of holding memory."""
 
 
+class Busy(Problem):
+    """The queue is full."""
+
+
 class ModelClient:
     """One model, however many replicas run it. `handle` is its deployment's, `challenger` the shadow's or none."""
 
@@ -45,6 +49,15 @@ class ModelClient:
         """Which model answers now. Raises Problem 503 while no replica does."""
         self.latest = await self._ask(self.handle.describe, None, time.monotonic() + 5)
         return self.latest
+
+    async def ready(self) -> ModelInfo | None:
+        """The model that answers, or nothing if it is too busy to say. Raises Problem 503 if there is none."""
+        try:
+            return await self.describe()
+        except Busy:
+            return None
+        except Problem as problem:
+            raise Problem(503, f"The model {self.name} is not ready; ask again in a second.", BUSY_RETRY_S) from problem
 
     async def score(self, picture: Image.Image, class_name: str, num_samples: int, seed: int, want_map: bool) -> Scored:
         """Score one picture. Raises Problem 422 if the model refuses it, 503 if it is busy or gone, 504 if it is late."""
@@ -74,7 +87,7 @@ class ModelClient:
                 pending.cancel()
                 raise Problem(504, f"No answer within {self.timeout_s:g} s; send fewer samples, or try later.") from error
             except BackPressureError as error:
-                raise Problem(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S) from error
+                raise Busy(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S) from error
             except DeploymentUnavailableError as error:
                 raise Problem(503, f"The model {self.name} is not running; try later.", 5) from error
             except (RayActorError, ObjectLostError):

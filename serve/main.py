@@ -11,13 +11,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from bayes_pfl.bundle import EMBEDDED, resolve
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from serve.access import read_tokens
 from serve.settings import Limits, ModelSettings, ReplicaSettings, ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-OBJECT_STORE_BYTES = 300 * 2**20
+OBJECT_STORE_BYTES = 200 * 2**20
+HOME_VARIABLE = "BAYES_PFL_HOME"
+"""Where the programs keep runs and the local registry; models:/ sources are looked up there."""
 APPLICATION = "bayes-pfl"
 
 
@@ -104,28 +107,35 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
 
 
 def absolute(source: str) -> str:
-    """A folder's absolute path (replicas run elsewhere); other sources as they are.
+    """A folder's absolute path (replicas run elsewhere); `embedded` and URIs as they are.
 
-    Raises BundleError if a folder is named that holds no bundle.
+    Raises BundleError if there is no such model: better here, in a sentence, than out of a replica.
     """
-    if source == "embedded" or re.match(r"[a-z]{2,}:/", source):
-        return source
-    folder = Path(source).resolve()
+    folder = resolve(source)
     if not (folder / "bundle.json").is_file():
         raise BundleError(f"{folder} is no bundle. Give the folder that training wrote, models:/NAME@ALIAS, or embedded.")
-    return str(folder)
+    return source if source == EMBEDDED or re.match(r"[a-z]{2,}:/", source) else str(folder.resolve())
 
 
 def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.Namespace) -> None:
     """Start Ray and Serve, say so, wait for `stop`, drain, shut down. Raises BundleError or ConfigError if it cannot start."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Replicas run in another folder; what is relative to this one must be said in full.
+    os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE, "runs")).resolve())
     import ray
     from ray import serve
 
     from serve.app import build
 
-    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if args.address == "local" else {}
-    ray.init(address=args.address, log_to_driver=False, logging_level=logging.WARNING, **here)
+    here: dict[str, Any] = {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "num_cpus": max(2, os.cpu_count() or 1),
+    }
+    ray.init(
+        address=args.address, log_to_driver=False, logging_level=logging.ERROR, **(here if args.address == "local" else {})
+    )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own in their place
         signal.signal(number, lambda *_: stop.set())
     try:

@@ -39,7 +39,7 @@ class Problem(HTTPException):
 def body(status: int, detail: str, request_id: str) -> dict[str, Any]:
     """The members of a problem document."""
     return ProblemBody(
-        title=TITLES.get(status, "Error"), status=status, detail=detail, request_id=request_id
+        title=TITLES.get(status, "Error"), status=status, detail=detail, error=detail, request_id=request_id
     ).model_dump()
 
 

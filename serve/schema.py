@@ -146,6 +146,7 @@ class ProblemBody(Answer):
     title: str
     status: int
     detail: str
+    error: str = Field(description="`detail` again, where clients of the Open Inference Protocol look for it")
     request_id: str
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_endpoint import LIMITS, LocalHandle, local_app, write_bundle
+from local_endpoint import LIMITS, LocalHandle, listening, local_app, write_bundle
 from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
@@ -44,3 +44,11 @@ def client(bundles: dict[str, Path], settings: ServeSettings) -> Iterator[TestCl
     handles = {name: LocalHandle(bundles[name]) for name in ("first", "known")}
     with TestClient(local_app(settings, handles, {}), base_url="http://127.0.0.1") as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def url(bundles: dict[str, Path], settings: ServeSettings) -> Iterator[str]:
+    """The address of the application, listening on this machine."""
+    handles = {name: LocalHandle(bundles[name]) for name in ("first", "known")}
+    with listening(local_app(settings, handles, {})) as address:
+        yield address

@@ -1,14 +1,18 @@
 """A small model of random weights, and the whole application around it in this process, without Ray."""
 
 import asyncio
+import contextlib
 import io
 import json
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import uvicorn
 from PIL import Image
 
 from bayes_pfl.backbone import Backbone
@@ -96,3 +100,20 @@ def local_app(settings: ServeSettings, handles: dict[str, LocalHandle], challeng
         for model in settings.models
     }
     return create_app(Service(clients, decoder, settings.limits, measures), settings, measures)
+
+
+@contextlib.contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The application on a real socket of this machine, for clients that need one; the value is its URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)

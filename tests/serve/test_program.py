@@ -1,0 +1,154 @@
+"""`python -m serve` as people run it: registry, tokens, two replicas, one killed, a new champion, too many clients."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from local_endpoint import encoded, picture
+from program import HEADERS, STOP_S, Load, Program, Registry, running
+
+from bayes_pfl import Detector
+
+pytestmark = pytest.mark.ray
+PICTURES = [encoded(picture(seed)) for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def registry(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    found = Registry(tmp_path_factory.mktemp("registry"))
+    found.promote(bundles["first"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def program(registry: Registry) -> Iterator[Program]:
+    with running(registry, "--replicas", "2", "--max-queued", "8", "--refresh", "1") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def expected(bundles: dict[str, Path]) -> dict[str, list[float]]:
+    """By version of the model, the library's score of every picture."""
+    detectors = [Detector.load(bundles[name]) for name in ("first", "second")]
+    return {
+        detector.bundle.version: [one.image_score for one in detector.predict(PICTURES, ["nut"] * 4, num_samples=3, seed=2)]
+        for detector in detectors
+    }
+
+
+def ask(program: Program, number: int) -> tuple[int, str, int, float]:
+    """Status, version, picture's number and score of one request."""
+    answer = program.post(PICTURES[number % 4], class_name="nut", num_samples=3, seed=2)
+    content = answer.json()
+    return answer.status_code, content.get("model", {}).get("version", ""), number % 4, content.get("pred_score", 0.0)
+
+
+def test_it_scores_as_the_library_does(program: Program, expected: dict[str, list[float]]) -> None:
+    first = next(iter(expected))
+    assert [ask(program, number) for number in range(4)] == [(200, first, n, expected[first][n]) for n in range(4)]
+
+
+def test_it_asks_for_the_token_and_for_its_own_host(program: Program) -> None:
+    assert httpx.get(f"{program.url}/v1/models").status_code == 401
+    assert httpx.get(f"{program.url}/v1/models", headers={"Authorization": "Bearer " + "x" * 26}).status_code == 401
+    assert httpx.get(f"{program.url}/v1/models", headers=HEADERS).json()["models"][0]["source"] == "models:/small@champion"
+    assert httpx.get(f"{program.url}/v1/models", headers=HEADERS | {"Host": "elsewhere.example"}).status_code == 403
+    assert httpx.get(f"{program.url}/v2/health/ready").status_code == 200
+
+
+def test_a_killed_replica_costs_no_request(program: Program, expected: dict[str, list[float]]) -> None:
+    first = next(iter(expected))
+    before = program.replicas()
+    assert len(before) == 2
+    with Load(lambda number: ask(program, number), clients=6) as load:
+        wait_for(lambda: len(load.answers) > 20)
+        os.kill(before[0], signal.SIGKILL)
+        killed_at = len(load.answers)
+        wait_for(lambda: len(load.answers) > killed_at + 60)
+    assert [answer for answer in load.answers if answer != (200, first, answer[2], expected[first][answer[2]])] == []
+    assert before[0] not in program.replicas()
+    wait_for(lambda: len(program.replicas()) == 2)
+
+
+def test_too_many_clients_are_told_to_come_back(program: Program) -> None:
+    """Two replicas with 8 jobs each and 8 more in the queue; the rest hears 503, and nothing else goes wrong."""
+    answers: list[httpx.Response] = []
+
+    def ask_much() -> None:
+        answers.append(program.post(PICTURES[0], class_name="nut", num_samples=50))
+
+    threads = [threading.Thread(target=ask_much) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = Counter(answer.status_code for answer in answers)
+    assert set(counts) == {200, 503}
+    assert counts[200] >= 24
+    for refused in (answer for answer in answers if answer.status_code == 503):
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "try again" in refused.json()["detail"]
+
+
+def test_a_new_champion_takes_over_without_a_failed_request(
+    program: Program, bundles: dict[str, Path], expected: dict[str, list[float]]
+) -> None:
+    first, second = expected
+    before = sorted(program.replicas())
+    with Load(lambda number: ask(program, number), clients=4) as load:
+        wait_for(lambda: len(load.answers) > 10)
+        program.registry.promote(bundles["second"])
+        # Both replicas have changed over once many answers in a row come from the new model.
+        wait_for(lambda: len(load.answers) > 40 and all(answer[1] == second for answer in load.answers[-40:]))
+    assert {answer[0] for answer in load.answers} == {200}
+    assert all(answer[3] == expected[answer[1]][answer[2]] for answer in load.answers)
+    assert {answer[1] for answer in load.answers} == {first, second}
+    assert sorted(program.replicas()) == before
+
+
+def test_told_to_stop_it_finishes_what_it_began(program: Program) -> None:
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(program.post(PICTURES[0], num_samples=50).status_code))
+    thread.start()
+    time.sleep(0.1)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.wait(STOP_S) == 0
+    thread.join()
+    assert answers == [200]
+    assert program.replicas() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--model", "nowhere"], "nowhere is no bundle"),
+        (["--model", "models:/small@nobody"], "models:/small@nobody is not in the registry"),
+        (["--host", "0.0.0.0"], "needs bearer tokens"),
+        (["--replicas", "0"], "replicas"),
+        (["--name", "Not A Name"], "name"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(registry: Registry, options: list[str], part: str) -> None:
+    environment = os.environ | {"MLFLOW_TRACKING_URI": registry.uri}
+    environment.pop("BAYES_PFL_TOKENS", None)
+    result = subprocess.run([sys.executable, "-m", "serve", *options], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert part in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Until it holds; a test that waits in vain fails."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
