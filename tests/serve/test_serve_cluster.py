@@ -1,0 +1,216 @@
+"""The endpoint on Ray Serve: killed replicas, new champions, full queues and shadows, under load and without a lost request."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+from local_endpoint import LIMITS, encoded, picture, write_bundle
+
+from bayes_pfl import Detector
+from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
+
+pytestmark = pytest.mark.ray
+
+PNG = {"Content-Type": "image/png"}
+PORT = 8127
+
+
+class Running(NamedTuple):
+    """The endpoint that all tests here share."""
+
+    url: str
+    settings: ServeSettings
+    champion: Path
+    """Folder that the model `moving` follows."""
+
+
+@pytest.fixture(scope="module")
+def running(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Three models side by side: two replicas, one that follows a folder and has a challenger, one with a short queue."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        import ray
+        from ray import serve
+
+        from serve.app import build
+
+        champion = write_bundle(tmp_path_factory.mktemp("champion") / "bundle", 1)
+
+        def replica(source: Path, **options: Any) -> ReplicaSettings:
+            return ReplicaSettings(source=str(source), **options)
+
+        models = (
+            ModelSettings(name="pair", replica=replica(bundles["first"]), replicas=2, cpus=0.1, max_queued=100),
+            ModelSettings(
+                name="moving", replica=replica(champion, refresh_s=0.3), challenger=str(bundles["second"]), cpus=0.1, max_queued=100
+            ),
+            ModelSettings(name="narrow", replica=replica(bundles["first"], max_batch=1), max_queued=2, cpus=0.1),
+        )
+        settings = ServeSettings(models=models, require_token=False, limits=LIMITS)
+        own = not ray.is_initialized()
+        if own:
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=150 * 2**20,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT, "request_timeout_s": 90})
+        serve.run(build(settings), name="tested", route_prefix="/")
+        yield Running(f"http://127.0.0.1:{PORT}", settings, champion)
+        serve.shutdown()
+        if own:
+            ray.shutdown()
+
+
+class Load:
+    """Clients that ask again and again until told to stop; what they were answered is counted."""
+
+    def __init__(self, url: str, clients: int, **query: Any) -> None:
+        self.url = url
+        self.query = query
+        self.statuses: Counter[int] = Counter()
+        self.answers: list[dict[str, Any]] = []
+        self.headers: list[Any] = []
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(120)
+
+    def _ask(self) -> None:
+        body = encoded(picture())
+        with requests.Session() as session:
+            while not self.stop.is_set():
+                answer = session.post(f"{self.url}/v1/score", params=self.query, data=body, headers=PNG, timeout=100)
+                self.statuses[answer.status_code] += 1
+                self.headers.append(answer.headers)
+                if answer.status_code == 200:
+                    self.answers.append(answer.json())
+
+    def after(self, count: int) -> None:
+        """Wait until so many more requests have been answered."""
+        goal = self.statuses.total() + count
+        wait_until(lambda: self.statuses.total() >= goal)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what must come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def replica_pids(deployment: str) -> list[int]:
+    """Process ids of a deployment's replicas."""
+    import ray
+
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    details = ray.get(controller.get_serve_instance_details.remote())
+    replicas = details["applications"]["tested"]["deployments"][deployment]["replicas"]
+    return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
+
+
+def test_scores_over_ray_equal_the_library(running: Running, detector: Detector) -> None:
+    data = encoded(picture(8))
+    expected = detector.predict([data], ["nut"], seed=3)[0]
+    answer = requests.post(f"{running.url}/v1/score", params={"class_name": "nut", "seed": 3}, data=data, headers=PNG, timeout=60)
+    assert answer.json()["pred_score"] == expected.image_score
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    assert requests.get(f"{running.url}/v2/health/ready", timeout=60).status_code == 200
+
+
+def test_a_killed_replica_costs_no_request(running: Running) -> None:
+    with Load(running.url, 4, model="pair", num_samples=5) as load:
+        load.after(20)
+        victim = replica_pids("model-pair")[0]
+        os.kill(victim, signal.SIGKILL)
+        load.after(60)
+    assert set(load.statuses) == {200}
+    assert len({answer["pred_score"] for answer in load.answers}) == 1
+    wait_until(lambda: len(set(replica_pids("model-pair")) - {victim}) == 2)
+
+
+def test_a_new_champion_takes_over_without_a_failed_request(running: Running) -> None:
+    before = replica_pids("model-moving")
+    with Load(running.url, 3, model="moving", num_samples=2) as load:
+        load.after(10)
+        write_bundle(running.champion, 5, image_size=84)  # other weights, and another input size
+        new = Detector.load(running.champion).bundle.version
+        wait_until(lambda: bool(load.answers) and load.answers[-1]["model"]["version"] == new)
+        load.after(10)
+    assert set(load.statuses) == {200}
+    assert len({answer["model"]["version"] for answer in load.answers}) == 2
+    assert len({(answer["model"]["version"], answer["pred_score"]) for answer in load.answers}) == 2
+    assert replica_pids("model-moving") == before
+
+
+def test_a_broken_champion_is_left_alone(running: Running) -> None:
+    version = requests.get(f"{running.url}/v1/models", timeout=60).json()["models"][1]["version"]
+    head = running.champion / "head.safetensors"
+    good = head.read_bytes()
+    head.write_bytes(good[:-1])
+    time.sleep(1.5)
+    body = encoded(picture())
+    answer = requests.post(f"{running.url}/v1/score", params={"model": "moving"}, data=body, headers=PNG, timeout=60)
+    assert answer.json()["model"]["version"] == version
+    head.write_bytes(good)
+
+
+def test_a_full_queue_says_so(running: Running) -> None:
+    with Load(running.url, 16, model="narrow", num_samples=20) as load:
+        wait_until(lambda: load.statuses[503] >= 5 and load.statuses[200] >= 5)
+    assert set(load.statuses) == {200, 503}
+    refused = [headers for headers in load.headers if "retry-after" in headers]
+    assert len(refused) == load.statuses[503]
+    # Accepted ones waited for at most what was before them: two under way, two waiting.
+    assert all(answer["timings_ms"]["total"] < 30_000 for answer in load.answers)
+
+
+def test_the_challenger_scores_behind_the_client_s_back(running: Running, bundles: dict[str, Path]) -> None:
+    import ray
+
+    body = encoded(picture(11))
+    for seed in range(5):
+        query = {"model": "moving", "seed": seed}
+        assert requests.post(f"{running.url}/v1/score", params=query, data=body, headers=PNG, timeout=60).status_code == 200
+    challenger = Detector.load(bundles["second"]).bundle.version
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
+
+    def logged() -> bool:
+        lines = "".join(path.read_text(errors="replace") for path in folder.glob("*endpoint*.log"))
+        return f'"challenger": "{challenger}"' in lines and '"challenger_score"' in lines
+
+    wait_until(logged, 30)
+
+
+def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
+    import ray
+
+    node = ray.nodes()[0]
+    metrics = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def exported() -> bool:
+        text = requests.get(metrics, timeout=30).text
+        wanted = ("bayes_pfl_requests", "bayes_pfl_request_seconds", "bayes_pfl_pred_score", "ray_serve_batch")
+        return all(name in text for name in wanted)
+
+    wait_until(exported, 60)
