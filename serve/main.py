@@ -6,15 +6,17 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from bayes_pfl.bundle import EMBEDDED, resolve
+from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from serve.access import read_tokens
-from serve.settings import Limits, ModelSettings, ReplicaSettings, ServeSettings
+from serve.settings import ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = settings_of(args)
+        check_address(args.host, args.port)
         serve_until(stop, settings, args)
     except BayesPFLError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,34 +79,45 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
     tokens_file = None if args.tokens_file is None else str(Path(args.tokens_file).resolve())
     if guarded:
         read_tokens(None if tokens_file is None else Path(tokens_file))
-    threads = args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas))
+    replica = {
+        "source": absolute(args.model),
+        "max_batch": args.max_batch,
+        "threads": args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas)),
+        "refresh_s": args.refresh,
+        "device": "cuda" if args.gpus else "cpu",
+    }
+    model = {
+        "name": args.name,
+        "replica": replica,
+        "challenger": None if args.challenger is None else absolute(args.challenger),
+        "replicas": args.replicas,
+        "max_queued": args.max_queued,
+        "gpus": args.gpus,
+        # On a cluster a replica asks for a whole CPU; here everything shares what there is.
+        "cpus": 0.1 if args.address == "local" else 1.0,
+    }
+    values = {
+        "models": [model],
+        "require_token": guarded,
+        "tokens_file": tokens_file,
+        "allowed_hosts": [] if exposed else LOOPBACK_HOSTS,
+        "requests_per_second": args.rate,
+        "limits": {"max_body_bytes": int(args.max_body_mb * 2**20)},
+    }
+    return parse_config(ServeSettings, values, "the command line")
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise ConfigError if nothing can listen there: Ray's proxy would try, fail and say so only in its log."""
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"There is no port {port}; choose one from 1 to 65535.")
     try:
-        replica = ReplicaSettings(
-            source=absolute(args.model),
-            max_batch=args.max_batch,
-            threads=threads,
-            refresh_s=args.refresh,
-            device="cuda" if args.gpus else "cpu",
-        )
-        model = ModelSettings(
-            name=args.name,
-            replica=replica,
-            challenger=None if args.challenger is None else absolute(args.challenger),
-            replicas=args.replicas,
-            max_queued=args.max_queued,
-            gpus=args.gpus,
-            cpus=0.1 if args.address == "local" else 1.0,
-        )
-        return ServeSettings(
-            models=(model,),
-            require_token=guarded,
-            tokens_file=tokens_file,
-            allowed_hosts=() if exposed else LOOPBACK_HOSTS,
-            requests_per_second=args.rate,
-            limits=Limits(max_body_bytes=int(args.max_body_mb * 2**20)),
-        )
-    except ValueError as error:
-        raise ConfigError(f"The command line does not fit together: {error}") from error
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host} port {port}: {error}. Choose another --port or --host.") from error
 
 
 def absolute(source: str) -> str:

@@ -1,12 +1,13 @@
-"""`python -m serve` as people run it: registry, tokens, two replicas, one killed, a new champion, too many clients."""
+"""`python -m serve` as people run it: a registry, tokens, two replicas, one killed, a new champion, a full stop."""
 
+import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from local_endpoint import encoded, picture
 from program import HEADERS, STOP_S, Load, Program, Registry, running
 
 from bayes_pfl import Detector
+from bayes_pfl.errors import BayesPFLError, ConfigError
+from serve.main import add_arguments, check_address, settings_of
 
 pytestmark = pytest.mark.ray
 PICTURES = [encoded(picture(seed)) for seed in range(4)]
@@ -30,7 +33,7 @@ def registry(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def program(registry: Registry) -> Iterator[Program]:
-    with running(registry, "--replicas", "2", "--max-queued", "8", "--refresh", "1") as found:
+    with running(registry, "--replicas", "2", "--refresh", "1") as found:
         yield found
 
 
@@ -78,26 +81,6 @@ def test_a_killed_replica_costs_no_request(program: Program, expected: dict[str,
     wait_for(lambda: len(program.replicas()) == 2)
 
 
-def test_too_many_clients_are_told_to_come_back(program: Program) -> None:
-    """Two replicas with 8 jobs each and 8 more in the queue; the rest hears 503, and nothing else goes wrong."""
-    answers: list[httpx.Response] = []
-
-    def ask_much() -> None:
-        answers.append(program.post(PICTURES[0], class_name="nut", num_samples=50))
-
-    threads = [threading.Thread(target=ask_much) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    counts = Counter(answer.status_code for answer in answers)
-    assert set(counts) == {200, 503}
-    assert counts[200] >= 24
-    for refused in (answer for answer in answers if answer.status_code == 503):
-        assert int(refused.headers["retry-after"]) >= 1
-        assert "try again" in refused.json()["detail"]
-
-
 def test_a_new_champion_takes_over_without_a_failed_request(
     program: Program, bundles: dict[str, Path], expected: dict[str, list[float]]
 ) -> None:
@@ -126,24 +109,45 @@ def test_told_to_stop_it_finishes_what_it_began(program: Program) -> None:
     assert program.replicas() == []
 
 
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(registry: Registry) -> None:
+    environment = os.environ | {"MLFLOW_TRACKING_URI": registry.uri}
+    command = [sys.executable, "-m", "serve", "--model", "models:/small@nobody"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: models:/small@nobody is not in the registry")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
         (["--model", "nowhere"], "nowhere is no bundle"),
-        (["--model", "models:/small@nobody"], "models:/small@nobody is not in the registry"),
+        (["--challenger", "elsewhere"], "elsewhere is no bundle"),
         (["--host", "0.0.0.0"], "needs bearer tokens"),
-        (["--replicas", "0"], "replicas"),
-        (["--name", "Not A Name"], "name"),
+        (["--tokens-file", "missing.txt"], "missing.txt"),
+        (["--replicas", "0"], "models.0.replicas: "),
+        (["--name", "Not A Name"], "models.0.name: "),
+        (["--max-body-mb", "0"], "max_body_bytes: "),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(registry: Registry, options: list[str], part: str) -> None:
-    environment = os.environ | {"MLFLOW_TRACKING_URI": registry.uri}
-    environment.pop("BAYES_PFL_TOKENS", None)
-    result = subprocess.run([sys.executable, "-m", "serve", *options], env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2
-    assert part in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stdout == ""
+def test_wrong_options_are_named(monkeypatch: pytest.MonkeyPatch, options: list[str], part: str) -> None:
+    monkeypatch.delenv("BAYES_PFL_TOKENS", raising=False)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(BayesPFLError) as caught:
+        settings_of(parser.parse_args(options))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_that_is_taken_or_is_none() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="another --port"):
+            check_address("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(ConfigError, match="70000"):
+        check_address("127.0.0.1", 70000)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
