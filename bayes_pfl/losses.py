@@ -84,7 +84,7 @@ def batch_sums(
     prompts: Prompts, logits: Logits, target: Target, config: LossConfig, corners: bool
 ) -> BatchSums:
     """All sums over the images of this worker's part of the batch."""
-    layers, batch = logits.pixel.shape[:2]
+    batch = logits.pixel.shape[1]
     side = int(logits.pixel.shape[-1] ** 0.5)
     pixel = logits.pixel.flatten(2, 3)
     mask = target.mask.unsqueeze(1)

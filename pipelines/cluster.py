@@ -36,6 +36,7 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
         else:
             check_resources("this machine", local_cpus, gpus_needed, cpus_needed, gpus_needed)
             ray.init(
+                address="local",  # also where somebody has a head running on this machine
                 num_cpus=local_cpus,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,

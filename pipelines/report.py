@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -147,7 +146,7 @@ def write_report(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -60,6 +60,11 @@ class TrainSettings(RunConfig):
     cluster: ClusterSettings = ClusterSettings()
     tracking: TrackingSettings = TrackingSettings()
     output: str = Field("runs/model", description="folder of the resulting bundle, or URI")
+
+    def portable(self) -> dict[str, Any]:
+        """The settings that decide the result, without this machine's paths: what travels with a bundle."""
+        places: Any = {"output": True, "tracking": True, "cluster": {"storage"}, "data": {"train", "features"}}
+        return self.model_dump(mode="json", exclude=places)
 
     def name(self) -> str:
         """Name of the run: a hash of everything that decides its result, so that the same run is found again."""

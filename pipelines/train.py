@@ -91,7 +91,7 @@ def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None =
         config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})})
         with tempfile.TemporaryDirectory() as temporary:
             bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
-            about = {"run_id": tracked.run_id, "settings": settings.model_dump(mode="json"), "last_epoch": outcome.metrics}
+            about = {"run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
             save_bundle(bundle, config, outcome.head, about, [ref.sha256 for ref in training])
             if is_remote(settings.output):
                 Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])

@@ -129,7 +129,7 @@ def _save(
     """The trained head as a bundle, beside the result and in MLflow; returns where it is."""
     config = settings.detector()
     config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})})
-    about = {"run_id": tracked.run_id, "settings": settings.model_dump(mode="json"), "training_seconds": seconds}
+    about = {"run_id": tracked.run_id, "settings": settings.portable(), "training_seconds": seconds}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
         save_bundle(folder, config, trainer.model.state_dict(), about, [ref.sha256 for ref in training])

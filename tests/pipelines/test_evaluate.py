@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from small import painted_shards, random_bundle
 from sklearn.metrics import average_precision_score, roc_auc_score
+from small import painted_shards, random_bundle
 
 from bayes_pfl.detector import Detector
 from bayes_pfl.errors import DataError
