@@ -10,28 +10,25 @@ class ResidualCrossModalAttention(nn.Module):
     """F^t = Z + softmax(Q F^T / sqrt(C)) F with Q = Z W (eq. 10), for one layer's projected patch features F.
 
     Departs from the paper where configured as released: several heads (with the scale of the full width C), a bias of
-    the query projection, and L2-normalised keys and values.
+    the query projection, and L2-normalised patch features (`BayesPFL.patch_features`).
     """
 
-    def __init__(self, dim: int, heads: int, query_bias: bool, normalized_keys: bool) -> None:
+    def __init__(self, dim: int, heads: int, query_bias: bool) -> None:
         super().__init__()
         self.query = nn.Linear(dim, dim, bias=query_bias)
         nn.init.normal_(self.query.weight, std=0.02)
         if query_bias:
             nn.init.zeros_(self.query.bias)
         self.heads = heads
-        self.normalized_keys = normalized_keys
 
     def forward(
         self,
         text: Float[Tensor, "batch prompts dim"],
         query: Float[Tensor, "batch prompts dim"],
         patches: Float[Tensor, "batch patches dim"],
-        normalized_patches: Float[Tensor, "batch patches dim"],
     ) -> Float[Tensor, "batch prompts dim"]:
         """Refined text embeddings, not normalised; `query` is `self.query(text)`, the same for every layer."""
-        keys = normalized_patches if self.normalized_keys else patches
-        keys = keys.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        keys = patches.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         queries = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         weights = torch.softmax(queries @ keys.transpose(-1, -2) * text.shape[-1] ** -0.5, dim=-1)
         return text + (weights @ keys).transpose(1, 2).flatten(2)

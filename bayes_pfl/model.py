@@ -42,10 +42,11 @@ class Widths(NamedTuple):
 
 
 class PatchFeatures(NamedTuple):
-    """Patch tokens in the joint space: F_l and its L2-normalised form."""
+    """Patch tokens in the joint space, layer by layer, in the one form that attention takes: plain, or L2-normalised."""
 
-    plain: Float[Tensor, "layers batch patches dim"]
-    normalized: Float[Tensor, "layers batch patches dim"]
+    tokens: tuple[Float[Tensor, "batch patches dim"], ...]
+    scales: tuple[Float[Tensor, "batch patches"], ...]
+    """What a token is multiplied with to have length 1."""
 
 
 class Prompts(NamedTuple):
@@ -75,9 +76,7 @@ class BayesPFL(nn.Module):
         self.states = _state_distribution(config, widths) if config.state_distribution else None
         self.projections = nn.ModuleList(nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers))
         self.attention = (
-            ResidualCrossModalAttention(
-                widths.joint, config.attention_heads, config.attention_query_bias, config.attention_normalized_keys
-            )
+            ResidualCrossModalAttention(widths.joint, config.attention_heads, config.attention_query_bias)
             if config.residual_attention
             else None
         )
@@ -144,10 +143,12 @@ class BayesPFL(nn.Module):
 
     def patch_features(self, features: Features) -> PatchFeatures:
         """F_l: one linear map per layer into the joint space."""
-        plain = torch.stack(
-            [project(patches) for project, patches in zip(self.projections, features.patches, strict=True)]
-        )
-        return PatchFeatures(plain, normalize(plain))
+        tokens = [project(patches) for project, patches in zip(self.projections, features.patches, strict=True)]
+        scales = [1 / layer.norm(dim=-1).clamp(min=1e-12) for layer in tokens]
+        if self.config.attention_normalized_keys:
+            tokens = [layer * scale.unsqueeze(-1) for layer, scale in zip(tokens, scales, strict=True)]
+            scales = [torch.ones_like(scale) for scale in scales]
+        return PatchFeatures(tuple(tokens), tuple(scales))
 
     def pixel_logits(
         self, patches: PatchFeatures, text: Float[Tensor, "batch samples bank 2 dim"]
@@ -156,11 +157,11 @@ class BayesPFL(nn.Module):
         prompts = text.flatten(1, 3)
         query = self.attention.query(prompts) if self.attention is not None else prompts
         layers = []
-        for plain, normalized in zip(patches.plain, patches.normalized, strict=True):
-            refined = prompts if self.attention is None else self.attention(prompts, query, plain, normalized)
+        for tokens, scale in zip(patches.tokens, patches.scales, strict=True):
+            refined = prompts if self.attention is None else self.attention(prompts, query, tokens)
             pairs = normalize(refined).unflatten(1, text.shape[1:4])
             direction = (pairs[..., 1, :] - pairs[..., 0, :]) * self.pixel_temperature.exp()
-            layers.append(torch.einsum("nsbd,npd->nsbp", direction, normalized))
+            layers.append(torch.einsum("nsbd,npd->nsbp", direction, tokens) * scale[:, None, None])
         return torch.stack(layers)
 
     def image_logits(

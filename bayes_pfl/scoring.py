@@ -50,7 +50,7 @@ class MapAccumulator:
         self, pixel: Float[Tensor, "layers samples bank patches"], image: Float[Tensor, "samples bank"]
     ) -> None:
         """Add the logits of the next samples, in order; those beyond the largest wanted number are ignored."""
-        layers, group, bank = pixel.shape[:3]
+        group, bank = pixel.shape[1:3]
         used = min(group, self.wanted[-1] - self.seen)
         kept = [self.seen + index + 1 for index in range(used) if self.seen + index + 1 in self.wanted]
         snapshots = {number: (torch.empty_like(self.total), torch.empty_like(self.total)) for number in kept}
@@ -99,10 +99,8 @@ class MapAccumulator:
 def interpolation(side: int, size: int, corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:
     """Lower source index and weight of the upper one for bilinear upsampling from `side` to `size` points."""
     points = torch.arange(size, dtype=torch.float64)
-    if corners:
-        source = points * (side - 1) / max(1, size - 1)
-    else:
-        source = ((points + 0.5) * side / size - 0.5).clamp(min=0)
+    inside = ((points + 0.5) * side / size - 0.5).clamp(min=0)
+    source = points * (side - 1) / max(1, size - 1) if corners else inside
     low = source.floor().long().clamp(max=side - 1)
     return low, (source - low).to(torch.float32)
 

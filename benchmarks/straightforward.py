@@ -84,7 +84,7 @@ def refine(model: BayesPFL, text: Tensor, plain: Tensor) -> Tensor:
     attention = model.attention
     if attention is None:
         return text
-    keys = F.normalize(plain, dim=-1) if attention.normalized_keys else plain
+    keys = F.normalize(plain, dim=-1) if model.config.attention_normalized_keys else plain
     query = attention.query(text)
     heads, refined = attention.heads, []
     for q, k in zip(query.chunk(heads, dim=-1), keys.chunk(heads, dim=-1), strict=True):
