@@ -92,4 +92,4 @@ def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Ap
         logging_config=LOGGING,
         **scaling,
     )(ModelReplica)
-    return deployment.bind(model.name)
+    return deployment.bind(name)

@@ -19,6 +19,8 @@ WINDOW = 500
 """Images in the recent window."""
 FEWEST = 50
 """With fewer recent images nothing is said: ten bins need some counts."""
+LOOK_EVERY = 20
+"""Images between two looks: a mean over the window takes a millisecond."""
 
 
 class WatchedBackbone(Backbone):
@@ -59,12 +61,20 @@ class Watch:
         self.reference = read_reference(bundle.folder)
         self.scores: deque[float] = deque(maxlen=WINDOW)
         self.embeddings: deque[np.ndarray] = deque(maxlen=WINDOW)
+        self.unseen = 0
 
     def note(self, score: float) -> None:
         """Add the image that was scored last."""
         if self.reference is not None:
             self.scores.append(score)
             self.embeddings.append(self.backbone.last_embedding())
+            self.unseen += 1
+
+    def due(self) -> bool:
+        """Whether there is enough new to look at; asking starts the count again if so."""
+        due = self.unseen >= LOOK_EVERY
+        self.unseen = 0 if due else self.unseen
+        return due
 
     def drift(self) -> tuple[float, float] | None:
         """(population stability index of the scores, cosine distance of the mean embeddings); nothing before 50 images."""

@@ -1,6 +1,6 @@
-"""What Prometheus sees of the ingress, through Ray's own metrics port."""
+"""What Prometheus sees, through Ray's own metrics port. Ray adds the prefix `ray_`, and its own series of queues and batches."""
 
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 GAPS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
@@ -8,7 +8,7 @@ SCORES = [step / 20 for step in range(1, 20)]
 
 
 class Measures:
-    """Counters and histograms of one ingress replica. Ray adds the prefix `ray_`."""
+    """Counters and histograms of one ingress replica."""
 
     def __init__(self) -> None:
         self.requests = Counter("bayes_pfl_requests", "HTTP requests by route and status", ("route", "status"))
@@ -29,3 +29,22 @@ class Measures:
         self.scores.observe(score, tags=tags)
         if label:
             self.anomalies.inc(tags=tags)
+
+
+class ReplicaMeasures:
+    """Gauges and histograms of one model replica."""
+
+    def __init__(self, model: str) -> None:
+        self.tags = {"model": model}
+        self.compute = Histogram("bayes_pfl_compute_seconds", "computation of one image", SECONDS, ("model",))
+        self.batches = Histogram("bayes_pfl_batch_images", "images in a batch", [1, 2, 4, 8, 16, 32], ("model",))
+        self.score_drift = Gauge("bayes_pfl_score_drift", "population stability index of recent scores", ("model",))
+        self.embedding_drift = Gauge("bayes_pfl_embedding_drift", "cosine distance of the recent mean embedding", ("model",))
+        self.loaded = Counter("bayes_pfl_models_loaded", "models put into service", ("model",))
+        self.refused = Counter("bayes_pfl_models_refused", "new models that could not be read or failed their self-test", ("model",))
+
+    def drift(self, found: tuple[float, float] | None) -> None:
+        """Publish the drift, if there is enough to say."""
+        if found is not None:
+            self.score_drift.set(found[0], tags=self.tags)
+            self.embedding_drift.set(found[1], tags=self.tags)

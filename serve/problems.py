@@ -79,7 +79,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": TITLES[status],
-            "model": ProblemBody,
+            # ProblemBody is among the schemas already, as what BatchAnswer is made of.
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
         }
         for status in sorted({*everywhere, *statuses})

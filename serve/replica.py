@@ -15,6 +15,7 @@ from bayes_pfl import Detector
 from bayes_pfl.bundle import EMBEDDED, Bundle, load_bundle, resolve
 from bayes_pfl.errors import BackboneError, BayesPFLError, BundleError
 from serve.drift import Watch, WatchedBackbone
+from serve.measures import ReplicaMeasures
 from serve.messages import Job, ModelInfo, Outcome, Outgrown, Refused, Scored
 from serve.settings import ReplicaSettings
 
@@ -33,7 +34,7 @@ class ModelReplica:
         self.detector: Detector | None = None
         self.model: ModelInfo | None = None
         self.watch: Watch | None = None
-        self.refused_version = ""
+        self.measures = ReplicaMeasures(name)
         self.follower: asyncio.Task[None] | None = None
         self.loading = asyncio.Lock()
         # One thread for all predictions: torch keeps a pool of workers for every thread that calls it.
@@ -63,7 +64,11 @@ class ModelReplica:
         assert detector is not None
         assert model is not None
         assert watch is not None
-        return [self._score_one(detector, model, watch, job) for job in jobs]
+        outcomes = [self._score_one(detector, model, watch, job) for job in jobs]
+        self.measures.batches.observe(len(jobs), tags=self.measures.tags)
+        if watch.due():
+            self.measures.drift(watch.drift())
+        return outcomes
 
     async def describe(self) -> ModelInfo:
         """Which model answers now."""
@@ -75,6 +80,7 @@ class ModelReplica:
         try:
             await self._load()
         except BayesPFLError as error:
+            self.measures.refused.inc(tags=self.measures.tags)
             logger.error("reload refused", extra={"model": self.name, "reason": str(error)})
         return await self.describe()
 
@@ -94,6 +100,7 @@ class ModelReplica:
             if loaded is None:
                 return
             self.detector, self.model, self.watch = loaded
+            self.measures.loaded.inc(tags=self.measures.tags)
             logger.info("model loaded", extra={"model": self.name, "version": loaded[1].version, "kind": loaded[1].kind})
 
     def _score_one(self, detector: Detector, model: ModelInfo, watch: Watch, job: Job) -> Outcome:
@@ -104,14 +111,11 @@ class ModelReplica:
             prediction = detector.predict([job.pixels], [job.class_name], job.num_samples, job.seed)[0]
         except BackboneError as error:  # the class name has too many tokens
             return Refused(str(error))
+        seconds = time.perf_counter() - start
         watch.note(prediction.image_score)
-        return Scored(
-            prediction.image_score,
-            prediction.uncertainty,
-            prediction.anomaly_map if job.want_map else None,
-            model,
-            (time.perf_counter() - start) * 1000,
-        )
+        self.measures.compute.observe(seconds, tags=self.measures.tags)
+        anomaly_map = prediction.anomaly_map if job.want_map else None
+        return Scored(prediction.image_score, prediction.uncertainty, anomaly_map, model, seconds * 1000)
 
 
 def load_newer(settings: ReplicaSettings, current: ModelInfo | None) -> tuple[Detector, ModelInfo, Watch] | None:

@@ -1,0 +1,127 @@
+"""Drift against its definition, and a replica that notices other images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from local_endpoint import picture, write_bundle
+
+from bayes_pfl import Detector
+from bayes_pfl.backbone import Backbone
+from bayes_pfl.bundle import load_bundle
+from bayes_pfl.errors import BundleError
+from serve import drift
+from serve.drift import Watch, WatchedBackbone
+from serve.messages import Job, Scored
+from serve.replica import ModelReplica, describe_bundle, load_newer, self_test
+from serve.settings import ReplicaSettings
+
+
+def test_stability_index_against_its_sum() -> None:
+    deciles = np.arange(1, 10) / 10
+    even = np.arange(1000) / 1000 + 0.0005
+    assert drift.stability_index(deciles, even) == pytest.approx(0, abs=1e-12)
+    counts = np.array([400, 200, 100, 100, 50, 50, 50, 50, 0, 0])
+    scores = np.repeat(np.arange(10) / 10 + 0.05, counts)
+    share = (counts + 0.5) / (counts + 0.5).sum()
+    expected = sum((q - 0.1) * np.log(q / 0.1) for q in share)
+    assert drift.stability_index(deciles, scores) == pytest.approx(expected)
+
+
+def test_cosine_distance() -> None:
+    one, other = np.array([3.0, 0.0]), np.array([0.0, 2.0])
+    assert drift.cosine_distance(one, one) == pytest.approx(0)
+    assert drift.cosine_distance(one, other) == pytest.approx(1)
+    assert drift.cosine_distance(one, -one) == pytest.approx(2)
+
+
+def test_reference_survives_the_disk(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = drift.make_reference(rng.random(200), rng.standard_normal((200, 8)))
+    drift.write_reference(tmp_path, made)
+    read = drift.read_reference(tmp_path)
+    assert read is not None
+    assert np.array_equal(read.deciles, made.deciles)
+    assert np.array_equal(read.embedding, made.embedding)
+    assert read.images == 200
+    (tmp_path / drift.REFERENCE).write_text('{"deciles": [1]}', encoding="utf-8")
+    with pytest.raises(BundleError, match="damaged"):
+        drift.read_reference(tmp_path)
+
+
+def test_watching_changes_no_score(bundles: dict[str, Path], detector: Detector) -> None:
+    bundle = load_bundle(bundles["first"])
+    backbone = WatchedBackbone(bundle.config.backbone)
+    watched = Detector(bundle, backbone, torch.device("cpu"))
+    mine, theirs = (one.predict([picture(3)], ["nut"])[0] for one in (watched, detector))
+    assert mine.image_score == theirs.image_score
+    assert np.array_equal(mine.anomaly_map, theirs.anomaly_map)
+    assert np.linalg.norm(backbone.last_embedding()) == pytest.approx(1)
+
+
+def test_a_replica_notices_other_images(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", 1)
+    bundle = load_bundle(folder)
+    backbone = WatchedBackbone(bundle.config.backbone)
+    usual = Detector(bundle, backbone, torch.device("cpu"))
+    noise = [picture(seed, 56, 56) for seed in range(60)]
+    scores, embeddings = [], []
+    for image in noise:
+        scores.append(usual.predict([image], ["nut"], num_samples=1)[0].image_score)
+        embeddings.append(backbone.last_embedding())
+    drift.write_reference(folder, drift.make_reference(np.array(scores), np.array(embeddings)))
+
+    def drift_after(images: list[np.ndarray]) -> tuple[float, float]:
+        replica = ModelReplica("drifting")
+        loaded = load_newer(ReplicaSettings(source=str(folder)), None)
+        assert loaded is not None
+        replica.detector, replica.model, replica.watch = loaded
+        assert replica.watch.drift() is None
+        outcomes = replica.score_all([Job(image, "nut", 1, 0, False) for image in images])
+        assert all(isinstance(outcome, Scored) and outcome.anomaly_map is None for outcome in outcomes)
+        assert not replica.watch.due()  # the batch was looked at
+        found = replica.watch.drift()
+        assert found is not None
+        return found
+
+    same, other = drift_after(noise), drift_after([image // 8 for image in noise])
+    assert same[0] < 0.01
+    assert same[1] == pytest.approx(0, abs=1e-9)
+    assert other[0] > 0.25
+    assert other[1] > 10 * max(same[1], 1e-6)
+
+
+def test_a_bundle_without_reference_is_not_watched(bundles: dict[str, Path]) -> None:
+    bundle = load_bundle(bundles["first"])
+    watch = Watch(bundle, WatchedBackbone(bundle.config.backbone))
+    watch.note(0.5)
+    assert watch.drift() is None
+    assert not watch.due()
+
+
+def test_self_test_refuses_scores_that_are_not_finite(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path / "bundle", 1))
+    name = next(name for name in bundle.weights if bundle.weights[name].is_floating_point())
+    bundle.weights = {key: torch.full_like(value, torch.nan) if key == name else value for key, value in bundle.weights.items()}
+    broken = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
+    with pytest.raises(BundleError, match="self-test"):
+        self_test(broken)
+
+
+def test_the_embedded_model_is_called_a_demonstration(bundles: dict[str, Path]) -> None:
+    embedded = describe_bundle(load_bundle("embedded"), "embedded")
+    assert embedded.kind == "demonstration"
+    assert "demonstration" in (embedded.note or "")
+    own = describe_bundle(load_bundle(bundles["first"]), str(bundles["first"]))
+    assert (own.kind, own.note, own.source) == ("trained", None, "first")
+
+
+def test_the_same_model_is_not_loaded_twice(bundles: dict[str, Path]) -> None:
+    settings = ReplicaSettings(source=str(bundles["first"]))
+    first = load_newer(settings, None)
+    assert first is not None
+    assert load_newer(settings, first[1]) is None
+    second = load_newer(settings.model_copy(update={"source": str(bundles["second"])}), first[1])
+    assert second is not None
+    assert second[1].version != first[1].version
