@@ -40,11 +40,11 @@ class Endpoint:
         decoder = Decoder(limits)
         clients = {
             model.name: ModelClient(
-                model, decoder, measures, limits.answer_timeout_s, self.models[model.name], self.challengers.get(model.name)
+                model, decoder, measures, self.models[model.name], self.challengers.get(model.name)
             )
             for model in self.settings.models
         }
-        return create_app(Service(clients, decoder, limits, measures), self.settings, measures)
+        return create_app(Service(clients, limits, measures), self.settings, measures)
 
 
 def build(args: ServeSettings) -> Application:

@@ -1,18 +1,16 @@
-"""The ingress' way to one model: retries when a replica dies, answers in bounded time, and feeds the challenger."""
+"""The ingress' way to one model: tries another replica when one dies, and feeds the challenger."""
 
 import asyncio
 import logging
 import random
-import time
 from typing import Any
 
-from PIL import Image
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve.measures import Measures
 from serve.messages import Job, ModelInfo, Outcome, Outgrown, Refused, Scored
-from serve.pictures import Decoder
+from serve.pictures import Decoder, Prepared
 from serve.problems import Problem
 from serve.settings import ModelSettings
 
@@ -21,6 +19,8 @@ logger = logging.getLogger("ray.serve")
 TRIES = 4
 """A job may be scored again: equal jobs have equal outcomes."""
 BUSY_RETRY_S = 1
+DESCRIBE_S = 5
+SHADOW_S = 60
 SHADOWS_AT_ONCE = 4
 """Shadow jobs under way; beyond it the challenger misses some instead of holding memory."""
 
@@ -32,14 +32,11 @@ class Busy(Problem):
 class ModelClient:
     """One model, however many replicas run it. `handle` is its deployment's, `challenger` the shadow's or none."""
 
-    def __init__(
-        self, settings: ModelSettings, decoder: Decoder, measures: Measures, timeout_s: float, handle: Any, challenger: Any
-    ) -> None:
+    def __init__(self, settings: ModelSettings, decoder: Decoder, measures: Measures, handle: Any, challenger: Any) -> None:
         self.name = settings.name
         self.settings = settings
         self.decoder = decoder
         self.measures = measures
-        self.timeout_s = timeout_s
         self.handle = handle
         self.challenger = challenger
         self.latest: ModelInfo | None = None
@@ -47,7 +44,11 @@ class ModelClient:
 
     async def describe(self) -> ModelInfo:
         """Which model answers now. Raises Problem 503 while no replica does."""
-        self.latest = await self._ask(self.handle.describe, None, time.monotonic() + 5)
+        try:
+            async with asyncio.timeout(DESCRIBE_S):
+                self.latest = await self._ask(self.handle.describe)
+        except TimeoutError as error:
+            raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
         return self.latest
 
     async def ready(self) -> ModelInfo | None:
@@ -59,33 +60,31 @@ class ModelClient:
         except Problem as problem:
             raise Problem(503, f"The model {self.name} is not ready; ask again in a second.", BUSY_RETRY_S) from problem
 
-    async def score(self, picture: Image.Image, class_name: str, num_samples: int, seed: int, want_map: bool) -> Scored:
-        """Score one picture. Raises Problem 422 if the model refuses it, 503 if it is busy or gone, 504 if it is late."""
-        until = time.monotonic() + self.timeout_s
+    async def score(self, data: bytes, class_name: str, num_samples: int, seed: int) -> tuple[Scored, Prepared]:
+        """Score one encoded image. Raises Problem 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone."""
         model = self.latest or await self.describe()
         for _ in range(TRIES):
-            pixels = await self.decoder.squeeze(picture, model.image_size)
-            job = Job(pixels, class_name, num_samples, seed, want_map)
-            outcome: Outcome = await self._ask(self.handle.score, job, until)
+            prepared = await self.decoder.prepare(data, model.image_size)
+            job = Job(prepared.pixels, class_name, num_samples, seed, want_map=True)
+            outcome: Outcome = await self._ask(self.handle.score, job)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
             if isinstance(outcome, Scored):
                 self.latest = outcome.model
-                self._shadow(picture, job, outcome)
-                return outcome
+                self._shadow(data, job, outcome)
+                return outcome, prepared
             model = outcome.model
         raise Problem(503, "The model is being replaced; try again.", BUSY_RETRY_S)
 
-    async def _ask(self, method: Any, argument: Any, until: float) -> Any:
-        """Call a replica before `until`; another one if it dies over it."""
-        arguments = () if argument is None else (argument,)
+    async def _ask(self, method: Any, *arguments: Any) -> Any:
+        """Call a replica; another one if it dies over it."""
         for attempt in range(TRIES):
             pending = method.remote(*arguments)
             try:
-                return await asyncio.wait_for(_result(pending), max(0.001, until - time.monotonic()))
-            except TimeoutError as error:
+                return await pending
+            except asyncio.CancelledError:  # the client has gone, or its time is up: the replica need not go on
                 pending.cancel()
-                raise Problem(504, f"No answer within {self.timeout_s:g} s; send fewer samples, or try later.") from error
+                raise
             except BackPressureError as error:
                 raise Busy(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S) from error
             except DeploymentUnavailableError as error:
@@ -96,23 +95,23 @@ class ModelClient:
                 await asyncio.sleep(0.05 * 2**attempt)
         raise Problem(503, "Replicas are being restarted; try again.", BUSY_RETRY_S)
 
-    def _shadow(self, picture: Image.Image, job: Job, champion: Scored) -> None:
+    def _shadow(self, data: bytes, job: Job, champion: Scored) -> None:
         """Have the challenger score the same picture behind the client's back, if it has room."""
         if self.challenger is None or len(self.shadows) >= SHADOWS_AT_ONCE:
             return
         if random.random() < self.settings.shadow_fraction:
-            task = asyncio.create_task(self._score_shadow(picture, job, champion))
+            task = asyncio.create_task(self._score_shadow(data, job, champion))
             self.shadows.add(task)
             task.add_done_callback(self.shadows.discard)
 
-    async def _score_shadow(self, picture: Image.Image, job: Job, champion: Scored) -> None:
+    async def _score_shadow(self, data: bytes, job: Job, champion: Scored) -> None:
         """Log both scores side by side. Whatever goes wrong stays here."""
         try:
-            until = time.monotonic() + self.timeout_s
-            outcome = await self._ask(self.challenger.score, job, until)
-            if isinstance(outcome, Outgrown):
-                pixels = await self.decoder.squeeze(picture, outcome.model.image_size)
-                outcome = await self._ask(self.challenger.score, job._replace(pixels=pixels), until)
+            async with asyncio.timeout(SHADOW_S):
+                outcome = await self._ask(self.challenger.score, job)
+                if isinstance(outcome, Outgrown):
+                    pixels = (await self.decoder.prepare(data, outcome.model.image_size)).pixels
+                    outcome = await self._ask(self.challenger.score, job._replace(pixels=pixels))
         except Exception as error:
             logger.warning("shadow failed", extra={"model": self.name, "reason": type(error).__name__})
             return

@@ -40,6 +40,7 @@ class Gate:
         self.tokens = Tokens(settings.tokens_file) if settings.require_token else None
         self.rate = RateLimit(settings.requests_per_second, settings.burst)
         self.measures = measures
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
@@ -61,7 +62,7 @@ class Gate:
 
         try:
             self._admit(scope, headers)
-            await self.app(scope, self._bounded(headers, receive), leave)
+            await self.app(scope, self._bounded(visit, receive), leave)
         except Problem as refusal:
             answer = problems.response(refusal.status_code, refusal.detail, visit.request_id, dict(refusal.headers or {}))
             await answer(scope, receive, leave)
@@ -71,6 +72,7 @@ class Gate:
                 answer = problems.response(500, "Something broke on our side; quote the request id.", visit.request_id)
                 await answer(scope, receive, leave)
         finally:
+            self.held_bytes -= visit.body_bytes
             self._record(scope, visit)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
@@ -92,13 +94,13 @@ class Gate:
         if int(length) > self.limits.max_body_bytes:
             raise self._too_large()
 
-    def _bounded(self, headers: Headers, receive: Receive) -> Receive:
-        """`receive` that counts bytes and seconds until the body is there: Problem 413 or 408 beyond the limits."""
+    def _bounded(self, visit: "Visit", receive: Receive) -> Receive:
+        """`receive` that counts bytes and seconds until the body is there: Problem 413, 503 or 408 beyond the limits."""
         until = time.monotonic() + self.limits.body_timeout_s
-        seen, complete = 0, False
+        complete = False
 
         async def bounded() -> Message:
-            nonlocal seen, complete
+            nonlocal complete
             if complete:
                 return await receive()
             try:
@@ -106,10 +108,14 @@ class Gate:
             except TimeoutError as error:
                 raise Problem(408, f"The body did not arrive within {self.limits.body_timeout_s:g} s.") from error
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
+                came = len(message.get("body", b""))
+                visit.body_bytes += came
+                self.held_bytes += came
                 complete = not message.get("more_body", False)
-            if seen > self.limits.max_body_bytes:
+            if visit.body_bytes > self.limits.max_body_bytes:
                 raise self._too_large()
+            if self.held_bytes > self.limits.max_held_bytes:
+                raise Problem(503, "Too many bodies are under way; try again.", 1)
             return message
 
         return bounded
@@ -132,6 +138,7 @@ class Visit:
     def __init__(self, given: str | None) -> None:
         self.start = time.perf_counter()
         self.status = 0
+        self.body_bytes = 0
         # Ray's proxy numbers every request and echoes the number itself; without it that is up to us.
         self.numbered = given is not None
         self.request_id = re.sub(r"[^\w.-]", "", given or "", flags=re.ASCII)[:64] or uuid.uuid4().hex

@@ -78,7 +78,7 @@ def make_router(service: Service) -> APIRouter:
         """The HTTP layer answers."""
         return Live(live=True)
 
-    @router.get("/health/ready", responses=responses(503), response_model_exclude_none=True)
+    @router.get("/health/ready", responses=responses(), response_model_exclude_none=True)
     async def ready() -> Ready:
         """Every model is loaded and has passed its self-test."""
         await asyncio.gather(*(client.ready() for client in service.clients.values()))
@@ -89,16 +89,16 @@ def make_router(service: Service) -> APIRouter:
         """What this server is."""
         return Server(name="bayes-pfl", version=importlib.metadata.version("bayes-pfl"), extensions=["binary_tensor_data"])
 
-    @router.get("/models/{name}/versions/{version}", responses=responses(404, 422, 503, 504))
-    @router.get("/models/{name}", responses=responses(404, 422, 503, 504))
+    @router.get("/models/{name}/versions/{version}", responses=responses(404, 422, 504))
+    @router.get("/models/{name}", responses=responses(404, 422, 504))
     async def metadata(name: str, version: str | None = None) -> Metadata:
         """What a model takes and gives."""
         info = await service.client(name).describe()
         _check_version(info, version)
         return _metadata(name, info)
 
-    @router.get("/models/{name}/versions/{version}/ready", responses=responses(404, 422, 503, 504))
-    @router.get("/models/{name}/ready", responses=responses(404, 422, 503, 504))
+    @router.get("/models/{name}/versions/{version}/ready", responses=responses(404, 422, 504))
+    @router.get("/models/{name}/ready", responses=responses(404, 422, 504))
     async def model_ready(name: str, version: str | None = None) -> Ready:
         """The model is loaded and has passed its self-test."""
         info = await service.client(name).ready()
@@ -106,7 +106,7 @@ def make_router(service: Service) -> APIRouter:
             _check_version(info, version)
         return Ready(ready=True, name=name)
 
-    statuses = responses(404, 408, 415, 422, 503, 504)
+    statuses = responses(404, 415, 422, 504)
 
     @router.post("/models/{name}/versions/{version}/infer", responses=statuses, openapi_extra=INFER_BODY)
     @router.post("/models/{name}/infer", responses=statuses, openapi_extra=INFER_BODY)

@@ -1,6 +1,7 @@
 """From a request's bytes to a picture of the model's input size, with a limit at every step."""
 
 import asyncio
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,28 +14,35 @@ from serve.settings import Limits
 CONTENT_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "application/octet-stream")
 
 
+class Prepared(NamedTuple):
+    """A picture squeezed into the model's input size, and how large it was."""
+
+    pixels: np.ndarray
+    """(side, side, 3) uint8."""
+    width: int
+    height: int
+
+
 class Decoder:
-    """Decodes in threads, few at a time: memory stays bounded whatever comes."""
+    """Decodes in threads, few at a time, and keeps nothing but small squares: memory stays bounded whatever comes."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.slots = asyncio.Semaphore(limits.decoders)
 
-    async def decode(self, data: bytes) -> Image.Image:
-        """Bytes to an upright RGB picture. Raises Problem 413 for a picture too large, 415 for anything unreadable."""
+    async def prepare(self, data: bytes, side: int) -> Prepared:
+        """Bytes to a square of `side` pixels. Raises Problem 413 for a picture too large, 415 for anything unreadable."""
         async with self.slots:
-            return await asyncio.to_thread(decode, data, self.limits)
-
-    async def squeeze(self, picture: Image.Image, side: int) -> np.ndarray:
-        """(side, side, 3) uint8, resized exactly as the Detector resizes."""
-        async with self.slots:
-            return await asyncio.to_thread(squeeze, picture, side)
+            return await asyncio.to_thread(prepare, data, side, self.limits)
 
 
-def decode(data: bytes, limits: Limits) -> Image.Image:
-    """As `Decoder.decode`, in this thread."""
+def prepare(data: bytes, side: int, limits: Limits) -> Prepared:
+    """As `Decoder.prepare`, in this thread.
+
+    Resized exactly as the Detector resizes: that it does so once more, to the same size, changes nothing.
+    """
     try:
-        return decode_image(data, limits.max_pixels, limits.max_side_px)
+        picture = decode_image(data, limits.max_pixels, limits.max_side_px)
     except ImageError as error:
         reason = str(error)
         if "larger than" in reason or "longer than" in reason:
@@ -42,11 +50,7 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
         raise Problem(415, f"The body is no usable image: {reason}. Send a {', '.join(FORMATS)} file.") from error
     except (MemoryError, ValueError, OverflowError) as error:
         raise Problem(415, f"The body is no usable image. Send a {', '.join(FORMATS)} file.") from error
-
-
-def squeeze(picture: Image.Image, side: int) -> np.ndarray:
-    """As `Decoder.squeeze`, in this thread. Resizing again to the same size, as the Detector does, changes nothing."""
-    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+    return Prepared(np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)), picture.width, picture.height)
 
 
 def check_content_type(content_type: str, content_encoding: str) -> None:

@@ -75,7 +75,7 @@ def explain(errors: Any) -> str:
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries of problem documents; those that the gate answers anywhere are added to all."""
-    everywhere = (400, 401, 403, 413, 429, 500)
+    everywhere = (400, 401, 403, 408, 413, 429, 500, 503)
     return {
         status: {
             "description": TITLES[status],

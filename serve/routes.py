@@ -36,12 +36,12 @@ def make_router(service: Service) -> APIRouter:
     """The routes of /v1 on a service."""
     router = APIRouter(prefix="/v1", tags=["scoring"])
 
-    @router.post("/score", responses=responses(404, 408, 415, 422, 503, 504), openapi_extra=IMAGE_BODY)
+    @router.post("/score", responses=responses(404, 415, 422, 504), openapi_extra=IMAGE_BODY)
     async def score(request: Request, options: Annotated[ScoreOptions, Query()]) -> Score:
         """Score one image: is something wrong with it, how sure is that, and where."""
         return await service.score(await image_of(request), options, request.state.request_id)
 
-    @router.post("/score:batch", responses=responses(404, 408, 422, 503, 504))
+    @router.post("/score:batch", responses=responses(404, 422, 504))
     async def score_batch(request: Request, batch: BatchRequest) -> BatchAnswer:
         """Score several images with the same options. One bad image does not spoil the others."""
         most = service.limits.max_images
@@ -56,7 +56,7 @@ def make_router(service: Service) -> APIRouter:
         "/map",
         responses={
             200: {"content": {kind: {} for kind in ("image/png", "application/octet-stream")}, "description": "The map."},
-            **responses(404, 408, 415, 422, 503, 504),
+            **responses(404, 415, 422, 504),
         },
         response_class=Response,
         openapi_extra=IMAGE_BODY,
@@ -75,7 +75,7 @@ def make_router(service: Service) -> APIRouter:
         }
         return Response(content, headers=headers, media_type=drawing.MEDIA_TYPES[options.kind])
 
-    @router.get("/models", responses=responses(503, 504))
+    @router.get("/models", responses=responses())
     async def models() -> Models:
         """What this endpoint offers now; the first is used where a request names none."""
         return Models(models=await service.models())

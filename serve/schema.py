@@ -103,9 +103,8 @@ class Picture(Answer):
 class Timings(Answer):
     """Where the time went, milliseconds."""
 
-    decode: float
     model: float = Field(description="computation in the replica")
-    total: float = Field(description="from the whole body read to the answer made, waiting in the queue included")
+    total: float = Field(description="from the whole body read to the answer made: decoding and waiting included")
 
 
 class Score(Answer):

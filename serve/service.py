@@ -6,13 +6,11 @@ import binascii
 import time
 from collections.abc import Mapping
 
-from PIL import Image
-
 from serve import drawing
 from serve.client import ModelClient
 from serve.measures import Measures
 from serve.messages import Scored
-from serve.pictures import Decoder
+from serve.pictures import Prepared
 from serve.problems import Problem
 from serve.schema import EncodedMap, ModelBody, Picture, Region, Score, ScoreOptions, Timings
 from serve.settings import Limits
@@ -21,9 +19,8 @@ from serve.settings import Limits
 class Service:
     """The models on offer, and how an image becomes an answer."""
 
-    def __init__(self, clients: Mapping[str, ModelClient], decoder: Decoder, limits: Limits, measures: Measures) -> None:
+    def __init__(self, clients: Mapping[str, ModelClient], limits: Limits, measures: Measures) -> None:
         self.clients = clients
-        self.decoder = decoder
         self.limits = limits
         self.measures = measures
 
@@ -53,13 +50,11 @@ class Service:
         """Judge one image. Raises Problem for whatever is wrong with it."""
         start = time.perf_counter()
         client = self.client(options.model)
-        self.check(options.class_name, options.num_samples)
-        picture = await self.decoder.decode(data)
-        decoded = time.perf_counter()
-        scored = await self._ask(client, picture, options.class_name, options.num_samples, options.seed)
+        scored, prepared = await self._ask(client, data, options.class_name, options.num_samples, options.seed)
         threshold = scored.model.threshold if options.threshold is None else options.threshold
         label = None if threshold is None else scored.image_score >= threshold
-        drawn = await asyncio.to_thread(draw, scored, options, threshold, picture.size)
+        size = prepared.width, prepared.height
+        drawn = await asyncio.to_thread(draw, scored, options, threshold, size)
         self.measures.score(client.name, scored.model.version, scored.image_score, label)
         return Score(
             pred_score=scored.image_score,
@@ -70,26 +65,32 @@ class Service:
             region_threshold=drawn.threshold,
             anomaly_map=drawn.anomaly_map,
             pred_mask=drawn.pred_mask,
-            image=Picture(width=picture.width, height=picture.height),
+            image=Picture(width=prepared.width, height=prepared.height),
             model=ModelBody.of(client.name, scored.model),
             timings_ms=Timings(
-                decode=round((decoded - start) * 1000, 3),
-                model=round(scored.compute_ms, 3),
-                total=round((time.perf_counter() - start) * 1000, 3),
+                model=round(scored.compute_ms, 3), total=round((time.perf_counter() - start) * 1000, 3)
             ),
             request_id=request_id,
         )
 
     async def raw(self, data: bytes, model: str | None, class_name: str, num_samples: int, seed: int) -> Scored:
         """The replica's own words on one image, map included."""
-        self.check(class_name, num_samples)
         client = self.client(model)
-        scored = await self._ask(client, await self.decoder.decode(data), class_name, num_samples, seed)
+        scored, _ = await self._ask(client, data, class_name, num_samples, seed)
         self.measures.score(client.name, scored.model.version, scored.image_score, None)
         return scored
 
-    async def _ask(self, client: ModelClient, picture: Image.Image, class_name: str, num_samples: int, seed: int) -> Scored:
-        return await client.score(picture, class_name, num_samples, seed, want_map=True)
+    async def _ask(
+        self, client: ModelClient, data: bytes, class_name: str, num_samples: int, seed: int
+    ) -> tuple[Scored, Prepared]:
+        """Check, decode, wait and compute in bounded time. Raises Problem 504 beyond it."""
+        self.check(class_name, num_samples)
+        try:
+            async with asyncio.timeout(self.limits.answer_timeout_s):
+                return await client.score(data, class_name, num_samples, seed)
+        except TimeoutError as error:
+            seconds = self.limits.answer_timeout_s
+            raise Problem(504, f"No answer within {seconds:g} s; send fewer samples, or try later.") from error
 
 
 class Drawn:

@@ -16,6 +16,7 @@ class Limits(Settings):
     max_class_name: int = Field(100, ge=1, description="longest class name, characters")
     max_samples: int = Field(50, ge=1, description="largest num_samples")
     max_images: int = Field(16, ge=1, description="most images in one request")
+    max_held_bytes: int = Field(512 * 2**20, ge=1, description="bodies of all requests under way in one ingress replica, bytes")
     body_timeout_s: float = Field(15.0, gt=0, description="time a client has to send its body, seconds")
     answer_timeout_s: float = Field(60.0, gt=0, description="time an accepted request may take, seconds")
     decoders: int = Field(2, ge=1, description="images decoded at once by one ingress replica")

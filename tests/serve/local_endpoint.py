@@ -95,11 +95,11 @@ def local_app(settings: ServeSettings, handles: dict[str, LocalHandle], challeng
     measures, decoder = Measures(), Decoder(settings.limits)
     clients = {
         model.name: ModelClient(
-            model, decoder, measures, settings.limits.answer_timeout_s, handles[model.name], challengers.get(model.name)
+            model, decoder, measures, handles[model.name], challengers.get(model.name)
         )
         for model in settings.models
     }
-    return create_app(Service(clients, decoder, settings.limits, measures), settings, measures)
+    return create_app(Service(clients, settings.limits, measures), settings, measures)
 
 
 @contextlib.contextmanager

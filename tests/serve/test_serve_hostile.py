@@ -2,11 +2,13 @@
 
 import base64
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import hostile
 import pytest
+import requests
 from local_endpoint import LIMITS, LocalHandle, encoded, listening, local_app, picture
 from starlette.testclient import TestClient
 
@@ -197,3 +199,32 @@ def test_logs_hold_nothing_of_image_class_or_token(guarded: Any, caplog: pytest.
     text = repr(lines)
     assert "secret" not in text
     assert "aaaa" not in text
+
+
+def test_bodies_under_way_are_bounded_together(bundles: dict[str, Path]) -> None:
+    settings = ServeSettings(
+        models=(ModelSettings(name="first"),), require_token=False, limits=Limits(max_held_bytes=50_000, body_timeout_s=2)
+    )
+    app = local_app(settings, {"first": LocalHandle(bundles["first"])}, {})
+    good = encoded(picture())
+    with listening(app) as address:
+        host, port = address.removeprefix("http://").split(":")
+        head = "POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+        with socket.create_connection((host, int(port))) as hoarder:
+            hoarder.sendall(head.encode() + bytes(45_000))
+            wait = time.monotonic() + 20
+            while app.held_bytes < 45_000:
+                assert time.monotonic() < wait
+                time.sleep(0.01)
+            refused = requests.post(f"{address}/v1/score", data=good, headers=PNG, timeout=30)
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert b" 408 " in hoarder.recv(100)
+        assert requests.post(f"{address}/v1/score", data=good, headers=PNG, timeout=30).status_code == 200
+        assert app.held_bytes == 0
+
+
+def test_no_answer_in_time_is_said(bundles: dict[str, Path]) -> None:
+    settings = ServeSettings(models=(ModelSettings(name="first"),), require_token=False, limits=Limits(answer_timeout_s=0.001))
+    with TestClient(local_app(settings, {"first": LocalHandle(bundles["first"])}, {}), base_url="http://127.0.0.1") as client:
+        assert client.post("/v1/score", content=encoded(picture()), headers=PNG).status_code == 504
