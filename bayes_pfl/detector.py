@@ -1,13 +1,16 @@
 """Detector: images and class names -> predictions. Evaluation, batch scoring and serving all call this one."""
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn import functional as F
 
 from bayes_pfl.backbone import Backbone, Features
 from bayes_pfl.bundle import Bundle, load_bundle
@@ -15,13 +18,21 @@ from bayes_pfl.draws import keyed_draws
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.preprocess import decode_image, image_tensor
-from bayes_pfl.prompts import Draws
+from bayes_pfl.prompts import Sampled
 from bayes_pfl.scoring import MapAccumulator, PromptScores, smooth
-from bayes_pfl.text import PromptEncoder, pad_class_tokens
+from bayes_pfl.text import ClassTokens, PromptEncoder, pad_class_tokens
+from bayes_pfl.tiling import BlendedMap, tile_starts
 
 SAMPLE_GROUP = 5
 """Samples that go through the text encoder together: always this many, so that products keep their shape for every R."""
 
+MAX_SAMPLES = 20
+"""R at which `num_samples="auto"` stops in any case."""
+
+CLEARANCE = 3.0
+"""Standard errors by which the image score must clear the threshold for `num_samples="auto"` to stop."""
+
+Precision = Literal["float32", "bfloat16"]
 Picture = bytes | Image.Image | np.ndarray
 
 
@@ -47,7 +58,11 @@ class Prediction(NamedTuple):
 class Detector:
     """A frozen backbone with a trained head. A prediction depends on image, class name, R and seed alone."""
 
-    def __init__(self, bundle: Bundle, backbone: Backbone, device: torch.device) -> None:
+    def __init__(
+        self, bundle: Bundle, backbone: Backbone, device: torch.device, precision: Precision = "float32"
+    ) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
         self.bundle = bundle
         self.config = bundle.config
         self.device = device
@@ -59,35 +74,58 @@ class Detector:
         except RuntimeError as error:
             raise BundleError(f"The head in {bundle.folder} does not fit its configuration: {error}") from error
         self.model = model.to(device).eval()
+        self.precision = precision
+        if precision == "bfloat16":
+            _reduce_matrices(self.backbone)
+        self._tokens = functools.lru_cache(maxsize=1024)(self._class_tokens)
+        self._states = functools.lru_cache(maxsize=64)(self._sampled_states)
 
     @classmethod
-    def load(cls, source: str | Path = "embedded", device: str = "cpu") -> "Detector":
+    def load(cls, source: str | Path = "embedded", device: str = "cpu", precision: Precision = "float32") -> "Detector":
         """Load a bundle: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
 
-        Raises BundleError or BackboneError with what to do.
+        `bfloat16` runs CLIP's matrix products in that type, for speed: maps then differ from the exact ones in the third digit.
+        Raises BundleError, BackboneError or ConfigError with what to do.
         """
         bundle = load_bundle(source)
-        return cls(bundle, Backbone(bundle.config.backbone), torch.device(device))
+        return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision)
 
     def predict(
-        self, images: Sequence[Picture], class_names: Sequence[str], num_samples: int = 10, seed: int = 0
+        self,
+        images: Sequence[Picture],
+        class_names: Sequence[str],
+        num_samples: int | Literal["auto"] = 10,
+        seed: int = 0,
+        threshold: float | None = None,
     ) -> list[Prediction]:
         """One prediction an image: encoded bytes, PIL image, or (height, width, 3) uint8 array.
 
-        Raises ConfigError if the numbers of images and names differ or R < 1, ImageError for bytes that do not decode.
+        With `auto`, samples are drawn until the image score is `CLEARANCE` standard errors off `threshold` (the bundle's own
+        if it is not given) or R is `MAX_SAMPLES`; the result equals that of the same R given as a number.
+        Raises ConfigError if the numbers of images and names differ, R < 1, or `auto` finds no threshold; ImageError for bytes
+        that do not decode.
         """
-        return [of[num_samples] for of in self.predict_nested(images, class_names, [num_samples], seed)]
+        if num_samples != "auto":
+            return [of[num_samples] for of in self.predict_nested(images, class_names, [num_samples], seed)]
+        threshold = self.config.scoring.threshold if threshold is None else threshold
+        if threshold is None:
+            raise ConfigError('num_samples="auto" needs a threshold: give one, or use a bundle that has one.')
+        _check_names(images, class_names)
+        return [
+            self.predict_features_until(*self._encode(image), name, threshold, seed)
+            for image, name in zip(images, class_names, strict=True)
+        ]
 
     def predict_nested(
         self, images: Sequence[Picture], class_names: Sequence[str], num_samples: Sequence[int], seed: int = 0
     ) -> list[dict[int, Prediction]]:
         """Predictions for several R from one pass with the largest: each equals its own separate `predict`."""
-        if len(images) != len(class_names):
-            raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
+        _check_names(images, class_names)
         if not num_samples or min(num_samples) < 1:
             raise ConfigError("num_samples must be at least 1.")
         return [
-            self._predict_one(image, name, list(num_samples), seed) for image, name in zip(images, class_names, strict=True)
+            self.predict_features(*self._encode(image), name, num_samples, seed)
+            for image, name in zip(images, class_names, strict=True)
         ]
 
     @torch.inference_mode()
@@ -95,47 +133,119 @@ class Detector:
         self, features: Features, key: bytes, class_name: str, num_samples: Sequence[int], seed: int = 0
     ) -> dict[int, Prediction]:
         """Predictions from the frozen features of one image (batch 1); `key` is the image's `draw_key`."""
-        scores = self._score(features, key, class_name, list(num_samples), seed)
-        return {number: self._finish(scores[number], number) for number in num_samples}
+        maps = self._maps(list(num_samples))
+        for _ in self._accumulate(maps, features, key, class_name, max(num_samples), seed):
+            pass
+        return {number: self._finish(maps.result(number), number) for number in num_samples}
 
     @torch.inference_mode()
-    def _predict_one(self, image: Picture, class_name: str, wanted: list[int], seed: int) -> dict[int, Prediction]:
-        """One image at a time: products of the same shape whatever the batch, and so the same bits."""
-        tensor = image_tensor(_to_pil(image), self.config.backbone.image_size)
-        features = self.backbone.encode_image(tensor[None].to(self.device))
-        return self.predict_features(features, draw_key(tensor), class_name, wanted, seed)
+    def predict_features_until(
+        self, features: Features, key: bytes, class_name: str, threshold: float, seed: int = 0
+    ) -> Prediction:
+        """The prediction of `num_samples="auto"` from the frozen features of one image (batch 1)."""
+        maps = self._maps(list(range(SAMPLE_GROUP, MAX_SAMPLES + 1, SAMPLE_GROUP)))
+        for seen in self._accumulate(maps, features, key, class_name, MAX_SAMPLES, seed):
+            scores = maps.result(seen)
+            by_sample = self._by_prompt(scores).mean(1)
+            clear = CLEARANCE * float(by_sample.std()) / seen**0.5
+            if abs(self._image_score(scores) - threshold) > clear:
+                break
+        return self._finish(scores, seen)
 
-    def _score(
-        self, features: Features, key: bytes, class_name: str, wanted: list[int], seed: int
-    ) -> dict[int, PromptScores]:
-        """Sample, encode and accumulate group after group."""
-        size, side = self.config.backbone.image_size, self.backbone.grid[0]
-        groups = -(-max(wanted) // SAMPLE_GROUP)
-        draws = keyed_draws(seed, [key], groups * SAMPLE_GROUP, self.backbone.text_width)
-        tokens = pad_class_tokens([self.backbone.class_tokens(class_name)], self.device)
+    def predict_tiled(
+        self, image: Picture, class_name: str, overlap: float = 0.5, num_samples: int = 10, seed: int = 0
+    ) -> Prediction:
+        """One large image at its own resolution, tile by tile; `overlap` is the least share of a tile shared with the next.
+
+        Maps are (height, width) of the image: the tiles' weighted by sin^2 windows, then smoothed; memory holds one tile beside
+        them. The image score takes the mean text score of the tiles and the maximum of the blended map; its uncertainty is that
+        of the tile with the largest map score. An image with a side below `image_size` is enlarged for the model.
+        Raises ConfigError unless 0 <= overlap < 1 and R >= 1.
+        """
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"overlap is {overlap}; give a share of a tile, at least 0 and below 1.")
+        picture, tile = _to_pil(image), self.config.backbone.image_size
+        width, height = picture.size
+        scale = max(1.0, tile / min(width, height))
+        large = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC) if scale > 1 else picture
+        mean, variance = (BlendedMap(large.height, large.width, tile) for _ in range(2))
+        tiles = []
+        for top in tile_starts(large.height, tile, overlap):
+            for left in tile_starts(large.width, tile, overlap):
+                features, key = self._encode(large.crop((left, top, left + tile, top + tile)))
+                one = self._raw(features, key, class_name, num_samples, seed)
+                mean.add(one.anomaly_map, top, left)
+                variance.add(one.uncertainty_map.square(), top, left)
+                tiles.append((float(one.anomaly_map.max()), float(self._by_prompt(one).std(correction=0)), one.text_scores))
+        blended, deviation = (_resize(values, height, width) for values in (mean.result(), variance.result().sqrt_()))
+        scores = PromptScores(blended, deviation, torch.cat([text for _, _, text in tiles]), blended.max().view(1, 1))
+        return self._finish(scores, num_samples)._replace(uncertainty=max(tiles, key=lambda one: one[0])[1])
+
+    @torch.inference_mode()
+    def _raw(self, features: Features, key: bytes, class_name: str, num_samples: int, seed: int) -> PromptScores:
+        """The scores of one image, not smoothed."""
+        if num_samples < 1:
+            raise ConfigError("num_samples must be at least 1.")
+        maps = self._maps([num_samples])
+        for _ in self._accumulate(maps, features, key, class_name, num_samples, seed):
+            pass
+        return maps.result(num_samples)
+
+    @torch.inference_mode()
+    def _encode(self, image: Picture) -> tuple[Features, bytes]:
+        """Features and draw key of one image at a time: products of the same shape whatever the batch, so the same bits."""
+        tensor = image_tensor(_to_pil(image), self.config.backbone.image_size)
+        with self._autocast():
+            features = self.backbone.encode_image(tensor[None].to(self.device))
+        return Features(*(part.float() for part in features)), draw_key(tensor)
+
+    def _accumulate(
+        self, maps: MapAccumulator, features: Features, key: bytes, class_name: str, most: int, seed: int
+    ) -> Iterator[int]:
+        """Sample, encode and add group after group; yields how many samples have been added."""
+        groups = -(-most // SAMPLE_GROUP)
+        draws = keyed_draws(seed, [key], groups * SAMPLE_GROUP, self.backbone.text_width).context.to(self.device)
         patches = self.model.patch_features(features)
-        maps = MapAccumulator(size, side, wanted, self.config.model.upsampled_corners)
         for start in range(0, groups * SAMPLE_GROUP, SAMPLE_GROUP):
-            stop = start + SAMPLE_GROUP
-            group = Draws(draws.context[:, start:stop], draws.normal[start:stop], draws.abnormal[start:stop])
-            group = Draws(*(part.to(self.device) for part in group))
-            prompts = self.model.prompts(features, tokens, group, self.encoder)
+            context = self.model.sample_context(features, draws[:, start : start + SAMPLE_GROUP])
+            with self._autocast():
+                prompts = self.model.encode(context, *self._states(seed, start), self._tokens(class_name), self.encoder)
             pixel = self.model.pixel_logits(patches, prompts.text)[:, 0]
             maps.add(pixel.cpu(), self.model.image_logits(features, prompts.text)[0].cpu())
-        return {number: maps.result(number) for number in wanted}
+            yield start + SAMPLE_GROUP
+
+    def _maps(self, wanted: list[int]) -> MapAccumulator:
+        size, side = self.config.backbone.image_size, self.backbone.grid[0]
+        return MapAccumulator(size, side, wanted, self.config.model.upsampled_corners)
+
+    def _class_tokens(self, class_name: str) -> ClassTokens:
+        return pad_class_tokens([self.backbone.class_tokens(class_name)], self.device)
+
+    def _sampled_states(self, seed: int, start: int) -> tuple[Sampled, Sampled]:
+        """The states' samples of one group: they depend on no image, so once for a seed is enough."""
+        draws = keyed_draws(seed, [b""], start + SAMPLE_GROUP, self.backbone.text_width)
+        return self.model.sample_states(draws.normal[start:].to(self.device), draws.abnormal[start:].to(self.device))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def _image_score(self, scores: PromptScores) -> float:
+        scoring = self.config.scoring
+        return scoring.text_weight * float(scores.text_scores.mean()) + scoring.map_weight * float(scores.anomaly_map.max())
+
+    def _by_prompt(self, scores: PromptScores) -> torch.Tensor:
+        """(samples, bank): every prompt's own image score."""
+        return self.config.scoring.text_weight * scores.text_scores + self.config.scoring.map_weight * scores.map_maxima
 
     def _finish(self, scores: PromptScores, num_samples: int) -> Prediction:
         """Image score, uncertainty and smoothing."""
-        scoring = self.config.scoring
-        text, largest = float(scores.text_scores.mean()), float(scores.anomaly_map.max())
-        by_prompt = scoring.text_weight * scores.text_scores + scoring.map_weight * scores.map_maxima
         return Prediction(
-            image_score=scoring.text_weight * text + scoring.map_weight * largest,
-            uncertainty=float(by_prompt.std(correction=0)),
-            anomaly_map=smooth(scores.anomaly_map, scoring.smoothing_sigma_px).numpy(),
+            image_score=self._image_score(scores),
+            uncertainty=float(self._by_prompt(scores).std(correction=0)),
+            anomaly_map=smooth(scores.anomaly_map, self.config.scoring.smoothing_sigma_px).numpy(),
             uncertainty_map=scores.uncertainty_map.numpy(),
-            text_score=text,
-            map_score=largest,
+            text_score=float(scores.text_scores.mean()),
+            map_score=float(scores.anomaly_map.max()),
             num_samples=num_samples,
         )
 
@@ -151,3 +261,23 @@ def _to_pil(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(image).convert("RGB")
     return image.convert("RGB")
+
+
+def _check_names(images: Sequence[Picture], class_names: Sequence[str]) -> None:
+    if len(images) != len(class_names):
+        raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
+
+
+def _reduce_matrices(module: nn.Module) -> None:
+    """Keep the matrices of linear layers in bfloat16; all that is added or normalised stays float32."""
+    for part in module.modules():
+        for name in ("weight", "in_proj_weight") if isinstance(part, nn.Linear | nn.MultiheadAttention) else ():
+            if getattr(part, name, None) is not None:
+                matrix = getattr(part, name)
+                matrix.data = matrix.data.to(torch.bfloat16)
+
+
+def _resize(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if values.shape == (height, width):
+        return values
+    return F.interpolate(values[None, None], size=(height, width), mode="bilinear", antialias=True, align_corners=False)[0, 0]

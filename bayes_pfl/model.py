@@ -118,8 +118,13 @@ class BayesPFL(nn.Module):
         self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder
     ) -> Prompts:
         """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds."""
-        context, normal, abnormal = self.sample(features, draws)
-        batch, samples, width = draws.context.shape
+        return self.encode(*self.sample(features, draws), class_tokens, encoder)
+
+    def encode(
+        self, context: Sampled, normal: Sampled, abnormal: Sampled, class_tokens: ClassTokens, encoder: PromptEncoder
+    ) -> Prompts:
+        """The same from samples that are there."""
+        batch, samples, width = context.offset.shape
         banks, shape = self.banks, (batch, samples, self.config.num_prompts, -1, width)
         scale = self.config.offset_scale
         fused_context = banks.context + scale * context.offset[:, :, None, None]
@@ -128,18 +133,25 @@ class BayesPFL(nn.Module):
         text = encoder(
             fused_context.flatten(1, 2), fused_normal.flatten(1, 2), fused_abnormal.flatten(1, 2), class_tokens
         )
-        return Prompts(normalize(text).unflatten(1, (samples, -1)), context, normal, abnormal)
+        return Prompts(normalize(text.float()).unflatten(1, (samples, -1)), context, normal, abnormal)
 
     def sample(self, features: Features, draws: Draws) -> tuple[Sampled, Sampled, Sampled]:
         """Samples of the context's distribution (one per image) and of the two states' (shared by all images)."""
+        return self.sample_context(features, draws.context), *self.sample_states(draws.normal, draws.abnormal)
+
+    def sample_context(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> Sampled:
+        """Samples of the image-specific distribution, or no offset where it is switched off."""
         if self.context is None:
-            context = empty_sample(draws.context)
-        else:
-            condition = self.global_feature(features) if self.config.condition_on_patches else features.image
-            context = self.context(condition, draws.context)
+            return empty_sample(noise)
+        return self.context(self.global_feature(features) if self.config.condition_on_patches else features.image, noise)
+
+    def sample_states(
+        self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]
+    ) -> tuple[Sampled, Sampled]:
+        """Samples of the image-agnostic distribution: they depend on no image."""
         if self.states is None:
-            return context, empty_sample(draws.normal), empty_sample(draws.abnormal)
-        return context, self.states.normal(draws.normal), self.states.abnormal(draws.abnormal)
+            return empty_sample(normal), empty_sample(abnormal)
+        return self.states.normal(normal), self.states.abnormal(abnormal)
 
     def patch_features(self, features: Features) -> PatchFeatures:
         """F_l: one linear map per layer into the joint space."""

@@ -1,0 +1,104 @@
+"""Adaptive numbers of samples, large images in tiles, and reduced precision."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from small import random_bundle
+
+from bayes_pfl.detector import MAX_SAMPLES, SAMPLE_GROUP, Detector
+from bayes_pfl.errors import ConfigError
+from bayes_pfl.tiling import BlendedMap, tile_starts
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.set_num_threads(1)
+    return random_bundle(tmp_path_factory.mktemp("options") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def detector(folder):
+    return Detector.load(folder)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_auto_stops_where_the_score_is_clear_and_equals_that_number_of_samples(detector):
+    picture = noise(64, 64)
+    (full,) = detector.predict([picture], ["gear"], MAX_SAMPLES)
+    (far,) = detector.predict([picture], ["gear"], "auto", threshold=full.image_score + 10)
+    (close,) = detector.predict([picture], ["gear"], "auto", threshold=full.image_score)
+    assert far.num_samples == SAMPLE_GROUP
+    assert close.num_samples > SAMPLE_GROUP
+    for found in (far, close):
+        (fixed,) = detector.predict([picture], ["gear"], found.num_samples)
+        assert found.image_score == fixed.image_score
+        assert np.array_equal(found.anomaly_map, fixed.anomaly_map)
+
+
+def test_auto_needs_a_threshold(detector):
+    with pytest.raises(ConfigError, match="threshold"):
+        detector.predict([noise(64, 64)], ["gear"], "auto")
+    with pytest.raises(ConfigError, match="one name for each image"):
+        detector.predict([noise(64, 64)], ["gear", "nut"], "auto", threshold=0.5)
+
+
+@given(length=st.integers(1, 400), tile=st.integers(1, 64), overlap=st.floats(0, 0.9))
+def test_tiles_cover_everything_and_overlap_enough(length, tile, overlap):
+    starts = tile_starts(length, tile, overlap)
+    assert starts[0] == 0
+    assert starts[-1] == max(0, length - tile)
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert (steps <= max(1, int(tile * (1 - overlap))) + 1).all()
+    covered = np.zeros(max(length, tile), dtype=bool)
+    for start in starts:
+        covered[start : start + tile] = True
+    assert covered.all()
+
+
+def test_what_tiles_agree_on_has_no_seam():
+    y, x = torch.meshgrid(torch.arange(90.0), torch.arange(70.0), indexing="ij")
+    plane = torch.sin(y / 9) + x / 70
+    blended = BlendedMap(90, 70, 32)
+    for top in tile_starts(90, 32, 0.4):
+        for left in tile_starts(70, 32, 0.4):
+            blended.add(plane[top : top + 32, left : left + 32], top, left)
+    assert torch.allclose(blended.result(), plane, atol=1e-6)
+
+
+def test_an_image_of_one_tile_is_predicted_as_ever(detector):
+    picture = noise(64, 64)
+    (plain,) = detector.predict([picture], ["gear"], 3)
+    tiled = detector.predict_tiled(picture, "gear", num_samples=3)
+    assert np.allclose(tiled.anomaly_map, plain.anomaly_map, atol=1e-6)
+    assert np.allclose(tiled.uncertainty_map, plain.uncertainty_map, atol=1e-6)
+    assert tiled.image_score == pytest.approx(plain.image_score, abs=1e-6)
+    assert tiled.uncertainty == pytest.approx(plain.uncertainty, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(150, 100), (40, 130), (30, 20)])
+def test_a_tiled_map_has_the_size_of_the_image(detector, shape):
+    tiled = detector.predict_tiled(noise(*shape), "gear", overlap=0.25, num_samples=1)
+    assert tiled.anomaly_map.shape == tiled.uncertainty_map.shape == shape
+    assert 0 <= tiled.anomaly_map.min() <= tiled.anomaly_map.max() <= tiled.map_score + 1e-6
+
+
+def test_an_overlap_that_is_no_share_is_refused(detector):
+    for overlap in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="overlap"):
+            detector.predict_tiled(noise(64, 64), "gear", overlap=overlap)
+
+
+def test_bfloat16_stays_near_the_exact_map(folder, detector):
+    picture = Image.fromarray(noise(64, 64))
+    (exact,) = detector.predict([picture], ["gear"], 5)
+    (reduced,) = Detector.load(folder, precision="bfloat16").predict([picture], ["gear"], 5)
+    assert reduced.anomaly_map.dtype == np.float32
+    assert not np.array_equal(exact.anomaly_map, reduced.anomaly_map)
+    assert np.abs(exact.anomaly_map - reduced.anomaly_map).max() < 0.05
