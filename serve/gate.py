@@ -9,7 +9,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve import problems
+from serve import page, problems
 from serve.access import RateLimit, Tokens
 from serve.measures import Measures
 from serve.problems import Problem
@@ -17,7 +17,7 @@ from serve.settings import ServeSettings
 
 logger = logging.getLogger("ray.serve")
 
-OPEN_PATHS = ("/", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+OPEN_PATHS = (*page.OPEN_PATHS, "/openapi.json", "/v2/health/live", "/v2/health/ready")
 """Answered without a token: probes, the page and the description of the API say nothing of models or images."""
 
 SECURITY_HEADERS = {

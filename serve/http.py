@@ -5,7 +5,7 @@ import importlib.metadata
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from serve import inference_protocol, problems, routes
+from serve import inference_protocol, page, problems, routes
 from serve.gate import Gate
 from serve.measures import Measures
 from serve.service import Service
@@ -26,6 +26,7 @@ def create_api(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.include_router(page.make_router())
     app.include_router(routes.make_router(service))
     app.include_router(inference_protocol.make_router(service))
     problems.install(app)
