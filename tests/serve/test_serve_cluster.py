@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -214,3 +215,45 @@ def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
         return all(name in text for name in wanted)
 
     wait_until(exported, 60)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X-Request-ID: " + b"a" * 5000,
+        b"Serve_Multiplexed_Model_Id: ../../etc",
+        b"X-Request-Timeout-Seconds: -1",
+        b"X-Request-Timeout-Seconds: junk",
+        b"X-Request-Disconnect-Disabled: ?1",
+        b"Transfer-Encoding: chunked",
+        b"Content-Length: 5, 6",
+        b"Authorization: Bearer " + b"x" * 5000,
+        b"Host: ",
+        b"Expect: 100-continue",
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13",
+    ],
+)
+def test_headers_on_the_way_through_ray_s_proxy(running: Running, header: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+        connection.sendall(b"GET /v1/version HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + header + b"\r\n\r\n0\r\n\r\n")
+        status = connection.recv(200).split(b"\r\n")[0]
+    assert b" 5" not in status, status
+    assert requests.get(f"{running.url}/v2/health/live", timeout=30).status_code == 200
+
+
+def test_clients_that_go_away_hold_nothing(running: Running) -> None:
+    body = encoded(picture())
+    head = f"POST /v1/score?model=narrow&num_samples=50 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(40):  # far more than the queue of `narrow` holds
+        with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+            connection.sendall(head.encode() + body)
+    silent = socket.create_connection(("127.0.0.1", PORT), timeout=30)  # one that asks and never reads
+
+    def answered() -> bool:
+        query = {"model": "narrow", "num_samples": 1}
+        return requests.post(f"{running.url}/v1/score", params=query, data=body, headers=PNG, timeout=60).status_code == 200
+
+    silent.sendall(head.encode() + body)
+    wait_until(answered, 60)
+    silent.close()
+

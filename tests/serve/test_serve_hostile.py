@@ -10,12 +10,14 @@ import hostile
 import pytest
 import requests
 from local_endpoint import LIMITS, LocalHandle, encoded, listening, local_app, picture
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from bayes_pfl.errors import ConfigError
 from serve import access
 from serve.access import RateLimit, Tokens
 from serve.main import main
+from serve.proxy import PlainHeaders
 from serve.settings import Limits, ModelSettings, ServeSettings
 
 BODIES = dict(hostile.bodies())
@@ -228,3 +230,24 @@ def test_no_answer_in_time_is_said(bundles: dict[str, Path]) -> None:
     settings = ServeSettings(models=(ModelSettings(name="first"),), require_token=False, limits=Limits(answer_timeout_s=0.001))
     with TestClient(local_app(settings, {"first": LocalHandle(bundles["first"])}, {}), base_url="http://127.0.0.1") as client:
         assert client.post("/v1/score", content=encoded(picture()), headers=PNG).status_code == 504
+
+
+def test_headers_that_steer_ray_are_dropped_before_its_proxy() -> None:
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        names = ",".join(sorted({name.decode("latin-1") + "=" + value.decode("latin-1") for name, value in scope["headers"]}))
+        await PlainTextResponse(names)(scope, receive, send)
+
+    with TestClient(PlainHeaders(echo)) as client:
+        steering = {
+            "X-Request-Timeout-Seconds": "-1",
+            "X-Request-Disconnect-Disabled": "?1",
+            "serve_multiplexed_model_id": "x",
+            "serve-session-id": "y",
+            "X-Request-ID": b"\xff",
+            "Authorization": "Bearer z",
+        }
+        kept = client.get("/", headers=steering).text
+        assert "authorization=Bearer z" in kept
+        assert not any(name.lower() in kept for name in list(steering)[:5])
+        assert "x-request-id=a.b-1" in client.get("/", headers={"X-Request-ID": "a.b-1"}).text
+        assert "x-request-id" not in client.get("/", headers={"X-Request-ID": "a" * 65}).text
