@@ -237,17 +237,17 @@ def test_headers_that_steer_ray_are_dropped_before_its_proxy() -> None:
         names = ",".join(sorted({name.decode("latin-1") + "=" + value.decode("latin-1") for name, value in scope["headers"]}))
         await PlainTextResponse(names)(scope, receive, send)
 
-    with TestClient(PlainHeaders(echo)) as client:
-        steering = {
-            "X-Request-Timeout-Seconds": "-1",
-            "X-Request-Disconnect-Disabled": "?1",
-            "serve_multiplexed_model_id": "x",
-            "serve-session-id": "y",
-            "X-Request-ID": b"\xff",
-            "Authorization": "Bearer z",
-        }
-        kept = client.get("/", headers=steering).text
-        assert "authorization=Bearer z" in kept
-        assert not any(name.lower() in kept for name in list(steering)[:5])
-        assert "x-request-id=a.b-1" in client.get("/", headers={"X-Request-ID": "a.b-1"}).text
-        assert "x-request-id" not in client.get("/", headers={"X-Request-ID": "a" * 65}).text
+    client = TestClient(PlainHeaders(echo))
+    steering = {
+        "X-Request-Timeout-Seconds": "-1",
+        "X-Request-Disconnect-Disabled": "?1",
+        "serve_multiplexed_model_id": "x",
+        "serve-session-id": "y",
+        "X-Request-ID": b"\xff",
+        "Authorization": "Bearer z",
+    }
+    kept = client.get("/", headers=steering).text
+    assert "authorization=Bearer z" in kept
+    assert not any(name.lower() in kept for name in list(steering)[:5])
+    assert "x-request-id=a.b-1" in client.get("/", headers={"X-Request-ID": "a.b-1"}).text
+    assert "x-request-id" not in client.get("/", headers={"X-Request-ID": "a" * 65}).text
