@@ -4,16 +4,10 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
-from starlette.types import ASGIApp
 
-from serve.client import ModelClient
-from serve.http import create_app
-from serve.measures import Measures
-from serve.pictures import Decoder
+from serve.ingress import Endpoint
 from serve.replica import ModelReplica
-from serve.service import Service
 from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
 
 INGRESS_CPUS = 0.1
@@ -21,30 +15,6 @@ INGRESS_CPUS = 0.1
 
 LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)
 """One JSON object a line; the gate writes the access log, without anything of image or token."""
-
-
-@serve.ingress()
-class Endpoint:
-    """The HTTP layer as a deployment."""
-
-    def __init__(
-        self, settings: ServeSettings, models: dict[str, DeploymentHandle], challengers: dict[str, DeploymentHandle]
-    ) -> None:
-        self.settings = settings
-        self.models = models
-        self.challengers = challengers
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Ray Serve in the replica: the application around this replica's handles."""
-        limits, measures = self.settings.limits, Measures()
-        decoder = Decoder(limits)
-        clients = {
-            model.name: ModelClient(
-                model, decoder, measures, self.models[model.name], self.challengers.get(model.name)
-            )
-            for model in self.settings.models
-        }
-        return create_app(Service(clients, limits, measures), self.settings, measures)
 
 
 def build(args: ServeSettings) -> Application:

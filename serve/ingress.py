@@ -1,0 +1,36 @@
+"""The HTTP layer as a Ray Serve deployment. Importing it brings no torch: its replicas stay small."""
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from serve.client import ModelClient
+from serve.http import create_app
+from serve.measures import Measures
+from serve.pictures import Decoder
+from serve.service import Service
+from serve.settings import ServeSettings
+
+
+@serve.ingress()
+class Endpoint:
+    """The HTTP layer as a deployment."""
+
+    def __init__(
+        self, settings: ServeSettings, models: dict[str, DeploymentHandle], challengers: dict[str, DeploymentHandle]
+    ) -> None:
+        self.settings = settings
+        self.models = models
+        self.challengers = challengers
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Ray Serve in the replica: the application around this replica's handles."""
+        limits, measures = self.settings.limits, Measures()
+        decoder = Decoder(limits)
+        clients = {
+            model.name: ModelClient(
+                model, decoder, measures, self.models[model.name], self.challengers.get(model.name)
+            )
+            for model in self.settings.models
+        }
+        return create_app(Service(clients, limits, measures), self.settings, measures)
