@@ -20,13 +20,13 @@ from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
 pytestmark = pytest.mark.ray
 
 PNG = {"Content-Type": "image/png"}
-PORT = 8127
 
 
 class Running(NamedTuple):
     """The endpoint that all tests here share."""
 
     url: str
+    port: int
     settings: ServeSettings
     champion: Path
     """Folder that the model `moving` follows."""
@@ -66,9 +66,12 @@ def running(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT, "request_timeout_s": 90})
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 90})
         serve.run(build(settings), name="tested", route_prefix="/")
-        yield Running(f"http://127.0.0.1:{PORT}", settings, champion)
+        yield Running(f"http://127.0.0.1:{port}", port, settings, champion)
         serve.shutdown()
         if own:
             ray.shutdown()
@@ -234,7 +237,7 @@ def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
     ],
 )
 def test_headers_on_the_way_through_ray_s_proxy(running: Running, header: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
         connection.sendall(b"GET /v1/version HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + header + b"\r\n\r\n0\r\n\r\n")
         status = connection.recv(200).split(b"\r\n")[0]
     assert b" 5" not in status, status
@@ -245,9 +248,9 @@ def test_clients_that_go_away_hold_nothing(running: Running) -> None:
     body = encoded(picture())
     head = f"POST /v1/score?model=narrow&num_samples=50 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
     for _ in range(40):  # far more than the queue of `narrow` holds
-        with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
             connection.sendall(head.encode() + body)
-    silent = socket.create_connection(("127.0.0.1", PORT), timeout=30)  # one that asks and never reads
+    silent = socket.create_connection(("127.0.0.1", running.port), timeout=30)  # one that asks and never reads
 
     def answered() -> bool:
         query = {"model": "narrow", "num_samples": 1}
