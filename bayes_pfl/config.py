@@ -110,6 +110,8 @@ class LossConfig(Settings):
         False, description="classify with x_cls alone (released, first stage) instead of x_cls + x_patch (paper)"
     )
     focal_gamma: float = Field(2.0, ge=0, description="focusing exponent of the focal loss")
+    focal_epsilon: float = Field(0.0, ge=0, description="added inside the focal loss's logarithm; released: 1e-8")
+    dice_epsilon: float = Field(0.0, ge=0, description="added to dice's numerator and denominator; released: 1e-5")
     one_prompt_per_step: bool = Field(
         False, description="classify and segment with one randomly drawn prompt of the bank a step (released)"
     )
@@ -125,6 +127,11 @@ class ScoringConfig(Settings):
     map_weight: float = Field(0.5, ge=0, description="weight of the map's maximum in the image score")
     smoothing_sigma_px: float = Field(8.0, ge=0, description="Gaussian smoothing of the returned map, pixels; 0 for none")
     threshold: float | None = Field(None, description="image score from which an image is called anomalous, if one is known")
+    draws_in_order: bool = Field(
+        False,
+        description="draw for the images of one call in their order and keep the first one's states, as released; predictions then "
+        "depend on order, batch and R. Off: draws are keyed by seed and image",
+    )
 
 
 class TrainingConfig(Settings):

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from bayes_pfl.backbone import Backbone, Features
 from bayes_pfl.bundle import Bundle, load_bundle
-from bayes_pfl.draws import keyed_draws
+from bayes_pfl.draws import keyed_draws, ordered_draws
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.preprocess import decode_image, image_tensor
-from bayes_pfl.prompts import Sampled
+from bayes_pfl.prompts import Draws, Sampled
 from bayes_pfl.scoring import MapAccumulator, PromptScores, smooth
 from bayes_pfl.text import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.tiling import BlendedMap, tile_starts
@@ -107,6 +107,8 @@ class Detector:
         """
         if num_samples != "auto":
             return [of[num_samples] for of in self.predict_nested(images, class_names, [num_samples], seed)]
+        if self.config.scoring.draws_in_order:
+            raise ConfigError('num_samples="auto" needs draws that do not depend on R: set scoring.draws_in_order to false.')
         threshold = self.config.scoring.threshold if threshold is None else threshold
         if threshold is None:
             raise ConfigError('num_samples="auto" needs a threshold: give one, or use a bundle that has one.')
@@ -119,22 +121,37 @@ class Detector:
     def predict_nested(
         self, images: Sequence[Picture], class_names: Sequence[str], num_samples: Sequence[int], seed: int = 0
     ) -> list[dict[int, Prediction]]:
-        """Predictions for several R from one pass with the largest: each equals its own separate `predict`."""
+        """Predictions for several R from one pass with the largest: each equals its own separate `predict`.
+
+        Not so with `draws_in_order`, where the draws of every R are others.
+        """
         _check_names(images, class_names)
         if not num_samples or min(num_samples) < 1:
             raise ConfigError("num_samples must be at least 1.")
+        all_draws: Iterable[Draws | None] = [None] * len(images)
+        if self.config.scoring.draws_in_order:
+            all_draws = ordered_draws(seed, len(images), max(num_samples), self.backbone.text_width)
         return [
-            self.predict_features(*self._encode(image), name, num_samples, seed)
-            for image, name in zip(images, class_names, strict=True)
+            self.predict_features(*self._encode(image), name, num_samples, seed, draws)
+            for image, name, draws in zip(images, class_names, all_draws, strict=True)
         ]
 
     @torch.inference_mode()
     def predict_features(
-        self, features: Features, key: bytes, class_name: str, num_samples: Sequence[int], seed: int = 0
+        self,
+        features: Features,
+        key: bytes,
+        class_name: str,
+        num_samples: Sequence[int],
+        seed: int = 0,
+        draws: Draws | None = None,
     ) -> dict[int, Prediction]:
-        """Predictions from the frozen features of one image (batch 1); `key` is the image's `draw_key`."""
+        """Predictions from the frozen features of one image (batch 1); `key` is the image's `draw_key`.
+
+        `draws` (batch 1, the largest R) stand in for those that seed and key give.
+        """
         maps = self._maps(list(num_samples))
-        for _ in self._accumulate(maps, features, key, class_name, max(num_samples), seed):
+        for _ in self._accumulate(maps, features, key, class_name, max(num_samples), seed, draws):
             pass
         return {number: self._finish(maps.result(number), number) for number in num_samples}
 
@@ -200,16 +217,29 @@ class Detector:
         return Features(*(part.float() for part in features)), draw_key(tensor)
 
     def _accumulate(
-        self, maps: MapAccumulator, features: Features, key: bytes, class_name: str, most: int, seed: int
+        self,
+        maps: MapAccumulator,
+        features: Features,
+        key: bytes,
+        class_name: str,
+        most: int,
+        seed: int,
+        given: Draws | None = None,
     ) -> Iterator[int]:
         """Sample, encode and add group after group; yields how many samples have been added."""
         groups = -(-most // SAMPLE_GROUP)
-        draws = keyed_draws(seed, [key], groups * SAMPLE_GROUP, self.backbone.text_width).context.to(self.device)
+        if given is None:
+            contexts = keyed_draws(seed, [key], groups * SAMPLE_GROUP, self.backbone.text_width).context.to(self.device)
+        else:
+            given = Draws(*(_padded(part, groups * SAMPLE_GROUP).to(self.device) for part in given))
+            contexts = given.context
         patches = self.model.patch_features(features)
         for start in range(0, groups * SAMPLE_GROUP, SAMPLE_GROUP):
-            context = self.model.sample_context(features, draws[:, start : start + SAMPLE_GROUP])
+            group = slice(start, start + SAMPLE_GROUP)
+            context = self.model.sample_context(features, contexts[:, group])
+            states = self._states(seed, start) if given is None else self.model.sample_states(given.normal[group], given.abnormal[group])
             with self._autocast():
-                prompts = self.model.encode(context, *self._states(seed, start), self._tokens(class_name), self.encoder)
+                prompts = self.model.encode(context, *states, self._tokens(class_name), self.encoder)
             pixel = self.model.pixel_logits(patches, prompts.text)[:, 0]
             maps.add(pixel.cpu(), self.model.image_logits(features, prompts.text)[0].cpu())
             yield start + SAMPLE_GROUP
@@ -275,6 +305,11 @@ def _reduce_matrices(module: nn.Module) -> None:
             if getattr(part, name, None) is not None:
                 matrix = getattr(part, name)
                 matrix.data = matrix.data.to(torch.bfloat16)
+
+
+def _padded(noise: torch.Tensor, samples: int) -> torch.Tensor:
+    """Noise of `samples` samples: those behind the given ones are zero, and nobody looks at what becomes of them."""
+    return F.pad(noise, (0, 0, 0, samples - noise.shape[-2]))
 
 
 def _resize(values: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -69,7 +69,7 @@ def losses(
     foreground = sums.focal_foreground / sums.foreground_pixels.clamp(min=1)
     background = sums.focal_background / sums.background_pixels.clamp(min=1)
     focal = (foreground + background).sum(0).mean()
-    dice = dice_loss(sums.intersection, sums.probability, sums.foreground_pixels).sum(0).mean()
+    dice = dice_loss(sums.intersection, sums.probability, sums.foreground_pixels, config.dice_epsilon).sum(0).mean()
     orthogonality = sums.orthogonality / sums.images
     kl_context = sums.context_divergence / sums.images
     batch = sums.images if config.state_log_det_over_batch else torch.ones_like(sums.images)
@@ -93,7 +93,7 @@ def batch_sums(
         full = F.interpolate(
             layer.unflatten(-1, (side, side)), size=mask.shape[-2:], mode="bilinear", align_corners=corners
         )
-        focal = focal_loss(full, mask.expand_as(full), config.focal_gamma)
+        focal = focal_loss(full, mask.expand_as(full), config.focal_gamma, config.focal_epsilon)
         probability = full.sigmoid()
         inside = (0, 2, 3)
         rows.append(
@@ -125,21 +125,26 @@ def batch_sums(
 
 
 def focal_loss(
-    logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], gamma: float
+    logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], gamma: float, epsilon: float = 0.0
 ) -> Float[Tensor, "*shape"]:
     """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017), p_t = sigmoid(logits) where the target is 1, else its complement.
 
-    `losses` averages it over foreground and background separately and adds the two, as released.
+    `losses` averages it over foreground and background separately and adds the two, as released. `epsilon` is added to p_t
+    inside the logarithm.
     """
     error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (1 - torch.exp(-error)) ** gamma * error
+    probability = torch.exp(-error)
+    return (1 - probability) ** gamma * (-torch.log(probability + epsilon) if epsilon else error)
 
 
 def dice_loss(
-    intersection: Float[Tensor, "*shape"], probability: Float[Tensor, "*shape"], foreground: Float[Tensor, ""]
+    intersection: Float[Tensor, "*shape"],
+    probability: Float[Tensor, "*shape"],
+    foreground: Float[Tensor, ""],
+    epsilon: float = 0.0,
 ) -> Float[Tensor, "*shape"]:
-    """1 - 2 sum(p m) / (sum p + sum m), over all pixels of the batch and without smoothing, as released."""
-    return 1 - 2 * intersection / (probability + foreground)
+    """1 - (2 sum(p m) + epsilon) / (sum p + sum m + epsilon), over all pixels of the batch."""
+    return 1 - (2 * intersection + epsilon) / (probability + foreground + epsilon)
 
 
 def orthogonality(

@@ -128,18 +128,18 @@ def refine(model: BayesPFL, pair: Tensor, projected: Tensor) -> Tensor:
 
 
 def prompt_map(model: BayesPFL, layer: int, pair: Tensor, patches: Tensor, size: int) -> Tensor:
-    """(size, size): abnormal channel of the softmax of two upsampled similarity maps of one layer (eq. 11)."""
+    """(2, size, size): softmax of the two upsampled similarity maps of one layer, normal and abnormal (eq. 11)."""
     projected = patches @ model.projections[layer].weight.T
     text = F.normalize(refine(model, pair, projected), dim=-1)
     similarity = F.normalize(projected, dim=-1) @ text.T * torch.exp(model.pixel_temperature)
     side = math.isqrt(len(patches))
     maps = similarity.T.view(1, 2, side, side)
     corners = model.config.upsampled_corners
-    return torch.softmax(F.interpolate(maps, (size, size), mode="bilinear", align_corners=corners)[0], dim=0)[1]
+    return torch.softmax(F.interpolate(maps, (size, size), mode="bilinear", align_corners=corners)[0], dim=0)
 
 
 def prompt_maps(model: BayesPFL, image: Image, text: Tensor, size: int) -> Tensor:
-    """(layers, samples x bank, size, size): all maps, materialised; eq. 12 is their mean."""
+    """(layers, samples x bank, 2, size, size): all maps, materialised; eq. 12 is the mean of the abnormal ones."""
     return torch.stack(
         [
             torch.stack([prompt_map(model, layer, pair, patches, size) for pair in text.flatten(0, 1)])
@@ -191,7 +191,7 @@ def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConf
     terms = {
         "classification": F.cross_entropy(logits.flatten(0, 1), step.label.repeat_interleave(chosen.shape[1])),
         "focal": sum(focal(layer, step.mask, config) for layer in maps.unbind(1)),
-        "dice": sum(dice(layer, step.mask, config) for layer in maps.unbind(1)),
+        "dice": sum(dice(layer[:, :, 1], step.mask, config) for layer in maps.unbind(1)),
         "orthogonality": sum(orthogonality(pairs, config.orthogonal_mean) for pairs in text) / count,
         "kl_context": sum(drawn[0].log_q0 - drawn[0].log_det - drawn[0].log_prior for drawn in samples) / count,
     }
@@ -208,16 +208,17 @@ def focal(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     """Mean over prompts of -(1 - p_t)^gamma log p_t, averaged over foreground and over background, and added."""
     losses = []
     for prompt in maps.unbind(1):
-        probability = torch.where(mask > 0, prompt, 1 - prompt)
-        value = -((1 - probability) ** config.focal_gamma) * torch.log(probability)
+        probability = torch.where(mask > 0, prompt[:, 1], prompt[:, 0])
+        value = -((1 - probability) ** config.focal_gamma) * torch.log(probability + config.focal_epsilon)
         parts = [value[mask > 0], value[mask == 0]]
         losses.append(sum(part.mean() for part in parts if part.numel()))
     return sum(losses) / len(losses)
 
 
 def dice(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
-    """Mean over prompts of 1 - 2 sum(p m) / (sum p + sum m)."""
-    losses = [1 - 2 * (prompt * mask).sum() / (prompt.sum() + mask.sum()) for prompt in maps.unbind(1)]
+    """Mean over prompts of 1 - (2 sum(p m) + e) / (sum p + sum m + e)."""
+    small = config.dice_epsilon
+    losses = [1 - (2 * (prompt * mask).sum() + small) / (prompt.sum() + mask.sum() + small) for prompt in maps.unbind(1)]
     return sum(losses) / len(losses)
 
 

@@ -42,7 +42,12 @@ LOSS_NAMES = {
 WEIGHTED = {"loss_kl_context", "loss_kl_normal", "loss_kl_abnormal"}
 """Recorded after their weight; ours are before it."""
 RELEASED_LOSSES = LossConfig(
-    one_prompt_per_step=True, classify_class_token=True, state_log_det_over_batch=True, orthogonal_mean=True
+    one_prompt_per_step=True,
+    classify_class_token=True,
+    state_log_det_over_batch=True,
+    orthogonal_mean=True,
+    focal_epsilon=1e-8,
+    dice_epsilon=1e-5,
 )
 
 

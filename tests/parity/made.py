@@ -17,7 +17,14 @@ from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.published import convert_published, our_key
 
 END, PLACEHOLDER = 49407, 343
-RELEASED = LossConfig(classify_class_token=True, one_prompt_per_step=True, state_log_det_over_batch=True, orthogonal_mean=True)
+RELEASED = LossConfig(
+    classify_class_token=True,
+    one_prompt_per_step=True,
+    state_log_det_over_batch=True,
+    orthogonal_mean=True,
+    focal_epsilon=1e-8,
+    dice_epsilon=1e-5,
+)
 WEIGHTS = {"loss_kl_context": 0.01, "loss_kl_normal": 0.01, "loss_kl_abnormal": 0.01}
 RECORDED_LOSSES = {
     "loss_ce": "classification",
@@ -36,6 +43,7 @@ class Sizes(NamedTuple):
 
     width: int = 64
     joint: int = 64
+    temperature: float = 2.66
     layers: int = 4
     text_layers: int = 2
     feature_layers: tuple[int, ...] = (2, 4)
@@ -102,7 +110,7 @@ def _evaluation(
     text = text_bank(model, clip, image, [(c[0], n[0], a[0]) for c, n, a in zip(*draws, strict=True)])
     arrays = {f"{prefix}_eps_{name}": noise.numpy() for name, noise in zip(("context", "normal", "abnormal"), draws, strict=True)}
     arrays[f"{prefix}_text_embeddings"] = torch.cat([text[:, :, 0].flatten(0, 1), text[:, :, 1].flatten(0, 1)])[None].numpy()
-    arrays[f"{prefix}_map"] = prompt_maps(model, image, text, sizes.side * sizes.patch).mean((0, 1)).numpy()
+    arrays[f"{prefix}_map"] = prompt_maps(model, image, text, sizes.side * sizes.patch)[:, :, 1].mean((0, 1)).numpy()
     for stage, class_token_only in ((1, True), (2, False)):
         scores = text_logits(model, image, text, class_token_only).softmax(-1)[..., 1]
         arrays[f"{prefix}_stage{stage}_text_score"] = scores.mean().numpy()
@@ -185,7 +193,7 @@ def _head(sizes: Sizes, generator: torch.Generator) -> Weights:
         "prompt_context": random(sizes.prompts, sizes.context, dim),
         "prompt_state_normal": random(sizes.prompts, sizes.states, dim) + 0.5,
         "prompt_state_abnormal": random(sizes.prompts, sizes.states, dim) - 0.5,
-        "temperature_pixel": torch.tensor(2.66),
+        "temperature_pixel": torch.tensor(sizes.temperature),
         "temperature_image": torch.tensor(2.5),
         "RCA.q_proj_pre.weight": random(dim, dim, 1),
         "RCA.q_proj_pre.bias": random(dim),

@@ -12,6 +12,7 @@ CASES = {
     "two text heads, narrow vision": Sizes(joint=128, hidden=20, chosen=2, samples=3),
     "all normal": Sizes(labels=(0, 0, 0), chosen=1),
     "all anomalous, long names": Sizes(labels=(1, 1), names=((5, 6, 7, 8, 9, 10), (11,)), context=3, states=7),
+    "hot temperature, saturated probabilities": Sizes(temperature=5.0, labels=(1, 0, 0)),
     "one image": Sizes(labels=(1,), names=((5, 6),), side=5, patch=3),
 }
 
