@@ -1,0 +1,86 @@
+"""`python -m serve.reference`: keep with a bundle how usual images score, so that the endpoint can measure drift from them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bayes_pfl import Detector
+from bayes_pfl.bundle import load_bundle
+from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, OutputError
+from serve.drift import FEWEST, REFERENCE, Reference, WatchedBackbone, make_reference, write_reference
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Score the images and write the window into the bundle. 0, or 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m serve.reference", description=__doc__)
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees")
+    parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="the bundle that gets the window")
+    parser.add_argument("--class-name", default="object", help="what the images show (default: %(default)s)")
+    parser.add_argument("--num-samples", type=int, default=10, help="as the endpoint's clients use it (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    try:
+        window, broken = measure(args.model, image_files(args.images), args.class_name, args.num_samples)
+        write(args.model, window)
+    except BayesPFLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for line in broken:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{window.images} images: median score {window.deciles[4]:.4f}, written to {args.model / REFERENCE}")
+    return 0
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """The files, and those with an image's ending in the folders, sorted. Raises DataError for a path that is not there."""
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"There is no {path}; give image files or folders of them.")
+    return files
+
+
+def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: int) -> tuple[Reference, list[str]]:
+    """The window of these images, and a line for every one that cannot be read.
+
+    Raises BundleError if the folder holds no bundle, DataError if fewer than 50 images can be read.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"There is no folder {folder}; give the bundle that training wrote.")
+    bundle = load_bundle(folder)
+    backbone = WatchedBackbone(bundle.config.backbone)
+    detector = Detector(bundle, backbone, torch.device("cpu"))
+    scores, embeddings, broken = [], [], []
+    for file in files:
+        try:
+            prediction = detector.predict([file.read_bytes()], [class_name], num_samples)[0]
+        except (ImageError, OSError) as error:
+            broken.append(f"{file}: {error}")
+            continue
+        scores.append(prediction.image_score)
+        embeddings.append(backbone.last_embedding())
+    if len(scores) < FEWEST:
+        raise DataError(f"Only {len(scores)} images could be read; a window needs at least {FEWEST}.")
+    return make_reference(np.array(scores), np.array(embeddings)), broken
+
+
+def write(folder: Path, window: Reference) -> None:
+    """Put the window into the bundle. Raises OutputError if it cannot be written."""
+    try:
+        write_reference(folder, window)
+    except OSError as error:
+        raise OutputError(f"Cannot write into {folder}: {os.strerror(error.errno or 0)}. Make it writable.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
