@@ -5,6 +5,7 @@ import base64
 import binascii
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from serve import drawing
 from serve.client import ModelClient
@@ -93,14 +94,13 @@ class Service:
             raise Problem(504, f"No answer within {seconds:g} s; send fewer samples, or try later.") from error
 
 
-class Drawn:
+class Drawn(NamedTuple):
     """What the answer shows of the map."""
 
-    def __init__(self, regions: list[Region], threshold: float | None, anomaly_map: EncodedMap | None, mask: EncodedMap | None):
-        self.regions = regions
-        self.threshold = threshold
-        self.anomaly_map = anomaly_map
-        self.pred_mask = mask
+    regions: list[Region]
+    threshold: float | None
+    anomaly_map: EncodedMap | None
+    pred_mask: EncodedMap | None
 
 
 def draw(scored: Scored, options: ScoreOptions, threshold: float | None, size: tuple[int, int]) -> Drawn:
