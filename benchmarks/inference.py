@@ -1,11 +1,13 @@
 """Inference, fast and exact, against a straightforward implementation with the same weights (`straightforward.py`).
 
-    python benchmarks/inference.py            ViT-L-14-336's shape, 518 px: under ten minutes
-    python benchmarks/inference.py --quick    the same shape, fewer repeats: under a minute
+    python benchmarks/inference.py            ViT-L-14-336's shape, 518 px: about five core minutes
+    python benchmarks/inference.py --quick    ViT-B-16's shape, 224 px: half a core minute
     python benchmarks/inference.py --variant published    the released implementation's choices instead of the paper's
 
 Random weights; one thread; process CPU time, so that other programs disturb little; both sides in turn, medians. The memory
-of each head is measured in a process of its own. The last line is one JSON object.
+of each head is measured in a process of its own. How many samples `num_samples="auto"` takes is counted with the embedded
+model on painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result says whether it
+does. The last line is one JSON object.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +28,18 @@ import numpy as np
 import open_clip
 import straightforward
 import torch
+from PIL import Image
+from scipy.stats import spearmanr
 
 from bayes_pfl.backbone import Backbone, Features
 from bayes_pfl.bundle import Bundle
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
-from bayes_pfl.detector import Detector
+from bayes_pfl.detector import MAX_SAMPLES, Detector
 from bayes_pfl.draws import keyed_draws
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.preprocess import image_tensor
+from bayes_pfl.synthetic import write_dataset
+from bayes_pfl.synthetic.splits import HELD_OUT
 
 CLASS_NAME = "bottle"
 NUM_SAMPLES = 10
@@ -48,11 +55,25 @@ class Setup(NamedTuple):
     features: Features
 
 
-def make_detector(variant: str) -> Detector:
-    """ViT-L-14-336 at 518 px with random weights under a random head; its map is not smoothed."""
+class Shape(NamedTuple):
+    """What is measured: an architecture with random weights."""
+
+    name: str
+    image_px: int
+    layers: tuple[int, ...]
+
+
+FULL = Shape("ViT-L-14-336", 518, (6, 12, 18, 24))
+QUICK = Shape("ViT-B-16", 224, (3, 6, 9, 12))
+
+
+def make_detector(shape: Shape, variant: str) -> Detector:
+    """Random weights under a random head; its map is not smoothed."""
     model = ModelConfig(num_prompts=3, flow_length=10)
     config = DetectorConfig(
-        backbone=BackboneConfig(name="ViT-L-14-336", pretrained="random:0", image_size=518, feature_layers=(6, 12, 18, 24)),
+        backbone=BackboneConfig(
+            name=shape.name, pretrained="random:0", image_size=shape.image_px, feature_layers=shape.layers
+        ),
         model=published_variant(model) if variant == "published" else model,
         scoring=ScoringConfig(smoothing_sigma_px=0),
     )
@@ -62,9 +83,9 @@ def make_detector(variant: str) -> Detector:
     return Detector(Bundle(Path(), config, head.state_dict(), {}), backbone, torch.device("cpu"))
 
 
-def make_setup(variant: str) -> Setup:
+def make_setup(shape: Shape, variant: str) -> Setup:
     """The detector, noise as an image, and features of the right shape drawn at random."""
-    detector = make_detector(variant)
+    detector = make_detector(shape, variant)
     size, backbone = detector.config.backbone.image_size, detector.backbone
     image = np.random.default_rng(SEED).integers(0, 256, (size, size, 3), dtype=np.uint8)
     generator = torch.Generator().manual_seed(SEED)
@@ -89,8 +110,6 @@ def fast_head(setup: Setup, features: Features, num_samples: int) -> Any:
 
 def pixels(setup: Setup) -> torch.Tensor:
     """The image as the encoder wants it."""
-    from PIL import Image
-
     return image_tensor(Image.fromarray(setup.image), setup.detector.config.backbone.image_size)[None]
 
 
@@ -105,9 +124,10 @@ def cpu_seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def extra_megabytes(variant: str, head: str) -> float:
+def extra_megabytes(shape: Shape, variant: str, head: str) -> float:
     """Peak memory that a head takes on top of weights and features, in a fresh process."""
     command = [sys.executable, __file__, "--variant", variant, "--measure-memory", head]
+    command += ["--quick"] if shape == QUICK else []
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -129,51 +149,85 @@ def _status(field: str) -> float:
 
 
 @torch.inference_mode()
-def benchmark(variant: str, repeats: int) -> dict[str, Any]:
+def benchmark(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
     """Both sides in turn: seconds, ratios, differences, sizes and versions."""
-    setup = make_setup(variant)
+    setup = make_setup(shape, variant)
     detector, features, tensor = setup.detector, setup.features, pixels(setup)
     slow, fast = slow_head(setup, features, NUM_SAMPLES), fast_head(setup, features, NUM_SAMPLES)
-    head = cpu_seconds(
+    seconds = cpu_seconds(
         {
-            "straightforward": lambda: slow_head(setup, features, NUM_SAMPLES),
-            "fused": lambda: slow_head(setup, features, NUM_SAMPLES, stored_weights=False),
-            "fast": lambda: fast_head(setup, features, NUM_SAMPLES),
-            "fast_r1": lambda: fast_head(setup, features, 1),
-            "fast_r20": lambda: fast_head(setup, features, 20),
+            "straightforward_encoder": lambda: straightforward.encode_image(detector.backbone, tensor),
+            "fast_encoder": lambda: detector.backbone.encode_image(tensor),
+            "straightforward_head": lambda: slow_head(setup, features, NUM_SAMPLES),
+            "straightforward_head_fused_attention": lambda: slow_head(setup, features, NUM_SAMPLES, stored_weights=False),
+            "fast_head": lambda: fast_head(setup, features, NUM_SAMPLES),
+            "fast_head_r1": lambda: fast_head(setup, features, 1),
+            "fast_head_r20": lambda: fast_head(setup, features, 20),
         },
         repeats,
     )
-    encoder = cpu_seconds(
-        {
-            "straightforward": lambda: straightforward.encode_image(detector.backbone, tensor),
-            "fast": lambda: detector.backbone.encode_image(tensor),
-        },
-        repeats,
-    )
-    memory = {name: extra_megabytes(variant, name) for name in ("straightforward", "fast")}
-    return {
-        "head_ratio": head["straightforward"] / head["fast"],
-        "head_ratio_to_fused_attention": head["fused"] / head["fast"],
-        "end_to_end_ratio": (encoder["straightforward"] + head["straightforward"]) / (encoder["fast"] + head["fast"]),
-        "encoder_ratio": encoder["straightforward"] / encoder["fast"],
-        "r20_over_r1": (encoder["fast"] + head["fast_r20"]) / (encoder["fast"] + head["fast_r1"]),
+    slow_total = seconds["straightforward_encoder"] + seconds["straightforward_head"]
+    memory = {name: extra_megabytes(shape, variant, name) for name in ("straightforward", "fast")}
+    result = {
+        "head_ratio": seconds["straightforward_head"] / seconds["fast_head"],
+        "head_ratio_to_fused_attention": seconds["straightforward_head_fused_attention"] / seconds["fast_head"],
+        "encoder_ratio": seconds["straightforward_encoder"] / seconds["fast_encoder"],
+        "end_to_end_ratio": slow_total / (seconds["fast_encoder"] + seconds["fast_head"]),
         "memory_ratio": memory["straightforward"] / memory["fast"],
+        "r20_over_r1": (seconds["fast_encoder"] + seconds["fast_head_r20"])
+        / (seconds["fast_encoder"] + seconds["fast_head_r1"]),
         "largest_map_difference": float((torch.from_numpy(fast.anomaly_map) - slow.anomaly_map).abs().max()),
         "largest_score_difference": max(abs(fast.image_score - slow.image_score), abs(fast.text_score - slow.text_score)),
         "map_std": float(slow.anomaly_map.std()),
-        "head_s": head,
-        "encoder_s": encoder,
+        "seconds": seconds,
         "head_extra_mb": memory,
-    } | circumstances(variant, repeats)
+    }
+    return result | reduced_precision(setup, slow_total, repeats) | adaptive() | circumstances(shape, variant, repeats)
 
 
-def circumstances(variant: str, repeats: int) -> dict[str, Any]:
+def reduced_precision(setup: Setup, slow_total: float, repeats: int) -> dict[str, Any]:
+    """bfloat16 against the straightforward float32, and its map against the exact one; the backbone stays reduced."""
+    exact = setup.detector
+    (reference,) = exact.predict([setup.image], [CLASS_NAME], NUM_SAMPLES)
+    detector = Detector(exact.bundle, exact.backbone, exact.device, "bfloat16")
+    (reduced,) = detector.predict([setup.image], [CLASS_NAME], NUM_SAMPLES)
+    seconds = cpu_seconds({"bf16": lambda: detector.predict([setup.image], [CLASS_NAME], NUM_SAMPLES)}, repeats)["bf16"]
+    difference = np.abs(reduced.anomaly_map - reference.anomaly_map)
+    return {
+        "bf16_end_to_end_ratio": slow_total / seconds,
+        "bf16_in_hardware": torch.cpu._is_amx_tile_supported(),
+        "bf16_largest_map_difference": float(difference.max()),
+        "bf16_map_rank_correlation": float(spearmanr(reduced.anomaly_map.ravel(), reference.anomaly_map.ravel()).statistic),
+        "bf16_score_difference": abs(reduced.image_score - reference.image_score),
+        "exact_map_std_of_the_image": float(reference.anomaly_map.std()),
+    }
+
+
+def adaptive() -> dict[str, Any]:
+    """Samples used by `auto` at the median score, and decisions that differ from those of the full R."""
+    detector = Detector.load("embedded")
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder), HELD_OUT, 2, 4, size=detector.config.backbone.image_size, seed=SEED)
+        paths = sorted(path for path in Path(folder).glob("*/test/*/*.png"))
+        images, names = [path.read_bytes() for path in paths], [path.parts[-4].replace("_", " ") for path in paths]
+    full = detector.predict(images, names, MAX_SAMPLES)
+    threshold = statistics.median(one.image_score for one in full)
+    used = detector.predict(images, names, "auto", threshold=threshold)
+    pairs = zip(used, full, strict=True)
+    return {
+        "auto_mean_samples": statistics.fmean(one.num_samples for one in used),
+        "auto_most_samples": MAX_SAMPLES,
+        "auto_images": len(images),
+        "auto_decisions_changed": sum((a.image_score > threshold) != (b.image_score > threshold) for a, b in pairs),
+    }
+
+
+def circumstances(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
     """Sizes, versions, threads."""
     return {
         "variant": variant,
-        "backbone": "ViT-L-14-336, random weights",
-        "image_px": 518,
+        "backbone": f"{shape.name}, random weights",
+        "image_px": shape.image_px,
         "num_prompts": 3,
         "num_samples": NUM_SAMPLES,
         "flow_length": 10,
@@ -190,15 +244,17 @@ def circumstances(variant: str, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one repeat instead of five")
+    parser.add_argument("--quick", action="store_true", help="a smaller shape: ViT-B-16 at 224 px")
     parser.add_argument("--variant", choices=["paper", "published"], default="paper")
     parser.add_argument("--measure-memory", choices=["fast", "straightforward"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    shape = QUICK if arguments.quick else FULL
     if arguments.measure_memory:
-        print(measure_memory(make_setup(arguments.variant), arguments.measure_memory))
+        with torch.inference_mode():
+            print(measure_memory(make_setup(shape, arguments.variant), arguments.measure_memory))
         return
-    print(json.dumps(benchmark(arguments.variant, 1 if arguments.quick else 5)))
+    print(json.dumps(benchmark(shape, arguments.variant, repeats=3)))
 
 
 if __name__ == "__main__":
