@@ -86,14 +86,14 @@ def _shards(folder: Path, name: str, categories: tuple[str, ...], seed: int, nor
 
 
 def _settings(shards: Path, output: Path) -> TrainSettings:
-    """The embedded demonstration's recipe: that of its own bundle, with fewer epochs."""
+    """The embedded demonstration's recipe, that of its own bundle."""
     embedded = load_bundle("embedded").config
     return TrainSettings(
         backbone=embedded.backbone,
         model=embedded.model,
         scoring=embedded.scoring,
         loss=LossConfig(),
-        training=TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-3, warmup_fraction=0.1),
+        training=TrainingConfig(epochs=3, batch_size=16, learning_rate=1e-3, warmup_fraction=0.1),
         data=DataSettings(train=str(shards)),
         cluster=ClusterSettings(),
         output=str(output),
