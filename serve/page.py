@@ -23,7 +23,7 @@ class Example(NamedTuple):
     """A painted picture of something the embedded model was never trained on."""
 
     category: str
-    index: int
+    number: int
     defect: str | None
 
 
@@ -70,7 +70,7 @@ def policy_of(html: str) -> str:
 @cache
 def paint(example: Example) -> bytes:
     """The example as a PNG file, always the same."""
-    scene = render(example.category, example.index, 0, EXAMPLE_SIDE_PX, example.defect, 0.8)
+    scene = render(example.category, example.number, 0, EXAMPLE_SIDE_PX, example.defect, 0.8)
     return encode_png(Image.fromarray(scene.image))
 
 
