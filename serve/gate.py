@@ -17,7 +17,8 @@ from serve.settings import ServeSettings
 
 logger = logging.getLogger("ray.serve")
 
-OPEN_PATHS = (*page.OPEN_PATHS, "/openapi.json", "/v2/health/live", "/v2/health/ready")
+LIVE = "/v2/health/live"
+OPEN_PATHS = (*page.OPEN_PATHS, "/openapi.json", LIVE, "/v2/health/ready")
 """Answered without a token: probes, the page and the description of the API say nothing of models or images."""
 
 SECURITY_HEADERS = {
@@ -41,6 +42,8 @@ class Gate:
         self.rate = RateLimit(settings.requests_per_second, settings.burst)
         self.measures = measures
         self.held_bytes = 0
+        self.under_way = 0
+        self.closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
@@ -60,6 +63,7 @@ class Gate:
                     outgoing["X-Request-ID"] = visit.request_id
             await send(message)
 
+        self.under_way += 1
         try:
             self._admit(scope, headers)
             await self.app(scope, self._bounded(visit, receive), leave)
@@ -72,11 +76,21 @@ class Gate:
                 answer = problems.response(500, "Something broke on our side; quote the request id.", visit.request_id)
                 await answer(scope, receive, leave)
         finally:
+            self.under_way -= 1
             self.held_bytes -= visit.body_bytes
             self._record(scope, visit)
 
+    async def drain(self) -> None:
+        """Refuse what comes from now on; return when everything under way is answered, or has had all the time it may take."""
+        self.closing = True
+        until = time.monotonic() + self.limits.body_timeout_s + self.limits.answer_timeout_s
+        while self.under_way and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+
     def _admit(self, scope: Scope, headers: Headers) -> None:
-        """Raise Problem 403, 401, 429 or 413 for what needs no look at the body."""
+        """Raise Problem 503, 403, 401, 429 or 413 for what needs no look at the body."""
+        if self.closing and scope["path"] != LIVE:
+            raise Problem(503, "The endpoint is stopping; try again when it is back.", 5)
         host = headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
         if self.hosts and host not in self.hosts:
             raise Problem(403, "This Host is not served here; use the address that the endpoint was started with.")

@@ -3,7 +3,6 @@
 import importlib.metadata
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from serve import inference_protocol, page, problems, routes
 from serve.gate import Gate
@@ -12,7 +11,7 @@ from serve.service import Service
 from serve.settings import ServeSettings
 
 
-def create_app(service: Service, settings: ServeSettings, measures: Measures) -> ASGIApp:
+def create_app(service: Service, settings: ServeSettings, measures: Measures) -> Gate:
     """The whole application behind its gate. Raises ConfigError if tokens are required and there are none."""
     return Gate(create_api(service), settings, measures)
 

@@ -5,6 +5,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from serve.client import ModelClient
+from serve.gate import Gate
 from serve.http import create_app
 from serve.measures import Measures
 from serve.pictures import Decoder
@@ -22,6 +23,7 @@ class Endpoint:
         self.settings = settings
         self.models = models
         self.challengers = challengers
+        self.gate: Gate | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve in the replica: the application around this replica's handles."""
@@ -33,4 +35,10 @@ class Endpoint:
             )
             for model in self.settings.models
         }
-        return create_app(Service(clients, limits, measures), self.settings, measures)
+        self.gate = create_app(Service(clients, limits, measures), self.settings, measures)
+        return self.gate
+
+    async def drain(self) -> None:
+        """Take no more requests, and wait for those under way."""
+        if self.gate is not None:
+            await self.gate.drain()

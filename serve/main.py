@@ -1,6 +1,7 @@
 """The endpoint as a program: `python -m serve --model SOURCE` starts Ray Serve here and stays until it is told to stop."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from bayes_pfl.bundle import EMBEDDED, resolve
 from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from serve.access import read_tokens
+from serve.proxy import CALLBACK, CALLBACK_VARIABLE
 from serve.settings import ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -136,6 +138,7 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Replicas run in another folder; what is relative to this one must be said in full.
     os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE, "runs")).resolve())
+    os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
     import ray
     from ray import serve
 
@@ -161,6 +164,8 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
             raise explain_failure(error) from error
         announce(args)
         stop.wait()
+        with contextlib.suppress(Exception):  # whatever keeps it from draining, it has to stop
+            serve.get_app_handle(APPLICATION).drain.remote().result(timeout_s=timeout)
     finally:
         serve.shutdown()
         ray.shutdown()

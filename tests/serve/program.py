@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
+import requests
 
 TOKEN = "0123456789abcdef-for-tests"
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
@@ -27,9 +27,9 @@ class Program(NamedTuple):
     process: "subprocess.Popen[str]"
     registry: "Registry"
 
-    def post(self, data: bytes, **query: Any) -> httpx.Response:
+    def post(self, data: bytes, **query: Any) -> requests.Response:
         """Score one image, as a client of its own."""
-        return httpx.post(f"{self.url}/v1/score", params=query, content=data, headers=HEADERS, timeout=90)
+        return requests.post(f"{self.url}/v1/score", params=query, data=data, headers=HEADERS, timeout=90)
 
     def replicas(self) -> list[int]:
         """Process ids of the model replicas."""
