@@ -14,9 +14,6 @@ from torch.nn import functional as F
 from bayes_pfl.config import LossConfig
 from bayes_pfl.model import BayesPFL
 
-START = 49406
-"""CLIP's start-of-text token."""
-
 
 class Image(NamedTuple):
     """One image as CLIP sees it, with its class name's tokens."""
@@ -24,6 +21,8 @@ class Image(NamedTuple):
     cls: Tensor
     patches: list[Tensor]
     name: list[int]
+    start: int = 49406
+    """Start-of-text token: OpenAI's."""
 
 
 class Sample(NamedTuple):
@@ -88,14 +87,14 @@ def distributions(model: BayesPFL, image: Image, context: Tensor, normal: Tensor
 
 
 def text_pair(
-    model: BayesPFL, clip: Weights, samples: list[Sample], b: int, name: list[int], quick_gelu: bool = False
+    model: BayesPFL, clip: Weights, samples: list[Sample], b: int, image: Image, quick_gelu: bool = False
 ) -> Tensor:
     """(2, dim): embeddings of prompt b with the normal and the abnormal state (eq. 1, 2, 8, 9), normalised."""
     context, normal, abnormal = (model.config.offset_scale * part.z for part in samples)
     banks, pair = model.banks, []
     for state in (banks.normal[b] + normal, banks.abnormal[b] + abnormal):
         vectors = torch.cat([banks.context[b] + context, state])
-        pair.append(F.normalize(encode_text(clip, vectors, name, START, quick_gelu), dim=0))
+        pair.append(F.normalize(encode_text(clip, vectors, image.name, image.start, quick_gelu), dim=0))
     return torch.stack(pair)
 
 
@@ -107,7 +106,7 @@ def text_bank(
     for context, normal, abnormal in draws:
         samples = distributions(model, image, context, normal, abnormal)
         rows.append(
-            torch.stack([text_pair(model, clip, samples, b, image.name, quick_gelu) for b in range(len(model.banks.context))])
+            torch.stack([text_pair(model, clip, samples, b, image, quick_gelu) for b in range(len(model.banks.context))])
         )
     return torch.stack(rows)
 
@@ -179,7 +178,7 @@ def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConf
     ]
     text = torch.stack(
         [
-            torch.stack([text_pair(model, clip, drawn, b, image.name) for b in range(len(model.banks.context))])
+            torch.stack([text_pair(model, clip, drawn, b, image) for b in range(len(model.banks.context))])
             for drawn, image in zip(samples, step.images, strict=True)
         ]
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from equations import START, Image, Step, prompt_maps, text_bank, text_logits, training_losses
+from equations import Image, Step, prompt_maps, text_bank, text_logits, training_losses
 from equations_clip import Weights, encode_image
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from bayes_pfl.config import LossConfig
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.published import convert_published, our_key
 
-END, PLACEHOLDER = 49407, 343
+START, PLACEHOLDER, END = 49406, 343, 49407
 RELEASED = LossConfig(
     classify_class_token=True,
     one_prompt_per_step=True,
