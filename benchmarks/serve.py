@@ -2,37 +2,34 @@
 
     python benchmarks/serve.py [--quick] [--model SOURCE]
 
-A loop over `Detector.predict` and the endpoint on Ray Serve take turns over the same images, round after round in one run, each
-with the same number of threads; a ratio is the median of the rounds' ratios. Prints one JSON object.
+A loop over `Detector.predict` and two endpoints, `python -m serve` with and without batching, take turns over the same images, round
+after round in one run, each with the same number of threads; a ratio is the median of the rounds' ratios. Prints one JSON object.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import io
 import json
-import logging
 import os
 import platform
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray
 import requests
 import torch
 from PIL import Image
-from ray import serve
 
 from bayes_pfl import Detector
 from bayes_pfl.synthetic import render
-from serve.app import build
-from serve.proxy import CALLBACK, CALLBACK_VARIABLE
-from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
 
 CATEGORIES = ("brick wall", "biscuit", "hex nut", "leaf")
 CLAIMS = {"throughput_ratio": 0.9, "added_p50_ms": 25.0, "batched_over_unbatched": 0.97}
@@ -53,22 +50,20 @@ def main() -> int:
         args.rounds, args.images = 3, 16
     torch.set_num_threads(args.threads)
     detector = Detector.load(args.model)
-    url, stop = start(args.model, args.threads)
-    try:
-        result = measure(url, detector, make_images(args.images), args)
-    finally:
-        stop()
+    with endpoint(args.model, args.threads, batch=4) as (batched, pid), endpoint(args.model, args.threads, batch=1) as (single, _):
+        result = measure(batched, single, detector, make_images(args.images), args)
+        result["replica_memory_mb"] = round(replica_memory_mb(pid), 1)
     print(json.dumps(result))
     return 0 if all(result["holds"].values()) else 1
 
 
-def measure(url: str, detector: Detector, images: list[tuple[bytes, str]], args: argparse.Namespace) -> dict[str, Any]:
+def measure(batched: str, single: str, detector: Detector, images: list[tuple[bytes, str]], args: argparse.Namespace) -> dict[str, Any]:
     """All rounds, and what they come to."""
     ways: dict[str, Callable[[], list[float]]] = {
         "loop": lambda: loop(detector, images, args.samples),
-        "one_client": lambda: ask(url, "batched", 1, images, args.samples),
-        "batched": lambda: ask(url, "batched", CLIENTS, images, args.samples),
-        "unbatched": lambda: ask(url, "unbatched", CLIENTS, images, args.samples),
+        "one_client": lambda: ask(batched, 1, images, args.samples),
+        "batched": lambda: ask(batched, CLIENTS, images, args.samples),
+        "unbatched": lambda: ask(single, CLIENTS, images, args.samples),
     }
     for warm_up in ways.values():
         warm_up()
@@ -92,7 +87,6 @@ def measure(url: str, detector: Detector, images: list[tuple[bytes, str]], args:
         "spread": {name: [round(min(values), 3), round(max(values), 3)] for name, values in ratios.items()},
         "images_per_second": {way: round(len(images) / statistics.median(values), 2) for way, values in seconds.items()},
         "p50_ms": {way: round(statistics.median(values) * 1e3, 1) for way, values in middle.items()},
-        "replica_memory_mb": replica_memory_mb(),
         "holds": {
             name: found[name] <= claim if name == "added_p50_ms" else found[name] >= claim for name, claim in CLAIMS.items()
         },
@@ -101,7 +95,7 @@ def measure(url: str, detector: Detector, images: list[tuple[bytes, str]], args:
         "samples": args.samples,
         "threads": args.threads,
         "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": importlib.metadata.version("ray")},
     }
 
 
@@ -126,7 +120,7 @@ def loop(detector: Detector, images: list[tuple[bytes, str]], samples: int) -> l
     return latencies
 
 
-def ask(url: str, model: str, clients: int, images: list[tuple[bytes, str]], samples: int) -> list[float]:
+def ask(url: str, clients: int, images: list[tuple[bytes, str]], samples: int) -> list[float]:
     """The same over HTTP by so many clients at once; the seconds of each request."""
     turns, lock, latencies = iter(images), threading.Lock(), []
 
@@ -138,7 +132,7 @@ def ask(url: str, model: str, clients: int, images: list[tuple[bytes, str]], sam
                 if turn is None:
                     return
                 data, class_name = turn
-                query: dict[str, str | int] = {"class_name": class_name, "num_samples": samples, "model": model}
+                query: dict[str, str | int] = {"class_name": class_name, "num_samples": samples}
                 start_s = time.perf_counter()
                 answer = session.post(f"{url}/v1/score", params=query, data=data, headers={"Content-Type": "image/jpeg"})
                 latencies.append(time.perf_counter() - start_s)
@@ -153,50 +147,40 @@ def ask(url: str, model: str, clients: int, images: list[tuple[bytes, str]], sam
     return latencies
 
 
-def start(source: str, threads: int) -> tuple[str, Callable[[], None]]:
-    """Both models, with and without batching, one replica each; the URL, and what stops them."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
-    source = source if source == "embedded" or ":/" in source else str(Path(source).resolve())
-    models = tuple(
-        ModelSettings(
-            name=name, replica=ReplicaSettings(source=source, threads=threads, max_batch=batch), max_queued=4 * CLIENTS, cpus=0.1
-        )
-        for name, batch in (("batched", 4), ("unbatched", 1))
-    )
+@contextlib.contextmanager
+def endpoint(model: str, threads: int, batch: int) -> Iterator[tuple[str, int]]:
+    """`python -m serve` with one replica on a free port: its URL and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(
-        address="local",
-        num_cpus=max(2, os.cpu_count() or 1),
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(ServeSettings(models=models, require_token=False)), name="benchmark", route_prefix="/")
-
-    def stop() -> None:
-        serve.shutdown()
-        ray.shutdown()
-
-    return f"http://127.0.0.1:{port}", stop
+    options = {"--model": model, "--port": port, "--threads": threads, "--max-batch": batch, "--max-queued": 4 * CLIENTS}
+    command = [sys.executable, "-m", "serve", "--json", *(str(part) for option in options.items() for part in option)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"The endpoint did not start: exit code {process.wait()}")
+        yield json.loads(line)["url"], process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(120)
 
 
-def replica_memory_mb() -> float:
-    """Largest anonymous memory of a model's replica, MB: what one more would cost."""
-    found = []
+def replica_memory_mb(pid: int) -> float:
+    """Anonymous memory of the model's replica below a process, MB: what one more would cost."""
+    below = {pid}
+    titles: dict[int, bytes] = {}
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if b"ServeReplica:benchmark:model-" in (entry / "cmdline").read_bytes():
-                    found.append(int((entry / "status").read_text().split("RssAnon:")[1].split()[0]) / 1024)
-            except OSError:
-                continue
-    return round(float(np.max(found)), 1)
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes()
+    for process in sorted(parents):  # a child's number is larger than its parent's, but for a counter that began again
+        if parents[process] in below:
+            below.add(process)
+    replicas = [process for process in below if b"ServeReplica:bayes-pfl:model-" in titles.get(process, b"")]
+    return max(int(Path(f"/proc/{one}/status").read_text().split("RssAnon:")[1].split()[0]) / 1024 for one in replicas)
 
 
 if __name__ == "__main__":
