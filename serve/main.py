@@ -136,6 +136,8 @@ def absolute(source: str) -> str:
 def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.Namespace) -> None:
     """Start Ray and Serve, say so, wait for `stop`, drain, shut down. Raises BundleError or ConfigError if it cannot start."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # By default Ray's processes give way to all others of the machine; here somebody waits for an answer.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Replicas run in another folder; what is relative to this one must be said in full.
     os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE, "runs")).resolve())
     os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
