@@ -1,5 +1,7 @@
 """Planar normalising flow: a chain of rank-one maps that turns a Gaussian into a richer distribution."""
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -51,9 +53,9 @@ class AmortizedPlanarFlow(nn.Module):
     def __init__(self, condition_dim: int, dim: int, length: int, epsilon: float) -> None:
         super().__init__()
         self.length = length
-        self.u = nn.Linear(condition_dim, length * dim)
-        self.w = nn.Linear(condition_dim, length * dim)
-        self.b = nn.Linear(condition_dim, length)
+        self.u = _linear(condition_dim, length * dim)
+        self.w = _linear(condition_dim, length * dim)
+        self.b = _linear(condition_dim, length)
         self.epsilon = epsilon
 
     def forward(
@@ -69,3 +71,10 @@ class AmortizedPlanarFlow(nn.Module):
             z, log_det = planar_step(z, u[:, k], w[:, k], b[:, k], self.epsilon)
             total = total + log_det
         return z, total
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer; for K = 0 one without outputs, of which torch would warn that nothing is initialised."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs)

@@ -10,7 +10,8 @@ import torch
 from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, published_variant
 from bayes_pfl.errors import BundleError
-from bayes_pfl.published import convert_published
+from bayes_pfl.model import BayesPFL
+from bayes_pfl.published import convert_published, published_widths
 from pipelines.cli import main
 
 RECORDED = Path(__file__).parents[1] / "parity" / "recorded.npz"
@@ -58,6 +59,21 @@ def test_weights_that_are_never_used_need_not_be_there(head):
     whole_config, whole = convert_published(head)
     assert config == whole_config
     assert weights.keys() == whole.keys()
+
+
+def test_no_flow_at_all_is_a_length_too(head):
+    none = {
+        key: value[:0] if key.startswith("PFL_context.amor") else value[:, :0] if ".amor_" in key else value for key, value in head.items()
+    }
+    config, weights = convert_published(none)
+    assert config.flow_length == 0
+    model = BayesPFL(config, published_widths(weights))
+    model.load_state_dict(weights)
+    condition, noise = torch.randn(2, 64), torch.randn(2, 3, 64)
+    offset, _, log_det = model.context(condition, noise)
+    start, _ = model.context.density.sample(condition, noise)
+    assert torch.equal(offset, start)
+    assert torch.equal(log_det, torch.zeros(2, 3))
 
 
 def test_every_key_that_does_not_fit_is_listed(head, tmp_path, capsys):
