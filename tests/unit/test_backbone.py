@@ -1,0 +1,71 @@
+"""The frozen CLIP at another image size, and what cannot be built."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from bayes_pfl.backbone import Backbone
+from bayes_pfl.config import BackboneConfig
+from bayes_pfl.errors import BackboneError
+
+NAME = "package:embedded/bayes-pfl-embedded.json"
+RECORDED = Path(__file__).parents[1] / "parity" / "recorded.npz"
+VISION = {"image_size": 112, "layers": 12, "width": 64, "patch_size": 14, "head_width": 64}
+TEXT = {"context_length": 77, "vocab_size": 49409, "width": 64, "heads": 1, "layers": 3}
+
+
+@pytest.mark.parametrize("grid", [6, 11])
+def test_positions_are_resized_bicubically_with_antialiasing_as_released(grid, tmp_path):
+    with np.load(RECORDED, allow_pickle=False) as file:
+        clip = {name.removeprefix("clip/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("clip/")}
+    save_file(clip, tmp_path / "clip.safetensors")
+    (tmp_path / "positions-test-clip.json").write_text(json.dumps({"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT}))
+    backbone = Backbone(
+        BackboneConfig(
+            name=str(tmp_path / "positions-test-clip.json"),
+            pretrained=str(tmp_path / "clip.safetensors"),
+            image_size=grid * VISION["patch_size"],
+            feature_layers=(1,),
+        )
+    )
+    assert backbone.grid == (grid, grid)
+    stored = clip["visual.positional_embedding"]
+    plane = stored[1:].T.reshape(1, -1, 8, 8)
+    plane = F.interpolate(plane, size=(grid, grid), mode="bicubic", align_corners=False, antialias=True)
+    expected = torch.cat([stored[:1], plane[0].flatten(1).T])
+    torch.testing.assert_close(backbone.clip.visual.positional_embedding, expected, atol=1e-7, rtol=0)
+
+
+def test_the_backbone_stays_frozen_and_in_evaluation_mode():
+    backbone = Backbone(BackboneConfig(name=NAME, pretrained="random:0", image_size=64, feature_layers=(2, 1))).train()
+    assert not backbone.training
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not backbone.encode_image(torch.randn(1, 3, 64, 64)).patches.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "nowhere.json"}, "nowhere.json"),
+        ({"name": "ViT-Nothing"}, "ViT-Nothing"),
+        ({"pretrained": "missing.safetensors"}, "missing.safetensors"),
+        ({"feature_layers": (99,)}, "cannot give layers"),
+        ({"weights_sha256": "0" * 64}, "use the weights the model was trained on"),
+    ],
+)
+def test_what_cannot_be_built_is_said(change, said):
+    settings = {"name": NAME, "pretrained": "random:0", "image_size": 64, "feature_layers": (1,), **change}
+    with pytest.raises(BackboneError, match=said):
+        Backbone(BackboneConfig(**settings))
+
+
+def test_a_name_that_is_too_long_is_refused_and_case_does_not_matter():
+    backbone = Backbone(BackboneConfig(name=NAME, pretrained="random:0", image_size=64, feature_layers=(1,)))
+    assert backbone.class_tokens("Metal Nut") == backbone.class_tokens("metal nut")
+    with pytest.raises(BackboneError, match="Shorten it"):
+        backbone.class_tokens("very " * 200 + "long")
