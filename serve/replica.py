@@ -45,7 +45,8 @@ class ModelReplica:
         self.settings = ReplicaSettings.model_validate(user_config)
         self.score.set_max_batch_size(self.settings.max_batch)  # type: ignore[attr-defined]
         self.score.set_batch_wait_timeout_s(self.settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
-        torch.set_num_threads(self.settings.threads)
+        # OpenMP keeps the number for each calling thread: said elsewhere, it would not hold where predictions are made.
+        await asyncio.get_running_loop().run_in_executor(self.worker, torch.set_num_threads, self.settings.threads)
         if self.detector is None:
             await self._load()
         else:
