@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -151,8 +151,7 @@ class Detector:
         `draws` (batch 1, the largest R) stand in for those that seed and key give.
         """
         maps = self._maps(list(num_samples))
-        for _ in self._accumulate(maps, features, key, class_name, max(num_samples), seed, draws):
-            pass
+        self._add(maps, features, key, class_name, range(0, max(num_samples), SAMPLE_GROUP), seed, draws)
         return {number: self._finish(maps.result(number), number) for number in num_samples}
 
     @torch.inference_mode()
@@ -161,7 +160,9 @@ class Detector:
     ) -> Prediction:
         """The prediction of `num_samples="auto"` from the frozen features of one image (batch 1)."""
         maps = self._maps(list(range(SAMPLE_GROUP, MAX_SAMPLES + 1, SAMPLE_GROUP)))
-        for seen in self._accumulate(maps, features, key, class_name, MAX_SAMPLES, seed):
+        for start in range(0, MAX_SAMPLES, SAMPLE_GROUP):
+            self._add(maps, features, key, class_name, range(start, start + 1), seed)
+            seen = start + SAMPLE_GROUP
             scores = maps.result(seen)
             by_sample = self._by_prompt(scores).mean(1)
             clear = CLEARANCE * float(by_sample.std()) / seen**0.5
@@ -204,8 +205,7 @@ class Detector:
         if num_samples < 1:
             raise ConfigError("num_samples must be at least 1.")
         maps = self._maps([num_samples])
-        for _ in self._accumulate(maps, features, key, class_name, num_samples, seed):
-            pass
+        self._add(maps, features, key, class_name, range(0, num_samples, SAMPLE_GROUP), seed)
         return maps.result(num_samples)
 
     @torch.inference_mode()
@@ -216,33 +216,39 @@ class Detector:
             features = self.backbone.encode_image(tensor[None].to(self.device))
         return Features(*(part.float() for part in features)), draw_key(tensor)
 
-    def _accumulate(
+    def _add(
         self,
         maps: MapAccumulator,
         features: Features,
         key: bytes,
         class_name: str,
-        most: int,
+        starts: range,
         seed: int,
         given: Draws | None = None,
-    ) -> Iterator[int]:
-        """Sample, encode and add group after group; yields how many samples have been added."""
-        groups = -(-most // SAMPLE_GROUP)
+    ) -> None:
+        """Add the groups of samples that begin at `starts`: first all texts, then layer by layer, so that memory holds one."""
+        length = starts[-1] + SAMPLE_GROUP
         if given is None:
-            contexts = keyed_draws(seed, [key], groups * SAMPLE_GROUP, self.backbone.text_width).context.to(self.device)
+            contexts = keyed_draws(seed, [key], length, self.backbone.text_width).context.to(self.device)
         else:
-            given = Draws(*(_padded(part, groups * SAMPLE_GROUP).to(self.device) for part in given))
+            given = Draws(*(_padded(part, length).to(self.device) for part in given))
             contexts = given.context
-        patches = self.model.patch_features(features)
-        for start in range(0, groups * SAMPLE_GROUP, SAMPLE_GROUP):
+        texts, image_logits = [], []
+        for start in starts:
             group = slice(start, start + SAMPLE_GROUP)
             context = self.model.sample_context(features, contexts[:, group])
             states = self._states(seed, start) if given is None else self.model.sample_states(given.normal[group], given.abnormal[group])
             with self._autocast():
                 prompts = self.model.encode(context, *states, self._tokens(class_name), self.encoder)
-            pixel = self.model.pixel_logits(patches, prompts.text)[:, 0]
-            maps.add(pixel.cpu(), self.model.image_logits(features, prompts.text)[0].cpu())
-            yield start + SAMPLE_GROUP
+            texts.append(prompts.text)
+            image_logits.append(self.model.image_logits(features, prompts.text)[0].cpu())
+        pixel_logits: list[list[torch.Tensor]] = [[] for _ in starts]
+        for layer in range(len(features.patches)):
+            patches = self.model.patch_features(features, slice(layer, layer + 1))
+            for text, found in zip(texts, pixel_logits, strict=True):
+                found.append(self.model.pixel_logits(patches, text)[:, 0].cpu())
+        for pixel, image in zip(pixel_logits, image_logits, strict=True):
+            maps.add(torch.cat(pixel), image)
 
     def _maps(self, wanted: list[int]) -> MapAccumulator:
         size, side = self.config.backbone.image_size, self.backbone.grid[0]

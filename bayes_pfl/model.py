@@ -153,9 +153,10 @@ class BayesPFL(nn.Module):
             return empty_sample(normal), empty_sample(abnormal)
         return self.states.normal(normal), self.states.abnormal(abnormal)
 
-    def patch_features(self, features: Features) -> PatchFeatures:
-        """F_l: one linear map per layer into the joint space."""
-        tokens = [project(patches) for project, patches in zip(self.projections, features.patches, strict=True)]
+    def patch_features(self, features: Features, layers: slice = slice(None)) -> PatchFeatures:
+        """F_l: one linear map per layer into the joint space, of all layers or some."""
+        pairs = zip(self.projections[layers], features.patches[layers], strict=True)
+        tokens = [project(patches) for project, patches in pairs]
         scales = [1 / layer.norm(dim=-1).clamp(min=1e-12) for layer in tokens]
         if self.config.attention_normalized_keys:
             tokens = [layer * scale.unsqueeze(-1) for layer, scale in zip(tokens, scales, strict=True)]

@@ -38,6 +38,7 @@ class AttentionPooling(nn.Module):
     def forward(self, patches: Float[Tensor, "layers batch patches width"]) -> Float[Tensor, "batch dim"]:
         """One vector an image."""
         direction = (self.compress.weight @ self.fuse.weight).view(len(patches), -1)
-        scores = torch.einsum("lnpw,lw->np", patches, direction)  # the constant of both biases cancels in the softmax
-        pooled = torch.einsum("np,lnpw->nlw", scores.softmax(-1), patches).flatten(1)
-        return self.project(self.fuse(pooled))
+        # layer by layer: products over all of them would copy the patches; both biases' constant cancels in the softmax
+        scores = torch.stack([layer @ part for layer, part in zip(patches, direction, strict=True)]).sum(0)
+        weights = scores.softmax(-1).unsqueeze(1)
+        return self.project(self.fuse(torch.cat([(weights @ layer).squeeze(1) for layer in patches], dim=-1)))
