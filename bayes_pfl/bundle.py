@@ -136,7 +136,9 @@ def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -
         f"- Backbone: {backbone.name}, weights `{backbone.pretrained}` (SHA-256 {backbone.weights_sha256[:16]}...), not included",
         f"- Input: {backbone.image_size} px; vision blocks {', '.join(map(str, backbone.feature_layers))}",
         f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, K = {model.flow_length} flow steps",
-        f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)",
+        f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)"
+        if images
+        else "- Which images it was trained on is not recorded: evaluating on them cannot be refused",
         "",
         "```json",
         json.dumps(training, indent=1, sort_keys=True),

@@ -72,7 +72,7 @@ class ModelConfig(Settings):
     )
     log_det_epsilon: float = Field(0.0, ge=0, description="added inside log|1 + u.psi|; released: 1e-5")
     hidden_width: int = Field(
-        0, ge=0, description="inner width of the networks for q0's mean and variance; 0: half of the text width, as released"
+        0, ge=0, description="inner width of the networks for q0's mean and variance; 0: half of the text width; released: half of the vision width"
     )
     attention_heads: int = Field(1, ge=1, description="heads of the cross-modal attention: 1 (paper, eq. 10), 4 (released)")
     attention_query_bias: bool = Field(False, description="bias of the query projection: off (paper), on (released)")
@@ -84,7 +84,7 @@ class ModelConfig(Settings):
         False, description="x_patch by softmax pooling over patches (released) instead of the mean over patches (paper)"
     )
     pooling_width: int = Field(
-        0, ge=0, description="inner width of the attention pooling; 0: half of the joint width, as released"
+        0, ge=0, description="inner width of the attention pooling; 0: half of the joint width; released: half of the vision width"
     )
     mapped_classification: bool = Field(
         False, description="linear maps of text and image embeddings before the image score (released, second stage)"
