@@ -20,6 +20,7 @@ quickstart: setup ## the main job on generated images: ingest, train, evaluate, 
 
 check: setup ## style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 test: setup check ## everything that CI runs

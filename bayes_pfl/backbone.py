@@ -44,11 +44,15 @@ class Backbone(nn.Module):
         self.train()
         self.text_tower: Any = getattr(self.clip, "text", self.clip)
         if not hasattr(self.text_tower, "token_embedding"):
-            raise BackboneError(f"{config.name} has no CLIP text transformer; choose an architecture with open_clip's own text tower.")
+            raise BackboneError(
+                f"{config.name} has no CLIP text transformer; choose an architecture with open_clip's own text tower."
+            )
         self.tokenizer: Any = _load_tokenizer(config)
-        self.joint_width = int(self.text_tower.text_projection.shape[-1]) if not isinstance(
-            self.text_tower.text_projection, nn.Linear
-        ) else self.text_tower.text_projection.out_features
+        self.joint_width = (
+            int(self.text_tower.text_projection.shape[-1])
+            if not isinstance(self.text_tower.text_projection, nn.Linear)
+            else self.text_tower.text_projection.out_features
+        )
         self.text_width = int(self.text_tower.token_embedding.weight.shape[1])
         self.grid, self.patch_width = self._probe()
         digest = weights_digest(self.clip)
@@ -83,7 +87,9 @@ class Backbone(nn.Module):
         tokens = [*self.tokenizer.encode(class_name.lower()), self.tokenizer.eot_token_id]
         room = self.text_tower.positional_embedding.shape[0] - 1
         if len(tokens) > room:
-            raise BackboneError(f"The class name is {len(tokens)} tokens long; the text encoder holds {room}. Shorten it.")
+            raise BackboneError(
+                f"The class name is {len(tokens)} tokens long; the text encoder holds {room}. Shorten it."
+            )
         return tokens
 
     def _probe(self) -> tuple[tuple[int, int], int]:
@@ -97,7 +103,9 @@ class Backbone(nn.Module):
             ) from error
         side = int(patches.shape[2] ** 0.5)
         if side * side != patches.shape[2]:
-            raise BackboneError(f"{self.config.name} gives {patches.shape[2]} patches at {size} px, which is no square grid.")
+            raise BackboneError(
+                f"{self.config.name} gives {patches.shape[2]} patches at {size} px, which is no square grid."
+            )
         return (side, side), patches.shape[3]
 
 
@@ -122,7 +130,9 @@ def _architecture(name: str) -> str:
         return name
     path = package_path(name)
     if not path.is_file():
-        raise BackboneError(f"There is no architecture file {path}; name an open_clip architecture or an existing JSON file.")
+        raise BackboneError(
+            f"There is no architecture file {path}; name an open_clip architecture or an existing JSON file."
+        )
     open_clip.add_model_config(path)
     return path.stem
 

@@ -29,7 +29,9 @@ RESOLVERS = "bayes_pfl.model_sources"
 class Bundle:
     """A loaded bundle: its configuration, weights and the record of its training."""
 
-    def __init__(self, folder: Path, config: DetectorConfig, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: DetectorConfig, weights: dict[str, Tensor], record: dict[str, Any]
+    ) -> None:
         self.folder = folder
         self.config = config
         self.weights = weights
@@ -47,7 +49,11 @@ class Bundle:
 
 
 def save_bundle(
-    folder: Path, config: DetectorConfig, weights: dict[str, Tensor], training: dict[str, Any], training_images: list[str]
+    folder: Path,
+    config: DetectorConfig,
+    weights: dict[str, Tensor],
+    training: dict[str, Any],
+    training_images: list[str],
 ) -> None:
     """Write a bundle under a temporary name and move it to `folder`, replacing one that is there.
 
@@ -76,7 +82,9 @@ def save_bundle(
             shutil.rmtree(folder)
         temporary.rename(folder)
     except OSError as error:
-        raise BundleError(f"Cannot write the bundle {folder}: {error.strerror}. Free space or choose another folder.") from error
+        raise BundleError(
+            f"Cannot write the bundle {folder}: {error.strerror}. Free space or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -91,11 +99,17 @@ def load_bundle(source: str | Path) -> Bundle:
         record = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         head = (folder / "head.safetensors").read_bytes()
     except (OSError, ValueError) as error:
-        raise BundleError(f"{folder} is no bundle ({error}). Give the folder that training wrote, or models:/NAME@ALIAS.") from error
+        raise BundleError(
+            f"{folder} is no bundle ({error}). Give the folder that training wrote, or models:/NAME@ALIAS."
+        ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise BundleError(f"{folder} has bundle format {record.get('format') if isinstance(record, dict) else '?'}; this version reads {FORMAT}.")
+        raise BundleError(
+            f"{folder} has bundle format {record.get('format') if isinstance(record, dict) else '?'}; this version reads {FORMAT}."
+        )
     if hashlib.sha256(head).hexdigest() != record.get("head_sha256"):
-        raise BundleError(f"{folder}/head.safetensors is damaged: its SHA-256 is not the recorded one. Copy the bundle again.")
+        raise BundleError(
+            f"{folder}/head.safetensors is damaged: its SHA-256 is not the recorded one. Copy the bundle again."
+        )
     config = parse_config(DetectorConfig, record["config"], f"{folder}/bundle.json")
     try:
         weights = safetensors.torch.load(head)
@@ -124,7 +138,9 @@ def resolve(source: str | Path) -> Path:
     if separator and scheme.isalpha() and len(scheme) > 1:
         for entry in importlib.metadata.entry_points(group=RESOLVERS, name=scheme):
             return Path(entry.load()(text))
-        raise BundleError(f"Nothing installed resolves '{scheme}:' models; install this project with pip, or give a folder.")
+        raise BundleError(
+            f"Nothing installed resolves '{scheme}:' models; install this project with pip, or give a folder."
+        )
     return Path(source)
 
 

@@ -25,7 +25,9 @@ class Settings(BaseModel):
 class BackboneConfig(Settings):
     """The frozen CLIP: any architecture and any weights that open_clip can load."""
 
-    name: str = Field("ViT-L-14-336", description="open_clip architecture, or a JSON file with one (package:... inside us)")
+    name: str = Field(
+        "ViT-L-14-336", description="open_clip architecture, or a JSON file with one (package:... inside us)"
+    )
     pretrained: str = Field(
         "openai",
         description="open_clip tag, checkpoint file, package:<file inside this package>, or random:<seed> for tests",
@@ -48,7 +50,9 @@ class ModelConfig(Settings):
     state_tokens: int = Field(5, ge=1, description="Q, learnable state vectors of a prompt")
     flow_length: int = Field(10, ge=0, description="K, planar flow steps")
     flow_initial_scale: float = Field(
-        0.01, ge=0, description="standard deviation of the flow's u and w at the start: near the identity; the released code has 1"
+        0.01,
+        ge=0,
+        description="standard deviation of the flow's u and w at the start: near the identity; the released code has 1",
     )
     offset_scale: float = Field(
         0.01,
@@ -56,8 +60,12 @@ class ModelConfig(Settings):
         description="sampled offsets are this times z_K: the prior N(0, I) then means offsets of a token embedding's size; with 1, "
         "as released, their norm sqrt(C) drowns the prompt vectors, prompts collapse and the KL starts near 1,100 nats",
     )
-    context_from_image: bool = Field(True, description="image-specific distribution of the context; off: no such offset (Table 2)")
-    state_distribution: bool = Field(True, description="image-agnostic distribution of the states; off: no such offset (Table 2)")
+    context_from_image: bool = Field(
+        True, description="image-specific distribution of the context; off: no such offset (Table 2)"
+    )
+    state_distribution: bool = Field(
+        True, description="image-agnostic distribution of the states; off: no such offset (Table 2)"
+    )
     condition_on_patches: bool = Field(
         True, description="the context distribution sees x = x_cls + x_patch (paper); released: x_cls alone (false)"
     )
@@ -65,26 +73,35 @@ class ModelConfig(Settings):
         False, description="the context flow's u, w, b are linear in the condition (released) instead of free (paper)"
     )
     separate_state_flows: bool = Field(
-        False, description="normal and abnormal states have a flow of their own (released) instead of sharing it (paper)"
+        False,
+        description="normal and abnormal states have a flow of their own (released) instead of sharing it (paper)",
     )
     variance_exponent: float = Field(
         0.5, gt=0, description="q0's standard deviation is variance to this power: 0.5, or 0.25 as in the released code"
     )
     log_det_epsilon: float = Field(0.0, ge=0, description="added inside log|1 + u.psi|; released: 1e-5")
     hidden_width: int = Field(
-        0, ge=0, description="inner width of the networks for q0's mean and variance; 0: half of the text width; released: half of the vision width"
+        0,
+        ge=0,
+        description="inner width of the networks for q0's mean and variance; 0: half of the text width; released: half of the vision width",
     )
-    attention_heads: int = Field(1, ge=1, description="heads of the cross-modal attention: 1 (paper, eq. 10), 4 (released)")
+    attention_heads: int = Field(
+        1, ge=1, description="heads of the cross-modal attention: 1 (paper, eq. 10), 4 (released)"
+    )
     attention_query_bias: bool = Field(False, description="bias of the query projection: off (paper), on (released)")
     attention_normalized_keys: bool = Field(
         False, description="keys and values are L2-normalised patch features (released) instead of plain ones (paper)"
     )
-    residual_attention: bool = Field(True, description="refine text embeddings with patch features; off: eq. 10 without the sum")
+    residual_attention: bool = Field(
+        True, description="refine text embeddings with patch features; off: eq. 10 without the sum"
+    )
     attention_pooling: bool = Field(
         False, description="x_patch by softmax pooling over patches (released) instead of the mean over patches (paper)"
     )
     pooling_width: int = Field(
-        0, ge=0, description="inner width of the attention pooling; 0: half of the joint width; released: half of the vision width"
+        0,
+        ge=0,
+        description="inner width of the attention pooling; 0: half of the joint width; released: half of the vision width",
     )
     mapped_classification: bool = Field(
         False, description="linear maps of text and image embeddings before the image score (released, second stage)"
@@ -102,9 +119,12 @@ class LossConfig(Settings):
     """Weights and shape of the training objective, eq. 14."""
 
     kl_weight: float = Field(0.01, ge=0, description="weight of the three prompt-flow KL terms (released; eq. 7 has 1)")
-    orthogonal_weight: float = Field(1.0, ge=0, description="weight of the orthogonality of the text embeddings, eq. 13")
+    orthogonal_weight: float = Field(
+        1.0, ge=0, description="weight of the orthogonality of the text embeddings, eq. 13"
+    )
     orthogonal_mean: bool = Field(
-        False, description="average the squared cosines over the B x B matrix (released) instead of summing them (eq. 13)"
+        False,
+        description="average the squared cosines over the B x B matrix (released) instead of summing them (eq. 13)",
     )
     classify_class_token: bool = Field(
         False, description="classify with x_cls alone (released, first stage) instead of x_cls + x_patch (paper)"
@@ -125,8 +145,12 @@ class ScoringConfig(Settings):
 
     text_weight: float = Field(0.5, ge=0, description="weight of the global text score in the image score")
     map_weight: float = Field(0.5, ge=0, description="weight of the map's maximum in the image score")
-    smoothing_sigma_px: float = Field(8.0, ge=0, description="Gaussian smoothing of the returned map, pixels; 0 for none")
-    threshold: float | None = Field(None, description="image score from which an image is called anomalous, if one is known")
+    smoothing_sigma_px: float = Field(
+        8.0, ge=0, description="Gaussian smoothing of the returned map, pixels; 0 for none"
+    )
+    threshold: float | None = Field(
+        None, description="image score from which an image is called anomalous, if one is known"
+    )
     draws_in_order: bool = Field(
         False,
         description="draw for the images of one call in their order and keep the first one's states, as released; predictions then "
@@ -142,26 +166,41 @@ class TrainingConfig(Settings):
         0, ge=0, description="further passes that train only the maps of the image score, by classification (released)"
     )
     patience_epochs: int = Field(
-        0, ge=0, description="end the first stage after so many epochs without a better validation pixel AP; 0: never (released: 3)"
+        0,
+        ge=0,
+        description="end the first stage after so many epochs without a better validation pixel AP; 0: never (released: 3)",
     )
     keep_best: bool = Field(
         False, description="keep the first-stage head with the best validation pixel AP instead of the last (released)"
     )
     batch_size: int = Field(32, ge=1, description="images per optimiser step over all workers")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's step size for linear layers")
-    prompt_learning_rate: float | None = Field(None, gt=0, description="for banks and flows; none: learning_rate (released: 1e-3)")
-    temperature_learning_rate: float | None = Field(None, gt=0, description="for temperatures; none: learning_rate (released: 1e-2)")
-    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of the steps with linear warm-up, then cosine decay; 0: constant")
+    prompt_learning_rate: float | None = Field(
+        None, gt=0, description="for banks and flows; none: learning_rate (released: 1e-3)"
+    )
+    temperature_learning_rate: float | None = Field(
+        None, gt=0, description="for temperatures; none: learning_rate (released: 1e-2)"
+    )
+    warmup_fraction: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps with linear warm-up, then cosine decay; 0: constant"
+    )
     gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first moment decay (released: 0.5)")
     augment: bool = Field(False, description="seeded augmentation of the training images (released recipe)")
     mosaic_probability: float = Field(
-        0.0, ge=0, le=1, description="share of the anomalous images that become a 2 x 2 mosaic; needs augment (released on MVTec: 0.4)"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the anomalous images that become a 2 x 2 mosaic; needs augment (released on MVTec: 0.4)",
     )
     accumulation_parts: int = Field(
-        1, ge=1, description="parts of a worker's share of a batch that go through the head one by one: less memory, the same loss"
+        1,
+        ge=1,
+        description="parts of a worker's share of a batch that go through the head one by one: less memory, the same loss",
     )
-    mixed_precision: bool = Field(False, description="bfloat16 matrix products in backbone and head; losses and weights stay float32")
+    mixed_precision: bool = Field(
+        False, description="bfloat16 matrix products in backbone and head; losses and weights stay float32"
+    )
     num_samples: int = Field(1, ge=1, description="R during training")
     seed: int = Field(0, ge=0, description="initialisation, order, augmentation and draws")
 
@@ -189,7 +228,9 @@ class RunConfig(DetectorConfig):
     @model_validator(mode="after")
     def _second_stage_needs_maps(self) -> "RunConfig":
         if self.training.second_stage_epochs and not self.model.mapped_classification:
-            raise ValueError("training.second_stage_epochs trains model.mapped_classification and model.attention_pooling: set both")
+            raise ValueError(
+                "training.second_stage_epochs trains model.mapped_classification and model.attention_pooling: set both"
+            )
         return self
 
     def detector(self) -> DetectorConfig:
@@ -228,7 +269,9 @@ def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
-            raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}. Give an existing YAML file.") from error
+            raise ConfigError(
+                f"Cannot read the configuration {path}: {error.strerror}. Give an existing YAML file."
+            ) from error
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):

@@ -108,7 +108,9 @@ class Detector:
         if num_samples != "auto":
             return [of[num_samples] for of in self.predict_nested(images, class_names, [num_samples], seed)]
         if self.config.scoring.draws_in_order:
-            raise ConfigError('num_samples="auto" needs draws that do not depend on R: set scoring.draws_in_order to false.')
+            raise ConfigError(
+                'num_samples="auto" needs draws that do not depend on R: set scoring.draws_in_order to false.'
+            )
         threshold = self.config.scoring.threshold if threshold is None else threshold
         if threshold is None:
             raise ConfigError('num_samples="auto" needs a threshold: give one, or use a bundle that has one.')
@@ -185,7 +187,11 @@ class Detector:
         picture, tile = _to_pil(image), self.config.backbone.image_size
         width, height = picture.size
         scale = max(1.0, tile / min(width, height))
-        large = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC) if scale > 1 else picture
+        large = (
+            picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+            if scale > 1
+            else picture
+        )
         mean, variance = (BlendedMap(large.height, large.width, tile) for _ in range(2))
         tiles = []
         for top in tile_starts(large.height, tile, overlap):
@@ -194,7 +200,9 @@ class Detector:
                 one = self._raw(features, key, class_name, num_samples, seed)
                 mean.add(one.anomaly_map, top, left)
                 variance.add(one.uncertainty_map.square(), top, left)
-                tiles.append((float(one.anomaly_map.max()), float(self._by_prompt(one).std(correction=0)), one.text_scores))
+                tiles.append(
+                    (float(one.anomaly_map.max()), float(self._by_prompt(one).std(correction=0)), one.text_scores)
+                )
         blended, deviation = (_resize(values, height, width) for values in (mean.result(), variance.result().sqrt_()))
         scores = PromptScores(blended, deviation, torch.cat([text for _, _, text in tiles]), blended.max().view(1, 1))
         return self._finish(scores, num_samples)._replace(uncertainty=max(tiles, key=lambda one: one[0])[1])
@@ -237,7 +245,11 @@ class Detector:
         for start in starts:
             group = slice(start, start + SAMPLE_GROUP)
             context = self.model.sample_context(features, contexts[:, group])
-            states = self._states(seed, start) if given is None else self.model.sample_states(given.normal[group], given.abnormal[group])
+            states = (
+                self._states(seed, start)
+                if given is None
+                else self.model.sample_states(given.normal[group], given.abnormal[group])
+            )
             with self._autocast():
                 prompts = self.model.encode(context, *states, self._tokens(class_name), self.encoder)
             texts.append(prompts.text)
@@ -267,7 +279,9 @@ class Detector:
 
     def _image_score(self, scores: PromptScores) -> float:
         scoring = self.config.scoring
-        return scoring.text_weight * float(scores.text_scores.mean()) + scoring.map_weight * float(scores.anomaly_map.max())
+        return scoring.text_weight * float(scores.text_scores.mean()) + scoring.map_weight * float(
+            scores.anomaly_map.max()
+        )
 
     def _by_prompt(self, scores: PromptScores) -> torch.Tensor:
         """(samples, bank): every prompt's own image score."""
@@ -321,4 +335,6 @@ def _padded(noise: torch.Tensor, samples: int) -> torch.Tensor:
 def _resize(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
     if values.shape == (height, width):
         return values
-    return F.interpolate(values[None, None], size=(height, width), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    return F.interpolate(
+        values[None, None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )[0, 0]

@@ -98,14 +98,18 @@ class FeatureShards:
         wanted = FeatureKey.of(backbone, self.key.dtype)
         if wanted != self.key:
             different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(self.key, name)]
-            raise DataError(f"{folder} has features of another {', '.join(different)}; make them anew with `bayes-pfl features`.")
+            raise DataError(
+                f"{folder} has features of another {', '.join(different)}; make them anew with `bayes-pfl features`."
+            )
         self._batches: list[pa.RecordBatch] = []
         self._where: dict[tuple[str, int], tuple[int, int]] = {}
         for path in sorted(folder.glob("features-*.arrow")):
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             for index in range(reader.num_record_batches):
                 batch = reader.get_batch(index)
-                for row, (digest, view) in enumerate(zip(batch["sha256"].to_pylist(), batch["view"].to_pylist(), strict=True)):
+                for row, (digest, view) in enumerate(
+                    zip(batch["sha256"].to_pylist(), batch["view"].to_pylist(), strict=True)
+                ):
                     self._where[digest, view] = (len(self._batches), row)
                 self._batches.append(batch)
         self.views = sorted({view for _, view in self._where} - {UNAUGMENTED})
@@ -113,7 +117,9 @@ class FeatureShards:
     def load(self, ref: SampleRef, view: int = UNAUGMENTED) -> EncodedSample:
         """One view of an image, its features still in the mapped file. Raises DataError if it is not there."""
         if (ref.sha256, view) not in self._where:
-            raise DataError(f"{ref.sample_id} has no features of view {view}; run `bayes-pfl features` on these shards again.")
+            raise DataError(
+                f"{ref.sample_id} has no features of view {view}; run `bayes-pfl features` on these shards again."
+            )
         index, row = self._where[ref.sha256, view]
         batch, (layers, patches, width, joint) = self._batches[index], self.key.shape
         size, dtype = self.key.image_size, DTYPES[self.key.dtype]

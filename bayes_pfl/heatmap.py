@@ -15,9 +15,7 @@ HEAT_ANCHORS = (
 readers who tell few hues apart."""
 
 
-def heat_map(
-    anomaly_map: Float[np.ndarray, "height width"], low: float = 0.0, high: float = 1.0
-) -> Image.Image:
+def heat_map(anomaly_map: Float[np.ndarray, "height width"], low: float = 0.0, high: float = 1.0) -> Image.Image:
     """A map as an RGB picture of its size, `low` and below darkest, `high` and above brightest."""
     stops = [position for position, _ in HEAT_ANCHORS]
     channels = np.array([color for _, color in HEAT_ANCHORS], dtype=float).T

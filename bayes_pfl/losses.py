@@ -80,9 +80,7 @@ def losses(
     return LossTerms(total, classification, focal, dice, orthogonality, kl_context, kl_normal, kl_abnormal)
 
 
-def batch_sums(
-    prompts: Prompts, logits: Logits, target: Target, config: LossConfig, corners: bool
-) -> BatchSums:
+def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossConfig, corners: bool) -> BatchSums:
     """All sums over the images of this worker's part of the batch."""
     batch = logits.pixel.shape[1]
     side = int(logits.pixel.shape[-1] ** 0.5)
@@ -147,9 +145,7 @@ def dice_loss(
     return 1 - (2 * intersection + epsilon) / (probability + foreground + epsilon)
 
 
-def orthogonality(
-    text: Float[Tensor, "batch samples bank 2 dim"], mean: bool
-) -> Float[Tensor, "batch"]:
+def orthogonality(text: Float[Tensor, "batch samples bank 2 dim"], mean: bool) -> Float[Tensor, "batch"]:
     """sum over both banks and pairs i != j of cos^2(t_i, t_j) (eq. 13), for normalised text; its mean over B x B if `mean`."""
     bank = text.shape[2]
     cosine = torch.einsum("nsikd,nsjkd->nskij", text, text)

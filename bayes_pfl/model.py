@@ -74,7 +74,9 @@ class BayesPFL(nn.Module):
         self.banks = PromptBanks(config.num_prompts, config.context_tokens, config.state_tokens, widths.text)
         self.context = _context_distribution(config, widths) if config.context_from_image else None
         self.states = _state_distribution(config, widths) if config.state_distribution else None
-        self.projections = nn.ModuleList(nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers))
+        self.projections = nn.ModuleList(
+            nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers)
+        )
         self.attention = (
             ResidualCrossModalAttention(widths.joint, config.attention_heads, config.attention_query_bias)
             if config.residual_attention
@@ -114,9 +116,7 @@ class BayesPFL(nn.Module):
         """x = x_cls + x_patch (section 3.5)."""
         return features.image + self.pooling(features.patches)
 
-    def prompts(
-        self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder
-    ) -> Prompts:
+    def prompts(self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder) -> Prompts:
         """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds."""
         return self.encode(*self.sample(features, draws), class_tokens, encoder)
 
@@ -143,7 +143,9 @@ class BayesPFL(nn.Module):
         """Samples of the image-specific distribution, or no offset where it is switched off."""
         if self.context is None:
             return empty_sample(noise)
-        return self.context(self.global_feature(features) if self.config.condition_on_patches else features.image, noise)
+        return self.context(
+            self.global_feature(features) if self.config.condition_on_patches else features.image, noise
+        )
 
     def sample_states(
         self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]

@@ -122,7 +122,11 @@ def _three_layers(condition_dim: int, dim: int, hidden: int) -> nn.Sequential:
     """Three linear layers with Softplus between; a hidden width of 0 means half the output's, as released."""
     hidden = hidden or max(1, dim // 2)
     layers = nn.Sequential(
-        nn.Linear(condition_dim, hidden), nn.Softplus(), nn.Linear(hidden, hidden), nn.Softplus(), nn.Linear(hidden, dim)
+        nn.Linear(condition_dim, hidden),
+        nn.Softplus(),
+        nn.Linear(hidden, hidden),
+        nn.Softplus(),
+        nn.Linear(hidden, dim),
     )
     for layer in layers:
         if isinstance(layer, nn.Linear):

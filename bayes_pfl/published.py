@@ -56,7 +56,9 @@ def convert_published(published: dict[str, Tensor]) -> tuple[ModelConfig, dict[s
     used = {key: our_key(key) for key in published if not UNUSED.match(key)}
     unexpected = [key for key, ours in used.items() if ours is None]
     weights = {ours: published[key] for key, ours in used.items() if ours is not None}
-    missing = [old for old, new in RENAMED.items() if not any(key == new or key.startswith(new + ".") for key in weights)]
+    missing = [
+        old for old, new in RENAMED.items() if not any(key == new or key.startswith(new + ".") for key in weights)
+    ]
     if unexpected or missing:
         raise _foreign(unexpected, missing, [])
     try:
@@ -142,4 +144,6 @@ def _foreign(unexpected: list[str], missing: list[str], misshapen: list[str]) ->
         for name, keys in (("unexpected keys:", unexpected), ("missing keys:", missing), ("wrong shapes:", misshapen))
         if keys
     ]
-    return BundleError(f"These are not the published weights ({'; '.join(problems)}); give the authors' train_visa.pth or train_mvtec.pth.")
+    return BundleError(
+        f"These are not the published weights ({'; '.join(problems)}); give the authors' train_visa.pth or train_mvtec.pth."
+    )

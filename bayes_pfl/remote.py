@@ -24,9 +24,13 @@ def list_files(folder: str) -> list[str]:
     """URIs of the files directly in a folder named by URI, in order. Raises DataError if it cannot be listed."""
     try:
         system, root = fsspec.core.url_to_fs(folder)
-        return sorted(system.unstrip_protocol(entry["name"]) for entry in system.ls(root, detail=True) if entry["type"] == "file")
+        return sorted(
+            system.unstrip_protocol(entry["name"]) for entry in system.ls(root, detail=True) if entry["type"] == "file"
+        )
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{folder} cannot be read ({error}). Check the URI, its credentials and the fsspec driver.") from error
+        raise DataError(
+            f"{folder} cannot be read ({error}). Check the URI, its credentials and the fsspec driver."
+        ) from error
 
 
 def cache_folder() -> Path:
@@ -43,11 +47,15 @@ def local_copy(path: Path | str) -> Path:
         system, remote = fsspec.core.url_to_fs(uri)
         about = system.info(remote)
         version = [uri, *(str(about.get(key)) for key in ("size", "mtime", "LastModified", "etag", "ETag", "updated"))]
-        target = cache_folder() / hashlib.sha256("\0".join(version).encode()).hexdigest()[:24] / remote.rsplit("/", 1)[-1]
+        target = (
+            cache_folder() / hashlib.sha256("\0".join(version).encode()).hexdigest()[:24] / remote.rsplit("/", 1)[-1]
+        )
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:
                 system.get_file(remote, str(temporary))
         return target
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{uri} cannot be read ({error}). Check the URI, its credentials and the fsspec driver.") from error
+        raise DataError(
+            f"{uri} cannot be read ({error}). Check the URI, its credentials and the fsspec driver."
+        ) from error

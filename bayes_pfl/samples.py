@@ -50,7 +50,9 @@ def index_shards(
     for path in _shards(folder):
         table = read_shard(local_copy(path)).select(["sample_id", "category", "class_name", "split", "label", "sha256"])
         for row, values in enumerate(table.to_pylist()):
-            if (split is None or values.pop("split") == split) and (categories is None or values["category"] in categories):
+            if (split is None or values.pop("split") == split) and (
+                categories is None or values["category"] in categories
+            ):
                 values.pop("split", None)
                 refs.append(SampleRef(shard=path, row=row, **values))
     if not refs:
@@ -89,7 +91,9 @@ def global_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[l
     return batches if len(batches) == 1 or len(batches[-1]) == batch_size else batches[:-1]
 
 
-def mosaic_partners(refs: Sequence[SampleRef], augmentation_seed: int | None, probability: float) -> list[tuple[SampleRef, ...]]:
+def mosaic_partners(
+    refs: Sequence[SampleRef], augmentation_seed: int | None, probability: float
+) -> list[tuple[SampleRef, ...]]:
     """For every sample the three others it forms a mosaic with, or none: anomalous ones of its category, by seed and content.
 
     Departs from the released code, which puts a mosaic in place of any image: here an anomalous image becomes one, so labels stay.
@@ -128,7 +132,9 @@ def load_samples(
 
 def _load(tables: dict[str, pa.Table], tiles: Sequence[SampleRef], size: int, augmentation_seed: int | None) -> Sample:
     decoded = [_decode(tables, ref) for ref in tiles]
-    image, mask = decoded[0] if len(decoded) == 1 else mosaic([image for image, _ in decoded], [mask for _, mask in decoded])
+    image, mask = (
+        decoded[0] if len(decoded) == 1 else mosaic([image for image, _ in decoded], [mask for _, mask in decoded])
+    )
     if augmentation_seed is not None:
         image, mask = augment(image, mask, f"{augmentation_seed}/{tiles[0].sha256}")
     return Sample(image_tensor(image, size), mask_tensor(mask, size))

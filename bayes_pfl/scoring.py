@@ -46,9 +46,7 @@ class MapAccumulator:
         self.maxima: list[Tensor] = []
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def add(
-        self, pixel: Float[Tensor, "layers samples bank patches"], image: Float[Tensor, "samples bank"]
-    ) -> None:
+    def add(self, pixel: Float[Tensor, "layers samples bank patches"], image: Float[Tensor, "samples bank"]) -> None:
         """Add the logits of the next samples, in order; those beyond the largest wanted number are ignored."""
         group, bank = pixel.shape[1:3]
         used = min(group, self.wanted[-1] - self.seen)

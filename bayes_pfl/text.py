@@ -37,7 +37,9 @@ class PromptEncoder(nn.Module):
         tower = backbone.text_tower
         blocks = list(tower.transformer.resblocks)
         if any(not isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
-            raise BackboneError(f"{backbone.config.name}: its text tower is not CLIP's transformer; choose another architecture.")
+            raise BackboneError(
+                f"{backbone.config.name}: its text tower is not CLIP's transformer; choose another architecture."
+            )
         self._tower: tuple[Any, ...] = (tower,)  # in a tuple: frozen, so not a parameter of this module
         self._blocks = blocks
         keys, values = self._encode_start(int(backbone.tokenizer.sot_token_id))

@@ -56,7 +56,9 @@ class TrainingState(NamedTuple):
 class Trainer:
     """Model, optimiser and schedule; `workers` processes of an initialised process group, or 1 without one."""
 
-    def __init__(self, run: RunConfig, backbone: Backbone, device: torch.device, steps_per_epoch: int, workers: int) -> None:
+    def __init__(
+        self, run: RunConfig, backbone: Backbone, device: torch.device, steps_per_epoch: int, workers: int
+    ) -> None:
         self.run, self.backbone, self.device, self.workers = run, backbone, device, workers
         self.encoder = PromptEncoder(backbone).to(device)
         with torch.random.fork_rng(devices=[]):
@@ -77,8 +79,13 @@ class Trainer:
     def batch(self, images: Tensor, masks: Tensor, refs: list[SampleRef]) -> Batch:
         """Encode images with the frozen backbone and put everything a step needs on the device."""
         with self._autocast():
-            parts = [self.backbone.encode_image(part.to(self.device)) for part in images.chunk(self.run.training.accumulation_parts)]
-        features = Features(torch.cat([part.image for part in parts]), torch.cat([part.patches for part in parts], dim=1))
+            parts = [
+                self.backbone.encode_image(part.to(self.device))
+                for part in images.chunk(self.run.training.accumulation_parts)
+            ]
+        features = Features(
+            torch.cat([part.image for part in parts]), torch.cat([part.patches for part in parts], dim=1)
+        )
         return self.encoded_batch(features, masks, refs)
 
     def encoded_batch(self, features: Features, masks: Tensor, refs: list[SampleRef]) -> Batch:
@@ -129,7 +136,9 @@ class Trainer:
             moments = {key: state.tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if all(value is not None for value in moments.values()):
                 self.optimizer.state[parameter] = {
-                    key: value.clone().to(self.device if key != "step" else "cpu") for key, value in moments.items() if value is not None
+                    key: value.clone().to(self.device if key != "step" else "cpu")
+                    for key, value in moments.items()
+                    if value is not None
                 }
         in_stage = self.steps - (self.second_stage_start or 0)
         for group, base in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
@@ -220,7 +229,10 @@ class Trainer:
             "offset_ratio_state": (torch.cat([prompts.normal.offset, prompts.abnormal.offset]), banks.normal),
         }
         scale = self.run.model.offset_scale
-        return {name: float(scale * offset.norm(dim=-1).mean() / bank.norm(dim=-1).mean()) for name, (offset, bank) in pairs.items()}
+        return {
+            name: float(scale * offset.norm(dim=-1).mean() / bank.norm(dim=-1).mean())
+            for name, (offset, bank) in pairs.items()
+        }
 
 
 def head_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -254,7 +266,13 @@ def _groups(model: BayesPFL, run: RunConfig) -> list[dict[str, Any]]:
     groups: dict[str, list[nn.Parameter]] = {kind: [] for kind in rates}
     for name, parameter in model.named_parameters():
         part = name.split(".")[0]
-        kind = "prompts" if part in ("banks", "context", "states") else "temperatures" if "temperature" in part else "linear"
+        kind = (
+            "prompts"
+            if part in ("banks", "context", "states")
+            else "temperatures"
+            if "temperature" in part
+            else "linear"
+        )
         if parameter.requires_grad:
             groups[kind].append(parameter)
     return [{"params": parameters, "lr": rates[kind]} for kind, parameters in groups.items() if parameters]

@@ -94,7 +94,9 @@ def make_setup(shape: Shape, variant: str) -> Setup:
     return Setup(detector, image, Features(torch.randn(1, backbone.joint_width, generator=generator), patches))
 
 
-def slow_head(setup: Setup, features: Features, num_samples: int, stored_weights: bool = True) -> straightforward.Scores:
+def slow_head(
+    setup: Setup, features: Features, num_samples: int, stored_weights: bool = True
+) -> straightforward.Scores:
     """The straightforward head with the fast one's draws."""
     detector = setup.detector
     draws = keyed_draws(SEED, [KEY], num_samples, detector.backbone.text_width)
@@ -160,7 +162,9 @@ def benchmark(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
             "straightforward_encoder": lambda: straightforward.encode_image(detector.backbone, tensor),
             "fast_encoder": lambda: detector.backbone.encode_image(tensor),
             "straightforward_head": lambda: slow_head(setup, features, NUM_SAMPLES),
-            "straightforward_head_fused_attention": lambda: slow_head(setup, features, NUM_SAMPLES, stored_weights=False),
+            "straightforward_head_fused_attention": lambda: slow_head(
+                setup, features, NUM_SAMPLES, stored_weights=False
+            ),
             "fast_head": lambda: fast_head(setup, features, NUM_SAMPLES),
             "fast_head_r1": lambda: fast_head(setup, features, 1),
             "fast_head_r20": lambda: fast_head(setup, features, 20),
@@ -178,12 +182,19 @@ def benchmark(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
         "r20_over_r1": (seconds["fast_encoder"] + seconds["fast_head_r20"])
         / (seconds["fast_encoder"] + seconds["fast_head_r1"]),
         "largest_map_difference": float((torch.from_numpy(fast.anomaly_map) - slow.anomaly_map).abs().max()),
-        "largest_score_difference": max(abs(fast.image_score - slow.image_score), abs(fast.text_score - slow.text_score)),
+        "largest_score_difference": max(
+            abs(fast.image_score - slow.image_score), abs(fast.text_score - slow.text_score)
+        ),
         "map_std": float(slow.anomaly_map.std()),
         "seconds": seconds,
         "head_extra_mb": memory,
     }
-    return result | reduced_precision(setup, slow_total, repeats) | adaptive(shape) | circumstances(shape, variant, repeats)
+    return (
+        result
+        | reduced_precision(setup, slow_total, repeats)
+        | adaptive(shape)
+        | circumstances(shape, variant, repeats)
+    )
 
 
 def reduced_precision(setup: Setup, slow_total: float, repeats: int) -> dict[str, Any]:
@@ -198,7 +209,9 @@ def reduced_precision(setup: Setup, slow_total: float, repeats: int) -> dict[str
         "bf16_end_to_end_ratio": slow_total / seconds,
         "bf16_in_hardware": torch.cpu._is_amx_tile_supported(),
         "bf16_largest_map_difference": float(difference.max()),
-        "bf16_map_rank_correlation": float(spearmanr(reduced.anomaly_map.ravel(), reference.anomaly_map.ravel()).statistic),
+        "bf16_map_rank_correlation": float(
+            spearmanr(reduced.anomaly_map.ravel(), reference.anomaly_map.ravel()).statistic
+        ),
         "bf16_score_difference": abs(reduced.image_score - reference.image_score),
         "exact_map_std_of_the_image": float(reference.anomaly_map.std()),
     }

@@ -50,14 +50,19 @@ def main() -> int:
         args.rounds, args.images = 3, 16
     torch.set_num_threads(args.threads)
     detector = Detector.load(args.model)
-    with endpoint(args.model, args.threads, batch=4) as (batched, pid), endpoint(args.model, args.threads, batch=1) as (single, _):
+    with (
+        endpoint(args.model, args.threads, batch=4) as (batched, pid),
+        endpoint(args.model, args.threads, batch=1) as (single, _),
+    ):
         result = measure(batched, single, detector, make_images(args.images), args)
         result["replica_memory_mb"] = round(replica_memory_mb(pid), 1)
     print(json.dumps(result))
     return 0 if all(result["holds"].values()) else 1
 
 
-def measure(batched: str, single: str, detector: Detector, images: list[tuple[bytes, str]], args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    batched: str, single: str, detector: Detector, images: list[tuple[bytes, str]], args: argparse.Namespace
+) -> dict[str, Any]:
     """All rounds, and what they come to."""
     ways: dict[str, Callable[[], list[float]]] = {
         "loop": lambda: loop(detector, images, args.samples),
@@ -77,25 +82,38 @@ def measure(batched: str, single: str, detector: Detector, images: list[tuple[by
             seconds[way].append(time.perf_counter() - start_s)
             middle[way].append(statistics.median(latencies))
     ratios = {
-        "throughput_ratio": [loop_s / served_s for loop_s, served_s in zip(seconds["loop"], seconds["batched"], strict=True)],
-        "added_p50_ms": [(served - plain) * 1e3 for plain, served in zip(middle["loop"], middle["one_client"], strict=True)],
-        "batched_over_unbatched": [plain / full for plain, full in zip(seconds["unbatched"], seconds["batched"], strict=True)],
+        "throughput_ratio": [
+            loop_s / served_s for loop_s, served_s in zip(seconds["loop"], seconds["batched"], strict=True)
+        ],
+        "added_p50_ms": [
+            (served - plain) * 1e3 for plain, served in zip(middle["loop"], middle["one_client"], strict=True)
+        ],
+        "batched_over_unbatched": [
+            plain / full for plain, full in zip(seconds["unbatched"], seconds["batched"], strict=True)
+        ],
     }
     found = {name: statistics.median(values) for name, values in ratios.items()}
     return {
         **{name: round(value, 3) for name, value in found.items()},
         "spread": {name: [round(min(values), 3), round(max(values), 3)] for name, values in ratios.items()},
-        "images_per_second": {way: round(len(images) / statistics.median(values), 2) for way, values in seconds.items()},
+        "images_per_second": {
+            way: round(len(images) / statistics.median(values), 2) for way, values in seconds.items()
+        },
         "p50_ms": {way: round(statistics.median(values) * 1e3, 1) for way, values in middle.items()},
         "holds": {
-            name: found[name] <= claim if name == "added_p50_ms" else found[name] >= claim for name, claim in CLAIMS.items()
+            name: found[name] <= claim if name == "added_p50_ms" else found[name] >= claim
+            for name, claim in CLAIMS.items()
         },
         "rounds": args.rounds,
         "images": len(images),
         "samples": args.samples,
         "threads": args.threads,
         "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ray": importlib.metadata.version("ray")},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "ray": importlib.metadata.version("ray"),
+        },
     }
 
 
@@ -105,7 +123,9 @@ def make_images(number: int) -> list[tuple[bytes, str]]:
     for index in range(number):
         category = CATEGORIES[index % len(CATEGORIES)]
         sink = io.BytesIO()
-        Image.fromarray(render(category, index, 0, 256, "crack" if index % 2 else None).image).save(sink, "JPEG", quality=92)
+        Image.fromarray(render(category, index, 0, 256, "crack" if index % 2 else None).image).save(
+            sink, "JPEG", quality=92
+        )
         found.append((sink.getvalue(), category))
     return found
 
@@ -134,7 +154,9 @@ def ask(url: str, clients: int, images: list[tuple[bytes, str]], samples: int) -
                 data, class_name = turn
                 query: dict[str, str | int] = {"class_name": class_name, "num_samples": samples}
                 start_s = time.perf_counter()
-                answer = session.post(f"{url}/v1/score", params=query, data=data, headers={"Content-Type": "image/jpeg"})
+                answer = session.post(
+                    f"{url}/v1/score", params=query, data=data, headers={"Content-Type": "image/jpeg"}
+                )
                 latencies.append(time.perf_counter() - start_s)
                 answer.raise_for_status()
 
@@ -153,7 +175,13 @@ def endpoint(model: str, threads: int, batch: int) -> Iterator[tuple[str, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = {"--model": model, "--port": port, "--threads": threads, "--max-batch": batch, "--max-queued": 4 * CLIENTS}
+    options = {
+        "--model": model,
+        "--port": port,
+        "--threads": threads,
+        "--max-batch": batch,
+        "--max-queued": 4 * CLIENTS,
+    }
     command = [sys.executable, "-m", "serve", "--json", *(str(part) for option in options.items() for part in option)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

@@ -70,7 +70,9 @@ def make_bodies() -> list[bytes]:
     for index in range(64):
         height, width = rng.integers(30, 400, 2)
         sink = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(sink, FORMATS[index % len(FORMATS)])
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(
+            sink, FORMATS[index % len(FORMATS)]
+        )
         bodies.append(sink.getvalue() if index % 16 else sink.getvalue()[:100])
     return bodies
 
@@ -88,11 +90,17 @@ def ask_all(url: str, number: int, clients: int, samples: int, bodies: list[byte
                     turn = next(numbers, None)
                 if turn is None:
                     return
-                query: dict[str, Any] = {"class_name": NAMES[turn % len(NAMES)], "num_samples": samples, "seed": turn % 7}
+                query: dict[str, Any] = {
+                    "class_name": NAMES[turn % len(NAMES)],
+                    "num_samples": samples,
+                    "seed": turn % 7,
+                }
                 query["map"] = ("none", "png", "npy")[turn % 3]
                 headers = {"Content-Type": "application/octet-stream"}
                 try:
-                    answer = session.post(f"{url}/v1/score", params=query, data=bodies[turn % len(bodies)], headers=headers, timeout=120)
+                    answer = session.post(
+                        f"{url}/v1/score", params=query, data=bodies[turn % len(bodies)], headers=headers, timeout=120
+                    )
                     status = answer.status_code
                 except requests.RequestException:
                     status = 599

@@ -98,7 +98,10 @@ def prompt_map(model: BayesPFL, text: Tensor, plain: Tensor, size: int) -> Tenso
     refined = F.normalize(refine(model, text, plain), dim=-1)
     similarity = model.pixel_temperature.exp() * refined @ F.normalize(plain, dim=-1).T
     full = F.interpolate(
-        similarity.view(1, 2, side, side), size=(size, size), mode="bilinear", align_corners=model.config.upsampled_corners
+        similarity.view(1, 2, side, side),
+        size=(size, size),
+        mode="bilinear",
+        align_corners=model.config.upsampled_corners,
     )
     return torch.softmax(full[0], dim=0)
 

@@ -121,14 +121,20 @@ def embed(setup: Setup, index: int, name: str) -> Tensor:
     features = Features(setup.features.image[one], setup.features.patches[:, one])
     draws = setup.draws._replace(context=setup.draws.context[one])
     tokens = setup.backbone.class_tokens(name)
-    return straightforward.text_embeddings(setup.model, setup.backbone, features, draws, tokens)[0].transpose(0, 1).flatten(0, 1)
+    return (
+        straightforward.text_embeddings(setup.model, setup.backbone, features, draws, tokens)[0]
+        .transpose(0, 1)
+        .flatten(0, 1)
+    )
 
 
 def layer_maps(model: BayesPFL, layer: int, text: Tensor, patches: Tensor) -> Tensor:
     """(batch, size, size): abnormal probability of the chosen prompt, after upsampling the maps of all prompts."""
     plain = model.projections[layer](patches)
     refined = torch.stack([straightforward.refine(model, *of) for of in zip(text, plain, strict=True)])
-    similarity = model.pixel_temperature.exp() * F.normalize(plain, dim=-1) @ F.normalize(refined, dim=-1).transpose(1, 2)
+    similarity = (
+        model.pixel_temperature.exp() * F.normalize(plain, dim=-1) @ F.normalize(refined, dim=-1).transpose(1, 2)
+    )
     side = int(plain.shape[1] ** 0.5)
     full = F.interpolate(
         similarity.transpose(1, 2).unflatten(-1, (side, side)),
@@ -161,7 +167,11 @@ def gradients(model: BayesPFL) -> dict[str, Tensor]:
 def largest_gradient_difference(slow: dict[str, Tensor], fast: dict[str, Tensor]) -> float:
     """Over all parameters: largest difference relative to the parameter's largest gradient."""
     assert slow.keys() == fast.keys()
-    return max(float((fast[name] - value).abs().max() / value.abs().max()) for name, value in slow.items() if value.abs().max() > 0)
+    return max(
+        float((fast[name] - value).abs().max() / value.abs().max())
+        for name, value in slow.items()
+        if value.abs().max() > 0
+    )
 
 
 def benchmark(repeats: int) -> dict[str, Any]:
@@ -188,7 +198,8 @@ def benchmark(repeats: int) -> dict[str, Any]:
         "head_step_ratio_to_frozen_clip": medians["frozen"] / medians["fast"],
         "loss": terms["fast"].total.item(),
         "largest_loss_difference": max(
-            abs(ours.item() - theirs.item()) for ours, theirs in zip(terms["fast"], terms["straightforward"], strict=True)
+            abs(ours.item() - theirs.item())
+            for ours, theirs in zip(terms["fast"], terms["straightforward"], strict=True)
         ),
         "largest_relative_gradient_difference": largest_gradient_difference(grads["straightforward"], grads["fast"]),
         "gradients_compared": len(grads["fast"]),

@@ -31,7 +31,10 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
     probability = trainer.run.training.mosaic_probability
     partners = {seed: mosaic_partners(refs, seed, probability) for seed in dict.fromkeys(seed for _, seed in plan)}
     rows = [
-        {"seed": UNAUGMENTED if seed is None else seed, **tile_columns([(refs[p], *partners[seed][p]) for p in positions])}
+        {
+            "seed": UNAUGMENTED if seed is None else seed,
+            **tile_columns([(refs[p], *partners[seed][p]) for p in positions]),
+        }
         for positions, seed in plan
     ]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -43,7 +46,9 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
     for (positions, _), batch in zip(plan, dataset.iter_batches(batch_size=None, prefetch_batches=2), strict=True):
         if batch["error"][0]:
             raise DataError(str(batch["error"][0]))
-        yield trainer.batch(_tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions])
+        yield trainer.batch(
+            _tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions]
+        )
 
 
 def feature_batches(trainer: Trainer, shards: FeatureShards, refs: Sequence[SampleRef], plan: Plan) -> Iterator[Batch]:
@@ -80,7 +85,9 @@ def tile_columns(samples: Sequence[Sequence[SampleRef]]) -> dict[str, Any]:
 def tiles_of(rows: dict[str, np.ndarray]) -> list[list[SampleRef]]:
     """What `tile_columns` was made of, as far as decoding needs it, from a Ray Data batch of one row."""
     columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
-    flat = iter([SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)])
+    flat = iter(
+        [SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)]
+    )
     return [[next(flat) for _ in range(count)] for count in rows["tiles"][0].tolist()]
 
 
@@ -88,7 +95,9 @@ def _decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     """One row of a plan -> one row holding the batch's images (n, 3, size, size) and masks (n, size, size)."""
     seed, tiles = int(rows["seed"][0]), tiles_of(rows)
     try:
-        samples = load_samples([each[0] for each in tiles], size, None if seed == UNAUGMENTED else seed, [each[1:] for each in tiles])
+        samples = load_samples(
+            [each[0] for each in tiles], size, None if seed == UNAUGMENTED else seed, [each[1:] for each in tiles]
+        )
         images, masks = stack(samples)
         error = ""
     except DataError as problem:

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from bayes_pfl.errors import BayesPFLError
 
 COMMANDS = {
-    "quickstart": ("pipelines.quickstart", "the main job on generated images: ingest, train, evaluate, register, serve, report"),
+    "quickstart": (
+        "pipelines.quickstart",
+        "the main job on generated images: ingest, train, evaluate, register, serve, report",
+    ),
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
     "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),
@@ -80,7 +83,11 @@ def _serve(arguments: list[str]) -> int:
 
 def _quiet() -> None:
     """Keep other libraries' chatter off the terminal; errors still show."""
-    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0", "TQDM_MININTERVAL": "0.5"}.items():
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TQDM_MININTERVAL": "0.5",
+    }.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic", "ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

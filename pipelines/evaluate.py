@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", action="append", help="folder of shards; may be given several times")
     parser.add_argument("--num-samples", type=int, metavar="R", help="Monte Carlo samples; default 10")
     parser.add_argument("--output", help="folder for the results")
-    parser.add_argument("--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result")
+    parser.add_argument(
+        "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
+    )
     parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
@@ -85,7 +87,9 @@ def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
     bundle = load_bundle(settings.model)
-    indexed = {Path(folder).resolve(): index_shards(folder, settings.split, settings.categories) for folder in settings.shards}
+    indexed = {
+        Path(folder).resolve(): index_shards(folder, settings.split, settings.categories) for folder in settings.shards
+    }
     overlap = overlapping(bundle, [ref for refs in indexed.values() for ref in refs])
     if overlap and not settings.allow_overlap:
         raise DataError(
@@ -129,7 +133,10 @@ def table_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows for `report.table`: each category, then the mean, as percentages."""
     named = [*dataset["categories"].items(), ("mean", dataset["mean"])]
     return [
-        {"category": name, **{key: None if value is None else round(100 * value, 1) for key, value in entry["values"].items()}}
+        {
+            "category": name,
+            **{key: None if value is None else round(100 * value, 1) for key, value in entry["values"].items()},
+        }
         for name, entry in named
     ]
 
@@ -147,7 +154,9 @@ def _score(
         positions = np.asarray(row["positions"])
         scores[positions], uncertainties[positions] = row["scores"], row["uncertainties"]
         category = refs[positions[0]].category
-        arrays = {name: np.asarray(row[f"histogram_{name}"]) for name in ("bin", "normal", "anomalous", "region_weight")}
+        arrays = {
+            name: np.asarray(row[f"histogram_{name}"]) for name in ("bin", "normal", "anomalous", "region_weight")
+        }
         histogram = PixelHistogram.from_arrays(arrays)
         histograms[category] = histograms[category].merge(histogram) if category in histograms else histogram
         bar.update(len(positions))
@@ -213,7 +222,13 @@ def _case(settings: EvaluateSettings, detector: Detector, ref: SampleRef) -> Cas
     prediction = detector.predict([image], [ref.class_name], settings.num_samples, settings.seed)[0]
     truth = None if mask is None else decode_mask(mask)
     return Case(
-        ref.sample_id, decode_image(image), prediction.anomaly_map, truth, ref.label, prediction.image_score, prediction.uncertainty
+        ref.sample_id,
+        decode_image(image),
+        prediction.anomaly_map,
+        truth,
+        ref.label,
+        prediction.image_score,
+        prediction.uncertainty,
     )
 
 
@@ -232,9 +247,13 @@ def _write(
         per_category = {category: Metrics.from_dict(values) for category, values in dataset["categories"].items()}
         tables.append(metrics_table(name, per_category, Metrics.from_dict(dataset["mean"])))
     model = result["model"]
-    notes = [f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), R = {result['num_samples']}."]
+    notes = [
+        f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), R = {result['num_samples']}."
+    ]
     if result["trained_on_images_evaluated"]:
-        notes.append(f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result.")
+        notes.append(
+            f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result."
+        )
     write_report(output / "report.html", "Evaluation", tables, cases, notes)
     temporary = output / "metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -249,7 +268,9 @@ def _record(settings: EvaluateSettings, result: dict[str, Any], output: Path, pa
         for metric, value in dataset["mean"]["values"].items()
         if value is not None
     }
-    tracked = Run(settings.tracking, parent) if parent else start_run(settings.tracking, "evaluate", {"stage": "evaluate"})
+    tracked = (
+        Run(settings.tracking, parent) if parent else start_run(settings.tracking, "evaluate", {"stage": "evaluate"})
+    )
     tracked.log_metrics(metrics)
     tracked.log_folder(output, "evaluation")
     if parent is None:

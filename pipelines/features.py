@@ -34,7 +34,9 @@ class FeatureSettings(Settings):
     split: str | None = Field("test", description="split that is encoded; none: all")
     output: str = Field("features/train", description="folder for the features")
     views: int = Field(0, ge=0, description="seeded augmented views of each image, beside the plain one")
-    mosaic_probability: float = Field(0.0, ge=0, le=1, description="share of the anomalous images that become a mosaic, in augmented views")
+    mosaic_probability: float = Field(
+        0.0, ge=0, le=1, description="share of the anomalous images that become a mosaic, in augmented views"
+    )
     dtype: str = Field("float16", description="float16, bfloat16 or float32")
     workers: int = Field(2, ge=1, description="actors that hold a backbone")
     threads: int = Field(1, ge=1, description="torch threads of an actor")
@@ -57,7 +59,11 @@ def run(args: argparse.Namespace) -> int:
     changes = {key: value for key, value in given.items() if value is not None}
     settings = parse_config(FeatureSettings, {**settings.model_dump(), **changes}, "the command line")
     summary = compute_features(settings)
-    print(json.dumps(summary) if args.json else f"{summary['samples']} views in {summary['output']}, {summary['seconds']:.1f} s")
+    print(
+        json.dumps(summary)
+        if args.json
+        else f"{summary['samples']} views in {summary['output']}, {summary['seconds']:.1f} s"
+    )
     return 0
 
 
@@ -73,7 +79,9 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     refs = index_shards(settings.shards, settings.split)
     key = FeatureKey.of(Backbone(settings.backbone), settings.dtype)
     if (folder / MANIFEST_FOLDER).is_dir() and read_key(folder) != key:
-        raise DataError(f"{folder} holds features of another backbone, size or precision; choose another output or delete it.")
+        raise DataError(
+            f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
+        )
     write_key(folder, key)
     work = [row for row in _plan(settings, refs, folder) if not Path(row["path"]).is_file()]
     samples = len(refs) * (settings.views + 1)

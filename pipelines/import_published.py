@@ -23,9 +23,13 @@ HEAD = "MyModel"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl import`."""
     parser.add_argument("weights", type=Path, help="the authors' .pth file, such as train_visa.pth")
-    parser.add_argument("--backbone", default="ViT-L-14-336", help="open_clip architecture or JSON file; default ViT-L-14-336")
+    parser.add_argument(
+        "--backbone", default="ViT-L-14-336", help="open_clip architecture or JSON file; default ViT-L-14-336"
+    )
     parser.add_argument("--pretrained", default="openai", help="CLIP weights: open_clip tag or file; default openai")
-    parser.add_argument("--image-size", type=int, default=518, metavar="PX", help="side of the input image; default 518")
+    parser.add_argument(
+        "--image-size", type=int, default=518, metavar="PX", help="side of the input image; default 518"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle to write")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -56,10 +60,14 @@ def read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers of archives and of pickles raise
-        raise BundleError(f"{path} is damaged or no PyTorch checkpoint of plain tensors; download the authors' file again.") from error
+        raise BundleError(
+            f"{path} is damaged or no PyTorch checkpoint of plain tensors; download the authors' file again."
+        ) from error
     head = content.get(HEAD) if isinstance(content, dict) else None
     if not isinstance(head, dict) or not all(isinstance(value, Tensor) for value in head.values()):
-        raise BundleError(f"{path} has no '{HEAD}' with a state dict; give the authors' train_visa.pth or train_mvtec.pth.")
+        raise BundleError(
+            f"{path} has no '{HEAD}' with a state dict; give the authors' train_visa.pth or train_mvtec.pth."
+        )
     return digest, {str(key): value.float() for key, value in head.items()}
 
 
@@ -69,7 +77,9 @@ def _feature_layers(backbone: str, weights: dict[str, Tensor]) -> tuple[int, ...
     Raises BackboneError for an unknown architecture and BundleError if its widths are not the head's.
     """
     if not backbone.endswith(".json") and backbone not in open_clip.list_models():
-        raise BackboneError(f"open_clip has no architecture '{backbone}'; the published weights were trained on ViT-L-14-336.")
+        raise BackboneError(
+            f"open_clip has no architecture '{backbone}'; the published weights were trained on ViT-L-14-336."
+        )
     architecture: dict[str, Any] = json.loads(architecture_text(BackboneConfig(name=backbone)))
     vision, text, widths = architecture["vision_cfg"], architecture["text_cfg"], published_widths(weights)
     theirs = (architecture["embed_dim"], text.get("width"), vision.get("width"))
@@ -85,6 +95,12 @@ def _feature_layers(backbone: str, weights: dict[str, Tensor]) -> tuple[int, ...
 def _report(folder: Path, config: DetectorConfig, as_json: bool) -> None:
     """Say what was written and how to use it."""
     if as_json:
-        print(json.dumps({"model": str(folder), "backbone": config.backbone.name, "pretrained": config.backbone.pretrained}))
+        print(
+            json.dumps(
+                {"model": str(folder), "backbone": config.backbone.name, "pretrained": config.backbone.pretrained}
+            )
+        )
     else:
-        print(f"Wrote {folder} for CLIP {config.backbone.name} ({config.backbone.pretrained}): bayes-pfl serve --model {folder}")
+        print(
+            f"Wrote {folder} for CLIP {config.backbone.name} ({config.backbone.pretrained}): bayes-pfl serve --model {folder}"
+        )

@@ -42,7 +42,9 @@ class EpochLines:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._seen = len(self._finished())
-        self._bar = tqdm(total=epochs * steps_per_epoch, unit="step", leave=False, disable=counter is None, file=sys.stderr)
+        self._bar = tqdm(
+            total=epochs * steps_per_epoch, unit="step", leave=False, disable=counter is None, file=sys.stderr
+        )
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -50,7 +52,9 @@ class EpochLines:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         self._print_new()

@@ -44,9 +44,16 @@ def git_revision() -> str:
     """The commit of this code, with `+changes` if files differ from it; `unknown` for an installed package."""
     folder = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
         changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
@@ -54,7 +61,11 @@ def git_revision() -> str:
 
 
 def tracked_run(
-    settings: TrainSettings, store: Store, training: Sequence[SampleRef], validation: Sequence[SampleRef], parent: str | None
+    settings: TrainSettings,
+    store: Store,
+    training: Sequence[SampleRef],
+    validation: Sequence[SampleRef],
+    parent: str | None,
 ) -> Run:
     """The MLflow run of a training: the one begun before, or a new one with settings, versions and digests."""
     begun = store.read_json(RUN_FILE)

@@ -42,7 +42,9 @@ SERVE_TIMEOUT_S = 120
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl quickstart`."""
-    parser.add_argument("--fresh", action="store_true", help="start over instead of going on where an earlier run stopped")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over instead of going on where an earlier run stopped"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -59,14 +61,21 @@ def run(args: argparse.Namespace) -> int:
     trained = train(_settings(auxiliary, folder / "model"), fresh=args.fresh)
     _say("evaluating on categories never trained on")
     evaluated = evaluate(
-        EvaluateSettings(model=trained["bundle"], shards=(str(held_out),), output=str(folder / "evaluation")), trained["run_id"]
+        EvaluateSettings(model=trained["bundle"], shards=(str(held_out),), output=str(folder / "evaluation")),
+        trained["run_id"],
     )
     _say("registering the model and scoring over HTTP")
     tracking = TrackingSettings()
     version = register_bundle(tracking, trained["run_id"], ALIAS)
     uri = f"models:/{tracking.model_name}@{ALIAS}"
     served = _score_over_http(uri, trained["bundle"], index_shards(held_out, "test")[-1])
-    result = {"evaluation": evaluated, "model": uri, "version": version, "http": served, "seconds": time.monotonic() - began}
+    result = {
+        "evaluation": evaluated,
+        "model": uri,
+        "version": version,
+        "http": served,
+        "seconds": time.monotonic() - began,
+    }
     if args.json:
         print(json.dumps(result))
     else:
@@ -134,7 +143,9 @@ def _endpoint(uri: str) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise BayesPFLError(f"The endpoint did not start (exit code {process.wait(SERVE_TIMEOUT_S)}); see the lines above.")
+            raise BayesPFLError(
+                f"The endpoint did not start (exit code {process.wait(SERVE_TIMEOUT_S)}); see the lines above."
+            )
         yield json.loads(line)["url"]
     finally:
         process.send_signal(signal.SIGTERM)

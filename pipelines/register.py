@@ -28,22 +28,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl register`."""
     parser.add_argument("run_id", help="MLflow run of a training")
     parser.add_argument("--alias", default="champion", help="alias that will name this version; default: champion")
-    parser.add_argument("--evaluation", metavar="DATASET", help="compare on this dataset alone; default: on all that both models have")
-    parser.add_argument("--metrics", type=Path, metavar="FILE", help="metrics.json that `bayes-pfl evaluate` wrote for this model")
-    parser.add_argument("--margin", type=float, default=MARGIN, help=f"how much worse a metric may be; default: {MARGIN}")
+    parser.add_argument(
+        "--evaluation", metavar="DATASET", help="compare on this dataset alone; default: on all that both models have"
+    )
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="metrics.json that `bayes-pfl evaluate` wrote for this model"
+    )
+    parser.add_argument(
+        "--margin", type=float, default=MARGIN, help=f"how much worse a metric may be; default: {MARGIN}"
+    )
     parser.add_argument("--force", action="store_true", help="register although a gate refuses; your name is recorded")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Register and say how to use the model."""
-    result = register(TrackingSettings(), args.run_id, args.alias, args.evaluation, args.metrics, args.margin, args.force)
+    result = register(
+        TrackingSettings(), args.run_id, args.alias, args.evaluation, args.metrics, args.margin, args.force
+    )
     if args.json:
         print(json.dumps(result))
         return 0
     if result["overridden"]:
         print(f"Forced by {result['forced_by']}: {result['overridden']}")
-    print(f"Version {result['version']} of {result['model']} is now {result['uri']}: bayes-pfl serve --model {result['uri']}")
+    print(
+        f"Version {result['version']} of {result['model']} is now {result['uri']}: bayes-pfl serve --model {result['uri']}"
+    )
     return 0
 
 
@@ -69,13 +79,17 @@ def register(
     present = present_model(settings, alias)
     if present is not None:
         rival = evaluations(present.metrics) | {
-            key.removeprefix("evaluation."): json.loads(value) for key, value in present.tags.items() if key.startswith("evaluation.")
+            key.removeprefix("evaluation."): json.loads(value)
+            for key, value in present.tags.items()
+            if key.startswith("evaluation.")
         }
         refusal = compare(measured, rival, evaluation, margin, f"version {present.version} ({alias})")
     elif evaluation is not None and evaluation not in measured:
         refusal = f"this model has no metrics on '{evaluation}'"
     if refusal and not force:
-        raise BundleError(f"Not registered: {refusal}. Register another run, or override with --force, which records your name.")
+        raise BundleError(
+            f"Not registered: {refusal}. Register another run, or override with --force, which records your name."
+        )
     tags = {f"evaluation.{name}": json.dumps(values) for name, values in measured.items()}
     by = f"{getpass.getuser()}@{socket.gethostname()}"
     if refusal:

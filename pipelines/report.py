@@ -71,8 +71,7 @@ class Case(NamedTuple):
 def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics) -> Table:
     """One row a category, then their mean; every undefined figure is explained below."""
     rows: list[dict[str, Cell]] = [
-        {"category": category, **metrics.values}
-        for category, metrics in [*per_category.items(), ("mean", mean)]
+        {"category": category, **metrics.values} for category, metrics in [*per_category.items(), ("mean", mean)]
     ]
     notes = [
         f"{category}: {name} is undefined, {reason}."
@@ -162,15 +161,11 @@ def _table_html(each: Table) -> str:
     lines = [f"<tr>{head}</tr>"]
     for index, row in enumerate(each.rows):
         style = ' class="mean"' if index >= len(each.rows) - each.mean_rows else ""
-        cells = (
-            f"<td{k}>{escape(_text(row.get(c)))}</td>" for c, k in zip(columns, kinds, strict=True)
-        )
+        cells = (f"<td{k}>{escape(_text(row.get(c)))}</td>" for c, k in zip(columns, kinds, strict=True))
         lines.append(f"<tr{style}>{''.join(cells)}</tr>")
     notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in each.notes)
     rows = "\n".join(lines)
-    return (
-        f'<h2>{escape(each.title)}</h2>\n<div class="wide"><table>\n{rows}\n</table></div>{notes}'
-    )
+    return f'<h2>{escape(each.title)}</h2>\n<div class="wide"><table>\n{rows}\n</table></div>{notes}'
 
 
 def _case_html(case: Case, high: float) -> str:
@@ -194,10 +189,7 @@ def _case_html(case: Case, high: float) -> str:
         f"score {case.image_score:.3f}, uncertainty {case.uncertainty:.3f}, "
         f"highest pixel {case.anomaly_map.max():.3f}"
     )
-    return (
-        f"<article><h3>{escape(case.name)}</h3><p>{facts}</p>\n"
-        f'<div class="tiles">\n{figures}\n</div></article>'
-    )
+    return f'<article><h3>{escape(case.name)}</h3><p>{facts}</p>\n<div class="tiles">\n{figures}\n</div></article>'
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -50,11 +50,20 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"model": detector.bundle.version, "kind": kind, "images": scored, "unreadable": unreadable}))
     else:
-        print(table([{**row, "image_score": round(row["image_score"], 4), "uncertainty": round(row["uncertainty"], 4)} for row in scored]))
+        print(
+            table(
+                [
+                    {**row, "image_score": round(row["image_score"], 4), "uncertainty": round(row["uncertainty"], 4)}
+                    for row in scored
+                ]
+            )
+        )
         for row in unreadable:
             print(f"not scored: {row['file']}: {row['reason']}", file=sys.stderr)
         if kind:
-            print(f"Model: {kind}. For real work use a bundle trained on ViT-L-14-336 (see the README).", file=sys.stderr)
+            print(
+                f"Model: {kind}. For real work use a bundle trained on ViT-L-14-336 (see the README).", file=sys.stderr
+            )
     if not scored:
         raise DataError("None of the images could be read.")
     return int(args.fail_above is not None and any(row["image_score"] > args.fail_above for row in scored))

@@ -23,7 +23,11 @@ def chunks(refs: Sequence[SampleRef]) -> list[list[int]]:
     by_category: dict[str, list[int]] = {}
     for position, ref in enumerate(refs):
         by_category.setdefault(ref.category, []).append(position)
-    return [positions[start : start + CHUNK] for positions in by_category.values() for start in range(0, len(positions), CHUNK)]
+    return [
+        positions[start : start + CHUNK]
+        for positions in by_category.values()
+        for start in range(0, len(positions), CHUNK)
+    ]
 
 
 class Scorer:

@@ -16,15 +16,23 @@ class SweepSettings(Settings):
     """What is varied, and how combinations are chosen."""
 
     grid: dict[str, tuple[Any, ...]] = Field(
-        {"model.num_prompts": (1, 3), "model.flow_length": (0, 10)}, description="dotted setting -> values; all combinations"
+        {"model.num_prompts": (1, 3), "model.flow_length": (0, 10)},
+        description="dotted setting -> values; all combinations",
     )
     ranges: dict[str, tuple[float, float]] = Field(
-        {}, description="dotted setting -> lowest and highest value, drawn evenly; whole numbers if both ends are; not for a full grid"
+        {},
+        description="dotted setting -> lowest and highest value, drawn evenly; whole numbers if both ends are; not for a full grid",
     )
     log_ranges: dict[str, tuple[float, float]] = Field({}, description="the same, drawn evenly in the logarithm")
-    random_trials: int | None = Field(None, ge=1, description="so many combinations drawn at random; none: all of the grid")
-    bayesian_trials: int | None = Field(None, ge=1, description="so many combinations proposed one after another by Optuna (TPE)")
-    num_samples: tuple[int, ...] = Field((1, 3, 5, 10), min_length=1, description="values of R; none of them causes a training")
+    random_trials: int | None = Field(
+        None, ge=1, description="so many combinations drawn at random; none: all of the grid"
+    )
+    bayesian_trials: int | None = Field(
+        None, ge=1, description="so many combinations proposed one after another by Optuna (TPE)"
+    )
+    num_samples: tuple[int, ...] = Field(
+        (1, 3, 5, 10), min_length=1, description="values of R; none of them causes a training"
+    )
     cpus_per_trial: float = Field(1.0, gt=0, description="logical CPUs of one trial; as many run at once as fit")
     early_stopping: bool = Field(False, description="stop weak trials early (ASHA) by validation pixel AP")
     seed: int = Field(0, ge=0, description="of the random or Bayesian choice")
@@ -45,21 +53,28 @@ def combine(sweep: SweepSettings) -> list[Overrides]:
     every = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
     if sweep.random_trials is None:
         if drawn:
-            raise ConfigError(f"{', '.join(drawn)} is a range: a full grid has no end; set sweep.random_trials or sweep.bayesian_trials.")
+            raise ConfigError(
+                f"{', '.join(drawn)} is a range: a full grid has no end; set sweep.random_trials or sweep.bayesian_trials."
+            )
         return every
     random = np.random.default_rng(sweep.seed)
     if not drawn:
         count = min(sweep.random_trials, len(every))
         return [every[index] for index in sorted(random.choice(len(every), count, replace=False))]
     return [
-        {**every[random.integers(len(every))], **{key: _draw(sweep, key, random) for key in drawn}} for _ in range(sweep.random_trials)
+        {**every[random.integers(len(every))], **{key: _draw(sweep, key, random) for key in drawn}}
+        for _ in range(sweep.random_trials)
     ]
 
 
 def _draw(sweep: SweepSettings, key: str, random: np.random.Generator) -> float | int:
     low, high = sweep.log_ranges[key] if key in sweep.log_ranges else sweep.ranges[key]
     whole = _whole(low, high)
-    value = float(np.exp(random.uniform(np.log(low), np.log(high)))) if key in sweep.log_ranges else float(random.uniform(low, high))
+    value = (
+        float(np.exp(random.uniform(np.log(low), np.log(high))))
+        if key in sweep.log_ranges
+        else float(random.uniform(low, high))
+    )
     return round(value) if whole else value
 
 
@@ -88,7 +103,11 @@ def optuna_search(sweep: SweepSettings, metric: str, known: list[tuple[Overrides
 
 def trial_name(overrides: Overrides) -> str:
     """A readable name of a combination, whatever the order of its settings, and a short hash that tells any two apart."""
-    readable = "-".join(f"{key.split('.')[-1]}_{value}" for key, value in sorted(overrides.items()))[:80].replace("/", "_").replace(" ", "")
+    readable = (
+        "-".join(f"{key.split('.')[-1]}_{value}" for key, value in sorted(overrides.items()))[:80]
+        .replace("/", "_")
+        .replace(" ", "")
+    )
     return f"{readable}-{hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]}"
 
 

@@ -14,7 +14,9 @@ class DataSettings(Settings):
     """Which images a run trains on, and which of them only choose."""
 
     train: str = Field("shards/train", description="folder of shards, by path or URI: the auxiliary dataset")
-    features: str | None = Field(None, description="folder of frozen features of these shards; none: encode images in every epoch")
+    features: str | None = Field(
+        None, description="folder of frozen features of these shards; none: encode images in every epoch"
+    )
     split: str | None = Field("test", description="split of the shards that is used; the method trains on test splits")
     validation_categories: tuple[str, ...] = Field((), description="categories kept out of training, for validation")
     validation_share: float = Field(
@@ -27,7 +29,9 @@ class ClusterSettings(Settings):
 
     num_workers: int = Field(2, ge=1, description="data-parallel training workers")
     min_workers: int | None = Field(
-        None, ge=1, description="fewest workers to go on with when machines are lost, up to num_workers; none: all of them"
+        None,
+        ge=1,
+        description="fewest workers to go on with when machines are lost, up to num_workers; none: all of them",
     )
     use_gpu: bool = Field(False, description="one GPU for every worker")
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs a training worker reserves")
@@ -35,7 +39,8 @@ class ClusterSettings(Settings):
     threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
     max_failures: int = Field(3, ge=0, description="restarts of the worker group before a run is given up")
     storage: str | None = Field(
-        None, description="folder or URI that every machine reaches, for checkpoints; none: training/ under BAYES_PFL_HOME"
+        None,
+        description="folder or URI that every machine reaches, for checkpoints; none: training/ under BAYES_PFL_HOME",
     )
 
     @model_validator(mode="after")
@@ -48,7 +53,9 @@ class ClusterSettings(Settings):
 class TrackingSettings(Settings):
     """Where runs and models are recorded."""
 
-    uri: str | None = Field(None, description="MLflow tracking server or database; none: MLFLOW_TRACKING_URI, else SQLite under runs/")
+    uri: str | None = Field(
+        None, description="MLflow tracking server or database; none: MLFLOW_TRACKING_URI, else SQLite under runs/"
+    )
     experiment: str = Field("bayes-pfl", description="MLflow experiment")
     model_name: str = Field("bayes-pfl", description="name in the model registry")
 

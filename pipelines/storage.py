@@ -40,7 +40,9 @@ class Store:
         """Names of the files and folders in it, in order; none if it does not exist."""
         try:
             self._system.invalidate_cache()
-            return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._system.ls(self._path, detail=False))
+            return sorted(
+                str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._system.ls(self._path, detail=False)
+            )
         except OSError:
             return []
 
@@ -97,7 +99,9 @@ def download_bundle(uri: str) -> Path:
     store = Store(uri)
     record = store.read_json("bundle.json")
     if not isinstance(record, dict) or "head_sha256" not in record:
-        raise BundleError(f"{uri} holds no bundle, or cannot be read. Give the URI that training wrote, and its credentials.")
+        raise BundleError(
+            f"{uri} holds no bundle, or cannot be read. Give the URI that training wrote, and its credentials."
+        )
     target = cache_folder() / "bundles" / str(record["head_sha256"])[:24]
     if not (target / "bundle.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,11 @@ def gather(settings: TuneSettings, store: Store, results: list[dict[str, Any]]) 
     rows: list[Row] = []
     for result in results:
         about = {"training_seconds": result["training_seconds"], "bundle": result["bundle"]}
-        rows += [{**result["overrides"], **row, **about} for row in result["rows"] if row["num_samples"] in settings.sweep.num_samples]
+        rows += [
+            {**result["overrides"], **row, **about}
+            for row in result["rows"]
+            if row["num_samples"] in settings.sweep.num_samples
+        ]
     if not rows:
         raise TrainingError("No trial has finished; run the sweep again.")
     rows.sort(key=lambda row: -row[SELECTION] if math.isfinite(row[SELECTION]) else math.inf)
@@ -44,7 +48,9 @@ def gather(settings: TuneSettings, store: Store, results: list[dict[str, Any]]) 
     pictures = {}
     for first, second in itertools.combinations(parameters, 2):
         name = f"heat-{_short(first)}-{_short(second)}.png"
-        pictures[f"Best {_title(SELECTION)} by {_short(first)} and {_short(second)}"] = heat_map(folder / name, rows, first, second)
+        pictures[f"Best {_title(SELECTION)} by {_short(first)} and {_short(second)}"] = heat_map(
+            folder / name, rows, first, second
+        )
     pictures[f"{_title(SELECTION)} against seconds per image; the line joins what nothing beats in both"] = pareto_plot(
         folder / "pareto.png", rows
     )
@@ -62,7 +68,11 @@ def gather(settings: TuneSettings, store: Store, results: list[dict[str, Any]]) 
 def printable(rows: list[Row]) -> list[Row]:
     """Rows for a table: short names, rounded figures, no paths."""
     return [
-        {_title(key): round(value, 4) if isinstance(value, float) else value for key, value in row.items() if key != "bundle"}
+        {
+            _title(key): round(value, 4) if isinstance(value, float) else value
+            for key, value in row.items()
+            if key != "bundle"
+        }
         for row in rows
     ]
 
@@ -88,7 +98,9 @@ def heat_map(path: Path, rows: list[Row], first: str, second: str) -> Path:
     figure = Figure(figsize=(2 + 0.9 * len(across), 1.6 + 0.6 * len(down)), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(grid, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(across)), [f"{value:.4g}" if isinstance(value, float) else str(value) for value in across])
+    axes.set_xticks(
+        range(len(across)), [f"{value:.4g}" if isinstance(value, float) else str(value) for value in across]
+    )
     axes.set_yticks(range(len(down)), [f"{value:.4g}" if isinstance(value, float) else str(value) for value in down])
     axes.set_xlabel(_short(second))
     axes.set_ylabel(_short(first))
@@ -109,9 +121,16 @@ def pareto_plot(path: Path, rows: list[Row]) -> Path:
     axes = figure.subplots()
     axes.scatter([row["seconds_per_image"] for row in rows], [row[SELECTION] for row in rows], color="#888888", s=18)
     front = pareto_front(rows)
-    axes.plot([row["seconds_per_image"] for row in front], [row[SELECTION] for row in front], color="#c23b22", marker="o")
+    axes.plot(
+        [row["seconds_per_image"] for row in front], [row[SELECTION] for row in front], color="#c23b22", marker="o"
+    )
     for row in front:
-        axes.annotate(f"R={row['num_samples']}", (row["seconds_per_image"], row[SELECTION]), xytext=(4, 4), textcoords="offset points")
+        axes.annotate(
+            f"R={row['num_samples']}",
+            (row["seconds_per_image"], row[SELECTION]),
+            xytext=(4, 4),
+            textcoords="offset points",
+        )
     axes.set_xlabel("seconds per image, one process")
     axes.set_ylabel(_title(SELECTION))
     figure.savefig(path, dpi=110)

@@ -18,7 +18,9 @@ from pipelines.settings import TrackingSettings, home
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down must not hold up an epoch for minutes
+os.environ.setdefault(
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+)  # a server that is down must not hold up an epoch for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 BUNDLE_ARTIFACT = "bundle"
@@ -226,7 +228,9 @@ def _bundle_source(client: Any, settings: TrackingSettings, run_id: str) -> str:
             raise BundleError(f"Run {run_id} kept no bundle; register a finished training run.")
         return f"{client.get_run(run_id).info.artifact_uri}/{BUNDLE_ARTIFACT}"
     except MlflowException as error:
-        raise BundleError(f"There is no run {run_id} at {tracking_uri(settings)}; see `bayes-pfl ui`, or give another id.") from error
+        raise BundleError(
+            f"There is no run {run_id} at {tracking_uri(settings)}; see `bayes-pfl ui`, or give another id."
+        ) from error
 
 
 def _log_params(run_id: str, params: list[Any], client: Any) -> None:
@@ -257,4 +261,6 @@ def _client(settings: TrackingSettings) -> Any:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrainingError(f"The tracking store {uri} does not answer: {_first_line(error)}. Check tracking.uri.") from error
+        raise TrainingError(
+            f"The tracking store {uri} does not answer: {_first_line(error)}. Check tracking.uri."
+        ) from error

@@ -43,8 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/train_visa.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--fresh", action="store_true", help="start over instead of continuing a run of the same settings")
-    again.add_argument("--resume", action="store_true", help="continue a run of the same settings, which must exist (without it: if it does)")
+    again.add_argument(
+        "--fresh", action="store_true", help="start over instead of continuing a run of the same settings"
+    )
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a run of the same settings, which must exist (without it: if it does)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -55,13 +61,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
-    recorded = f"MLflow run {result['run_id']}" if not result["tracking_problem"] else f"not all in MLflow: {result['tracking_problem']}"
+    recorded = (
+        f"MLflow run {result['run_id']}"
+        if not result["tracking_problem"]
+        else f"not all in MLflow: {result['tracking_problem']}"
+    )
     print(f"Bundle {result['bundle']} ({recorded}; every epoch in {result['metrics_file']}). Evaluate it:")
     print(f"  bayes-pfl evaluate --model {result['bundle']} --shards <shards of a dataset it has not seen>")
     return 0
 
 
-def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None = None, resume: bool = False) -> dict[str, Any]:
+def train(
+    settings: TrainSettings, fresh: bool = False, parent_run: str | None = None, resume: bool = False
+) -> dict[str, Any]:
     """Train, or go on with, or report, the run that these settings name; returns bundle, run id and last metrics.
 
     Raises ConfigError, DataError, BackboneError, OutputError or TrainingError with what to do.
@@ -75,7 +87,9 @@ def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None =
         print(f"This run is finished already ({settings.name()}); --fresh starts over.", file=sys.stderr)
         return finished
     if resume and not any(name.startswith("epoch_") for name in store.names()):
-        raise ConfigError(f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one.")
+        raise ConfigError(
+            f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one."
+        )
     training, validation = split_samples(settings)
     backbone = _check(settings, training, validation)
     store.make()
@@ -88,7 +102,9 @@ def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None =
         with tracked.system_metrics():
             outcome = _fit(settings, store, tracked, training, validation)
         config = settings.detector()
-        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})})
+        config = config.model_copy(
+            update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})}
+        )
         with tempfile.TemporaryDirectory() as temporary:
             bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
             about = {"run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
@@ -98,7 +114,9 @@ def train(settings: TrainSettings, fresh: bool = False, parent_run: str | None =
             tracked.log_folder(bundle, BUNDLE_ARTIFACT)
             metrics_file = home() / "training" / settings.name() / METRICS_FILE
             keep_history(outcome.history, metrics_file, tracked if outcome.tracking_problem else None)
-            report = write_training_report(Path(temporary) / "training", bundle, backbone, outcome.history, validation or training)
+            report = write_training_report(
+                Path(temporary) / "training", bundle, backbone, outcome.history, validation or training
+            )
             tracked.log_folder(report, "training")
     except BaseException:
         tracked.finish(succeeded=False)
@@ -131,7 +149,9 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
 
     training = [ref for ref in refs if not is_validation(ref)]
     if {ref.label for ref in training} != {0, 1}:
-        raise ConfigError("Training needs normal and anomalous images; choose another data.split or fewer validation categories.")
+        raise ConfigError(
+            "Training needs normal and anomalous images; choose another data.split or fewer validation categories."
+        )
     return training, [ref for ref in refs if is_validation(ref)]
 
 
@@ -235,5 +255,10 @@ def _absolute(settings: TrainSettings) -> TrainSettings:
     data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
     storage = settings.cluster.storage and absolute(settings.cluster.storage).rstrip("/")
     cluster = settings.cluster.model_copy(update={"storage": storage})
-    changes = {"data": data, "cluster": cluster, "output": absolute(settings.output).rstrip("/"), "tracking": resolved(settings.tracking)}
+    changes = {
+        "data": data,
+        "cluster": cluster,
+        "output": absolute(settings.output).rstrip("/"),
+        "tracking": resolved(settings.tracking),
+    }
     return settings.model_copy(update=changes)

@@ -29,7 +29,9 @@ def write_training_report(
     cases = [_case(detector, ref) for ref in chosen(refs)]
     for index, case in enumerate(cases):
         overlay(case.image, case.anomaly_map).save(folder / f"heat-{index}.png")
-    rows = [{key: int(value) if key in ("epoch", "stage") else value for key, value in entry.items()} for entry in history]
+    rows = [
+        {key: int(value) if key in ("epoch", "stage") else value for key, value in entry.items()} for entry in history
+    ]
     write_report(folder / "report.html", "Training", [Table("Epochs", rows)], {"Sample images": cases})
     return folder
 
@@ -50,5 +52,11 @@ def _case(detector: Detector, ref: SampleRef) -> Case:
     prediction = detector.predict([image], [ref.class_name], VALIDATION_SAMPLES)[0]
     truth = None if mask is None else decode_mask(mask)
     return Case(
-        ref.sample_id, decode_image(image), prediction.anomaly_map, truth, ref.label, prediction.image_score, prediction.uncertainty
+        ref.sample_id,
+        decode_image(image),
+        prediction.anomaly_map,
+        truth,
+        ref.label,
+        prediction.image_score,
+        prediction.uncertainty,
     )

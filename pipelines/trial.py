@@ -78,8 +78,16 @@ def trial(config: dict[str, Any], shared: dict[str, Any]) -> None:
             seconds, location = kept.record["training"]["training_seconds"], f"{store.root}/trials/{name}/bundle"
         rows = evaluate_trial(trainer, settings, validation, shards, settings.sweep.num_samples)
         for row in rows:
-            tracked.log_metrics({key: value for key, value in row.items() if key != "num_samples"}, step=row["num_samples"])
-        result = {"overrides": overrides, "rows": rows, "training_seconds": seconds, "bundle": location, "run_id": tracked.run_id}
+            tracked.log_metrics(
+                {key: value for key, value in row.items() if key != "num_samples"}, step=row["num_samples"]
+            )
+        result = {
+            "overrides": overrides,
+            "rows": rows,
+            "training_seconds": seconds,
+            "bundle": location,
+            "run_id": tracked.run_id,
+        }
         store.write_json(f"trials/{name}/{RESULT_FILE}", result)
     tune.report({"epoch": settings.training.epochs - 1, SELECTION: rows[-1][SELECTION]})
 
@@ -128,7 +136,9 @@ def _save(
 ) -> str:
     """The trained head as a bundle, beside the result and in MLflow; returns where it is."""
     config = settings.detector()
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})})
+    config = config.model_copy(
+        update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})}
+    )
     about = {"run_id": tracked.run_id, "settings": settings.portable(), "training_seconds": seconds}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
@@ -165,14 +175,18 @@ def evaluate_trial(
         per_category = {}
         for category in categories:
             chosen = np.array([ref.category == category for ref in refs])
-            per_category[category] = image_metrics(scores[number][chosen], labels[chosen]) | histograms[number, category].metrics()
+            per_category[category] = (
+                image_metrics(scores[number][chosen], labels[chosen]) | histograms[number, category].metrics()
+            )
         values = {f"validation_{name}": value for name, value in dataset_mean(per_category).values.items()}
         seconds = _seconds_per_image(trainer, detector, refs[0], shards, number) if len(num_samples) > 1 else 0.0
         rows.append({"num_samples": number, SELECTION: float("nan")} | values | {"seconds_per_image": seconds})
     return rows
 
 
-def _seconds_per_image(trainer: Trainer, detector: Any, ref: SampleRef, shards: FeatureShards, num_samples: int) -> float:
+def _seconds_per_image(
+    trainer: Trainer, detector: Any, ref: SampleRef, shards: FeatureShards, num_samples: int
+) -> float:
     """Median of a few predictions of one image, encoder included."""
     sample = shards.load(ref)
     features, _ = collate([sample])

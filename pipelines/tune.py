@@ -38,8 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/tune_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--fresh", action="store_true", help="start over instead of finishing a sweep in the same folder")
-    again.add_argument("--resume", action="store_true", help="finish a sweep's missing trials; it must exist (without it: if it does)")
+    again.add_argument(
+        "--fresh", action="store_true", help="start over instead of finishing a sweep in the same folder"
+    )
+    again.add_argument(
+        "--resume", action="store_true", help="finish a sweep's missing trials; it must exist (without it: if it does)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -51,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(results))
     else:
         print(table(printable(results["rows"])))
-        print(f"\nBest: {results['best']['bundle']} with R = {results['best']['num_samples']}. Report: {results['report']}")
+        print(
+            f"\nBest: {results['best']['bundle']} with R = {results['best']['num_samples']}. Report: {results['report']}"
+        )
     return 0
 
 
@@ -77,21 +83,32 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
     missing = [o for o in wanted if not _is_done(settings, store, o)]
     remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(_finished(store)))
     _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining)
-    tracked = Run(settings.tracking, begun["run_id"]) if begun.get("run_id") else start_run(settings.tracking, "sweep", {"stage": "tune"})
+    tracked = (
+        Run(settings.tracking, begun["run_id"])
+        if begun.get("run_id")
+        else start_run(settings.tracking, "sweep", {"stage": "tune"})
+    )
     store.write_json(SWEEP_FILE, {**begun, "run_id": tracked.run_id})
     with closing(tracked):
         if remaining:
             settings = _with_features(settings)
             start_ray(sweep.cpus_per_trial, float(settings.cluster.use_gpu))
             _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
-        results, folder = gather(settings, store, [result for result in _finished(store) if not wanted or result["overrides"] in wanted])
+        results, folder = gather(
+            settings, store, [result for result in _finished(store) if not wanted or result["overrides"] in wanted]
+        )
         tracked.log_folder(folder, "sweep")
     return results
 
 
 def _claim(settings: TuneSettings, store: Store, resume: bool) -> dict[str, Any]:
     """What the folder's sweep file says, once it is sure that its trials are of these settings."""
-    varied: Any = {"sweep": True, "output": True, "tracking": True, "cluster": {"cpus_per_worker", "cpus_per_loader", "max_failures", "storage"}}
+    varied: Any = {
+        "sweep": True,
+        "output": True,
+        "tracking": True,
+        "cluster": {"cpus_per_worker", "cpus_per_loader", "max_failures", "storage"},
+    }
     text = settings.model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
     digest = hashlib.sha256(text.encode()).hexdigest()
     begun: dict[str, Any] | None = store.read_json(SWEEP_FILE)
@@ -162,7 +179,9 @@ def _run_trials(
         ray_tune.with_resources(ray_tune.with_parameters(trial, shared=shared), resources),
         param_space={"overrides": ray_tune.grid_search(missing)} if missing else space(sweep),
         tune_config=ray_tune.TuneConfig(
-            search_alg=None if missing else optuna_search(sweep, SELECTION, [(o, v) for o, v in known if math.isfinite(v)]),
+            search_alg=None
+            if missing
+            else optuna_search(sweep, SELECTION, [(o, v) for o, v in known if math.isfinite(v)]),
             num_samples=1 if missing else count,
             scheduler=asha if sweep.early_stopping else FIFOScheduler(),
         ),
@@ -177,7 +196,9 @@ def _run_trials(
     outcome = tuner.fit()
     if outcome.num_errors:
         reason = str(outcome.errors[0]).strip().splitlines()[-1]
-        raise TrainingError(f"{outcome.num_errors} of {count} trials failed: {reason}. The others are kept; run the sweep again.")
+        raise TrainingError(
+            f"{outcome.num_errors} of {count} trials failed: {reason}. The others are kept; run the sweep again."
+        )
 
 
 def _with_features(settings: TuneSettings) -> TuneSettings:
@@ -203,7 +224,9 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
 
 def _absolute(settings: TuneSettings) -> TuneSettings:
     if is_remote(settings.output) and settings.data.features is None:
-        raise ConfigError("With a URI as output, compute the features first and name them: data.features, a folder every machine reaches.")
+        raise ConfigError(
+            "With a URI as output, compute the features first and name them: data.features, a folder every machine reaches."
+        )
     features = settings.data.features and str(Path(settings.data.features).resolve())
     data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
     return settings.model_copy(

@@ -21,7 +21,12 @@ VALIDATION_SAMPLES = 5
 
 
 def validate(
-    trainer: Trainer, settings: TrainSettings, refs: list[SampleRef], shards: FeatureShards | None, rank: int, workers: int
+    trainer: Trainer,
+    settings: TrainSettings,
+    refs: list[SampleRef],
+    shards: FeatureShards | None,
+    rank: int,
+    workers: int,
 ) -> dict[str, float]:
     """Metrics named `validation_*`, averaged over categories; empty without validation images. All ranks call it together.
 

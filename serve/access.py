@@ -63,7 +63,9 @@ def read_tokens(file: Path | None) -> list[bytes]:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeError) as error:
-            raise ConfigError(f"Cannot read the tokens file {file}: {error}. Give a text file with one token a line.") from error
+            raise ConfigError(
+                f"Cannot read the tokens file {file}: {error}. Give a text file with one token a line."
+            ) from error
         tokens = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     else:
         tokens = [token.strip() for token in os.environ.get(TOKENS_VARIABLE, "").split(",") if token.strip()]

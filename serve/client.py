@@ -32,7 +32,9 @@ class Busy(Problem):
 class ModelClient:
     """One model, however many replicas run it. `handle` is its deployment's, `challenger` the shadow's or none."""
 
-    def __init__(self, settings: ModelSettings, decoder: Decoder, measures: Measures, handle: Any, challenger: Any) -> None:
+    def __init__(
+        self, settings: ModelSettings, decoder: Decoder, measures: Measures, handle: Any, challenger: Any
+    ) -> None:
         self.name = settings.name
         self.settings = settings
         self.decoder = decoder
@@ -130,5 +132,3 @@ class ModelClient:
 async def _result(pending: Any) -> Any:
     """A plain coroutine around Ray Serve's awaitable response."""
     return await pending
-
-

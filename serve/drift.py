@@ -123,9 +123,13 @@ def read_reference(folder: Path) -> Reference | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        reference = Reference(np.array(record["deciles"], float), np.array(record["embedding"], float), int(record["images"]))
+        reference = Reference(
+            np.array(record["deciles"], float), np.array(record["embedding"], float), int(record["images"])
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is damaged ({error}); make it again with python -m serve.reference, or delete it.") from error
+        raise BundleError(
+            f"{path} is damaged ({error}); make it again with python -m serve.reference, or delete it."
+        ) from error
     if reference.deciles.shape != (9,) or reference.embedding.ndim != 1:
         raise BundleError(f"{path} is damaged: it needs 9 deciles and one embedding; make it again or delete it.")
     return reference

@@ -48,7 +48,9 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
         if scope["type"] != "http":
-            return await (self.app(scope, receive, send) if scope["type"] == "lifespan" else send({"type": "websocket.close"}))
+            return await (
+                self.app(scope, receive, send) if scope["type"] == "lifespan" else send({"type": "websocket.close"})
+            )
         headers = Headers(scope=scope)
         visit = Visit(headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = visit.request_id
@@ -68,7 +70,9 @@ class Gate:
             self._admit(scope, headers)
             await self.app(scope, self._bounded(visit, receive), leave)
         except Problem as refusal:
-            answer = problems.response(refusal.status_code, refusal.detail, visit.request_id, dict(refusal.headers or {}))
+            answer = problems.response(
+                refusal.status_code, refusal.detail, visit.request_id, dict(refusal.headers or {})
+            )
             await answer(scope, receive, leave)
         except Exception:
             logger.exception("internal error", extra={"request_id": visit.request_id})
@@ -91,7 +95,9 @@ class Gate:
         """Raise Problem 503, 403, 401, 429 or 413 for what needs no look at the body."""
         if self.closing and scope["path"] != LIVE:
             raise Problem(503, "The endpoint is stopping; try again when it is back.", 5)
-        host = headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
+        host = (
+            headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
+        )
         if self.hosts and host not in self.hosts:
             raise Problem(403, "This Host is not served here; use the address that the endpoint was started with.")
         if scope["path"] in OPEN_PATHS:
@@ -142,7 +148,12 @@ class Gate:
         route = getattr(scope.get("route"), "path", "unmatched")
         seconds = time.perf_counter() - visit.start
         self.measures.request(route, visit.status, seconds)
-        values = {"request_id": visit.request_id, "route": route, "status": visit.status, "ms": round(seconds * 1000, 1)}
+        values = {
+            "request_id": visit.request_id,
+            "route": route,
+            "status": visit.status,
+            "ms": round(seconds * 1000, 1),
+        }
         logger.info("request", extra=values)
 
 

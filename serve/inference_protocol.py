@@ -87,7 +87,9 @@ def make_router(service: Service) -> APIRouter:
     @router.get("", responses=responses())
     async def server() -> Server:
         """What this server is."""
-        return Server(name="bayes-pfl", version=importlib.metadata.version("bayes-pfl"), extensions=["binary_tensor_data"])
+        return Server(
+            name="bayes-pfl", version=importlib.metadata.version("bayes-pfl"), extensions=["binary_tensor_data"]
+        )
 
     @router.get("/models/{name}/versions/{version}", responses=responses(404, 422, 504))
     @router.get("/models/{name}", responses=responses(404, 422, 504))
@@ -140,7 +142,10 @@ def _metadata(name: str, info: ModelInfo) -> Metadata:
         name=name,
         versions=[info.version],
         platform="bayes-pfl",
-        inputs=[Tensor(name="image", datatype="BYTES", shape=[-1]), Tensor(name="class_name", datatype="BYTES", shape=[-1])],
+        inputs=[
+            Tensor(name="image", datatype="BYTES", shape=[-1]),
+            Tensor(name="class_name", datatype="BYTES", shape=[-1]),
+        ],
         outputs=[
             Tensor(name="pred_score", datatype="FP64", shape=[-1]),
             Tensor(name="uncertainty", datatype="FP64", shape=[-1]),
@@ -168,7 +173,12 @@ def _inputs(service: Service, given: InferRequest, values: dict[str, list[Any]])
 def _integer(parameters: dict[str, Any], key: str, default: int) -> int:
     """A request parameter. Raises Problem 422 unless it is a number in range."""
     value = parameters.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not (key == "seed" or value >= 1) or not 0 <= value < 2**31:
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not (key == "seed" or value >= 1)
+        or not 0 <= value < 2**31
+    ):
         raise Problem(422, f"{key}: not a whole number in range.")
     return value
 
@@ -191,7 +201,9 @@ def _answer(name: str, given: InferRequest, scored: list[Scored]) -> Any:
     requested = {output.name: output.parameters for output in given.outputs or []}
     binary = {key for key in wanted if requested.get(key, {}).get("binary_data", binary_by_default) is True}
     kinds = {"pred_score": "FP64", "uncertainty": "FP64", "anomaly_map": "FP32"}
-    outputs = [OutputTensor(name=key, datatype=kinds[key], shape=list(arrays[key].shape)) for key in dict.fromkeys(wanted)]
+    outputs = [
+        OutputTensor(name=key, datatype=kinds[key], shape=list(arrays[key].shape)) for key in dict.fromkeys(wanted)
+    ]
     model = scored[0].model
     said = {"model_kind": model.kind} | ({"note": model.note} if model.note else {})
     result = InferAnswer(model_name=name, model_version=model.version, id=given.id, parameters=said, outputs=outputs)

@@ -30,9 +30,7 @@ class Endpoint:
         limits, measures = self.settings.limits, Measures()
         decoder = Decoder(limits)
         clients = {
-            model.name: ModelClient(
-                model, decoder, measures, self.models[model.name], self.challengers.get(model.name)
-            )
+            model.name: ModelClient(model, decoder, measures, self.models[model.name], self.challengers.get(model.name))
             for model in self.settings.models
         }
         self.gate = create_app(Service(clients, limits, measures), self.settings, measures)

@@ -31,14 +31,29 @@ APPLICATION = "bayes-pfl"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The program's options, on any parser."""
     add = parser.add_argument
-    add("--model", default="embedded", metavar="SOURCE", help="bundle folder, models:/NAME@ALIAS, or embedded (default)")
+    add(
+        "--model", default="embedded", metavar="SOURCE", help="bundle folder, models:/NAME@ALIAS, or embedded (default)"
+    )
     add("--name", default="bayes-pfl", help="the model's name in URLs and answers (default: %(default)s)")
-    add("--challenger", metavar="SOURCE", help="a second model, scored behind the first one's back: logged, never answered")
-    add("--host", default="127.0.0.1", help="address to listen on; others than loopback need tokens (default: %(default)s)")
+    add(
+        "--challenger",
+        metavar="SOURCE",
+        help="a second model, scored behind the first one's back: logged, never answered",
+    )
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; others than loopback need tokens (default: %(default)s)",
+    )
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add("--replicas", type=int, default=1, help="processes that run the model (default: %(default)s)")
     add("--max-batch", type=int, default=4, help="images taken from the queue at once (default: %(default)s)")
-    add("--max-queued", type=int, default=32, help="requests that may wait; more are answered 503 (default: %(default)s)")
+    add(
+        "--max-queued",
+        type=int,
+        default=32,
+        help="requests that may wait; more are answered 503 (default: %(default)s)",
+    )
     add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
     add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
     add("--refresh", type=float, default=30.0, metavar="SECONDS", help="how often to look for a new model; 0: never")
@@ -129,7 +144,9 @@ def absolute(source: str) -> str:
     """
     folder = resolve(source)
     if not (folder / "bundle.json").is_file():
-        raise BundleError(f"{folder} is no bundle. Give the folder that training wrote, models:/NAME@ALIAS, or embedded.")
+        raise BundleError(
+            f"{folder} is no bundle. Give the folder that training wrote, models:/NAME@ALIAS, or embedded."
+        )
     return source if source == EMBEDDED or re.match(r"[a-z]{2,}:/", source) else str(folder.resolve())
 
 
@@ -152,7 +169,10 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
         "num_cpus": max(2, os.cpu_count() or 1),
     }
     ray.init(
-        address=args.address, log_to_driver=False, logging_level=logging.ERROR, **(here if args.address == "local" else {})
+        address=args.address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **(here if args.address == "local" else {}),
     )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own in their place
@@ -177,7 +197,11 @@ def announce(args: argparse.Namespace) -> None:
     """Say where the endpoint is: a line of JSON for programs, or one for people."""
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{args.port}"
-    line = json.dumps({"url": url, "pid": os.getpid()}) if args.json else f"Serving {args.model} on {url} (stop with Ctrl+C)"
+    line = (
+        json.dumps({"url": url, "pid": os.getpid()})
+        if args.json
+        else f"Serving {args.model} on {url} (stop with Ctrl+C)"
+    )
     print(line, flush=True)
 
 

@@ -39,9 +39,13 @@ class ReplicaMeasures:
         self.compute = Histogram("bayes_pfl_compute_seconds", "computation of one image", SECONDS, ("model",))
         self.batches = Histogram("bayes_pfl_batch_images", "images in a batch", [1, 2, 4, 8, 16, 32], ("model",))
         self.score_drift = Gauge("bayes_pfl_score_drift", "population stability index of recent scores", ("model",))
-        self.embedding_drift = Gauge("bayes_pfl_embedding_drift", "cosine distance of the recent mean embedding", ("model",))
+        self.embedding_drift = Gauge(
+            "bayes_pfl_embedding_drift", "cosine distance of the recent mean embedding", ("model",)
+        )
         self.loaded = Counter("bayes_pfl_models_loaded", "models put into service", ("model",))
-        self.refused = Counter("bayes_pfl_models_refused", "new models that could not be read or failed their self-test", ("model",))
+        self.refused = Counter(
+            "bayes_pfl_models_refused", "new models that could not be read or failed their self-test", ("model",)
+        )
 
     def drift(self, found: tuple[float, float] | None) -> None:
         """Publish the drift, if there is enough to say."""

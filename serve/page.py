@@ -59,7 +59,9 @@ def policy_of(html: str) -> str:
 
     def digests(element: str) -> str:
         parts = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in parts)
+        return " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in parts
+        )
 
     return (
         f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; img-src 'self' blob: data:; "
@@ -77,6 +79,8 @@ def paint(example: Example) -> bytes:
 def _route_of(example: Example) -> Callable[[], Awaitable[Response]]:
     async def picture() -> Response:
         """A painted example."""
-        return Response(await asyncio.to_thread(paint, example), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        return Response(
+            await asyncio.to_thread(paint, example), media_type="image/png", headers={"Cache-Control": "max-age=3600"}
+        )
 
     return picture

@@ -69,7 +69,9 @@ def explain(errors: Any) -> str:
     parts = []
     for problem in list(errors)[:5]:
         where = ".".join(str(part)[:60] for part in problem["loc"][1:])
-        parts.append(f"{where or 'body'}: {problem['msg']}" if problem["type"] != "extra_forbidden" else f"{where}: unknown")
+        parts.append(
+            f"{where or 'body'}: {problem['msg']}" if problem["type"] != "extra_forbidden" else f"{where}: unknown"
+        )
     return "; ".join(parts) + ". See /openapi.json for what is accepted."
 
 

@@ -9,7 +9,9 @@ CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 CALLBACK = "serve.proxy:middlewares"
 """Ray's proxies load this where the variable is set, which must be so before they start."""
 
-STEERING = re.compile(rb"x-request-timeout-seconds|x-request-disconnect-disabled|.*(multiplexed.model|session).id", re.I)
+STEERING = re.compile(
+    rb"x-request-timeout-seconds|x-request-disconnect-disabled|.*(multiplexed.model|session).id", re.I
+)
 """They lift time limits, keep work going for clients that have gone, and bind clients to replicas."""
 
 

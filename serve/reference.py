@@ -20,10 +20,14 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 def main(arguments: list[str] | None = None) -> int:
     """Score the images and write the window into the bundle. 0, or 2 for what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m serve.reference", description=__doc__)
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees")
+    parser.add_argument(
+        "images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees"
+    )
     parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="the bundle that gets the window")
     parser.add_argument("--class-name", default="object", help="what the images show (default: %(default)s)")
-    parser.add_argument("--num-samples", type=int, default=10, help="as the endpoint's clients use it (default: %(default)s)")
+    parser.add_argument(
+        "--num-samples", type=int, default=10, help="as the endpoint's clients use it (default: %(default)s)"
+    )
     args = parser.parse_args(arguments)
     try:
         window, broken = measure(args.model, image_files(args.images), args.class_name, args.num_samples)

@@ -102,7 +102,9 @@ class ModelReplica:
                 return
             self.detector, self.model, self.watch = loaded
             self.measures.loaded.inc(tags=self.measures.tags)
-            logger.info("model loaded", extra={"model": self.name, "version": loaded[1].version, "kind": loaded[1].kind})
+            logger.info(
+                "model loaded", extra={"model": self.name, "version": loaded[1].version, "kind": loaded[1].kind}
+            )
 
     def _score_one(self, detector: Detector, model: ModelInfo, watch: Watch, job: Job) -> Outcome:
         if job.pixels.shape[0] != model.image_size:
@@ -159,4 +161,6 @@ def self_test(detector: Detector) -> None:
     prediction = detector.predict([picture], ["object"], num_samples=1)[0]
     finite = np.isfinite([prediction.image_score, prediction.uncertainty]).all()
     if not finite or prediction.anomaly_map.shape != (size, size) or not np.isfinite(prediction.anomaly_map).all():
-        raise BundleError(f"The model in {detector.bundle.folder} fails its self-test: its scores are not finite. Train it again.")
+        raise BundleError(
+            f"The model in {detector.bundle.folder} fails its self-test: its scores are not finite. Train it again."
+        )

@@ -55,7 +55,10 @@ def make_router(service: Service) -> APIRouter:
     @router.post(
         "/map",
         responses={
-            200: {"content": {kind: {} for kind in ("image/png", "application/octet-stream")}, "description": "The map."},
+            200: {
+                "content": {kind: {} for kind in ("image/png", "application/octet-stream")},
+                "description": "The map.",
+            },
             **responses(404, 415, 422, 504),
         },
         response_class=Response,

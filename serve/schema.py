@@ -20,10 +20,18 @@ class ScoreOptions(Settings):
     num_samples: int = Field(10, ge=1, description="R, prompts drawn from each learned distribution")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws: equal requests give equal answers")
     threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="score from which `pred_label` is true; none: the model's own"
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="score from which `pred_label` is true; none: the model's own",
     )
     region_threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="map value from which a pixel belongs to a region; none: `threshold`"
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="map value from which a pixel belongs to a region; none: `threshold`",
     )
     map: Literal["none", "png", "png16", "npy"] = Field(
         "none", description="anomaly map to send along: coloured PNG, 16-bit gray PNG (value x 65535), or float32 npy"

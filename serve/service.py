@@ -41,7 +41,9 @@ class Service:
     def check(self, class_name: str, num_samples: int) -> None:
         """Raise Problem 422 if an option is beyond the endpoint's limits."""
         if len(class_name) > self.limits.max_class_name:
-            raise Problem(422, f"class_name: longer than {self.limits.max_class_name} characters; a word or two is enough.")
+            raise Problem(
+                422, f"class_name: longer than {self.limits.max_class_name} characters; a word or two is enough."
+            )
         if any(not (character.isprintable()) for character in class_name):
             raise Problem(422, "class_name: has control characters; send plain words.")
         if num_samples > self.limits.max_samples:
@@ -68,9 +70,7 @@ class Service:
             pred_mask=drawn.pred_mask,
             image=Picture(width=prepared.width, height=prepared.height),
             model=ModelBody.of(client.name, scored.model),
-            timings_ms=Timings(
-                model=round(scored.compute_ms, 3), total=round((time.perf_counter() - start) * 1000, 3)
-            ),
+            timings_ms=Timings(model=round(scored.compute_ms, 3), total=round((time.perf_counter() - start) * 1000, 3)),
             request_id=request_id,
         )
 
@@ -109,7 +109,9 @@ def draw(scored: Scored, options: ScoreOptions, threshold: float | None, size: t
     assert values is not None
     level = threshold if options.region_threshold is None else options.region_threshold
     side = values.shape[0]
-    anomaly_map = None if options.map == "none" else EncodedMap.of(options.map, side, drawing.encode_map(values, options.map))
+    anomaly_map = (
+        None if options.map == "none" else EncodedMap.of(options.map, side, drawing.encode_map(values, options.map))
+    )
     if level is None:
         if options.mask:
             raise Problem(422, "mask: this model knows no threshold; give region_threshold.")

@@ -16,7 +16,9 @@ class Limits(Settings):
     max_class_name: int = Field(100, ge=1, description="longest class name, characters")
     max_samples: int = Field(50, ge=1, description="largest num_samples")
     max_images: int = Field(16, ge=1, description="most images in one request")
-    max_held_bytes: int = Field(512 * 2**20, ge=1, description="bodies of all requests under way in one ingress replica, bytes")
+    max_held_bytes: int = Field(
+        512 * 2**20, ge=1, description="bodies of all requests under way in one ingress replica, bytes"
+    )
     body_timeout_s: float = Field(15.0, gt=0, description="time a client has to send its body, seconds")
     answer_timeout_s: float = Field(60.0, gt=0, description="time an accepted request may take, seconds")
     decoders: int = Field(2, ge=1, description="images decoded at once by one ingress replica")
@@ -31,7 +33,9 @@ class ReplicaSettings(Settings):
     batch_wait_ms: float = Field(1.0, ge=0, description="time a batch waits for company, milliseconds")
     threads: int = Field(1, ge=1, description="CPU threads of one replica")
     device: str = Field("cpu", description="torch device: cpu, or cuda where the deployment has num_gpus")
-    refresh_s: float = Field(30.0, ge=0, description="how often the source is looked at for a new model, seconds; 0: never")
+    refresh_s: float = Field(
+        30.0, ge=0, description="how often the source is looked at for a new model, seconds; 0: never"
+    )
 
 
 class ModelSettings(Settings):

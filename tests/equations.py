@@ -106,7 +106,9 @@ def text_bank(
     for context, normal, abnormal in draws:
         samples = distributions(model, image, context, normal, abnormal)
         rows.append(
-            torch.stack([text_pair(model, clip, samples, b, image, quick_gelu) for b in range(len(model.banks.context))])
+            torch.stack(
+                [text_pair(model, clip, samples, b, image, quick_gelu) for b in range(len(model.banks.context))]
+            )
         )
     return torch.stack(rows)
 
@@ -184,9 +186,14 @@ def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConf
     )
     chosen = text[:, step.bank]
     logits = torch.stack(
-        [text_logits(model, image, pairs[None], config.classify_class_token)[0] for image, pairs in zip(step.images, chosen, strict=True)]
+        [
+            text_logits(model, image, pairs[None], config.classify_class_token)[0]
+            for image, pairs in zip(step.images, chosen, strict=True)
+        ]
     )
-    maps = torch.stack([prompt_maps(model, image, pairs[None], size) for image, pairs in zip(step.images, chosen, strict=True)])
+    maps = torch.stack(
+        [prompt_maps(model, image, pairs[None], size) for image, pairs in zip(step.images, chosen, strict=True)]
+    )
     terms = {
         "classification": F.cross_entropy(logits.flatten(0, 1), step.label.repeat_interleave(chosen.shape[1])),
         "focal": sum(focal(layer, step.mask, config) for layer in maps.unbind(1)),
@@ -217,7 +224,9 @@ def focal(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
 def dice(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     """Mean over prompts of 1 - (2 sum(p m) + e) / (sum p + sum m + e)."""
     small = config.dice_epsilon
-    losses = [1 - (2 * (prompt * mask).sum() + small) / (prompt.sum() + mask.sum() + small) for prompt in maps.unbind(1)]
+    losses = [
+        1 - (2 * (prompt * mask).sum() + small) / (prompt.sum() + mask.sum() + small) for prompt in maps.unbind(1)
+    ]
     return sum(losses) / len(losses)
 
 

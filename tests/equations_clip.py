@@ -9,7 +9,9 @@ Weights = dict[str, Tensor]
 HEAD_WIDTH = 64
 
 
-def encode_image(clip: Weights, image: Tensor, layers: list[int], quick_gelu: bool = False) -> tuple[Tensor, list[Tensor]]:
+def encode_image(
+    clip: Weights, image: Tensor, layers: list[int], quick_gelu: bool = False
+) -> tuple[Tensor, list[Tensor]]:
     """Global feature (dim) and the patch tokens (patches, width) after the given blocks, counted from 1."""
     kernel = clip["visual.conv1.weight"]
     patches = F.conv2d(image[None], kernel, stride=kernel.shape[-1])[0].flatten(1).T

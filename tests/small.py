@@ -33,5 +33,7 @@ def painted_shards(folder: Path, categories: tuple[str, ...], seed: int, normal:
     """Shards of the test split of freshly painted images."""
     images = folder / f"images-{seed}"
     write_dataset(images, categories, normal, defective, size=64, seed=seed)
-    ingest("folder", images, folder / f"shards-{seed}", IngestConfig(splits=("test",), name="painted", rows_per_shard=4))
+    ingest(
+        "folder", images, folder / f"shards-{seed}", IngestConfig(splits=("test",), name="painted", rows_per_shard=4)
+    )
     return folder / f"shards-{seed}"

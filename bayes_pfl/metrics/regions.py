@@ -34,9 +34,7 @@ def split_pixels(
     """
     for index, (scores, mask) in enumerate(zip_longest(maps, masks)):
         if scores is None or mask is None:
-            raise DataError(
-                f"Map {index} and mask {index} must both be there: give each map its mask."
-            )
+            raise DataError(f"Map {index} and mask {index} must both be there: give each map its mask.")
         yield _split(index, np.asarray(scores), np.asarray(mask))
 
 

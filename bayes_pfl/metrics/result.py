@@ -20,9 +20,9 @@ class Metrics:
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert {name for name, value in self.values.items() if math.isnan(value)} == set(
-            self.undefined
-        ), "each NaN has a reason, and nothing else has one"
+        assert {name for name, value in self.values.items() if math.isnan(value)} == set(self.undefined), (
+            "each NaN has a reason, and nothing else has one"
+        )
 
     def __getitem__(self, name: str) -> float:
         """The figure called `name`, NaN where it is undefined."""
@@ -78,8 +78,6 @@ def dataset_mean(per_category: Mapping[str, Metrics]) -> Metrics:
             values[name] = math.fsum(defined) / len(defined)
         else:
             values[name] = math.nan
-            reasons = dict.fromkeys(
-                m.undefined[name] for m in per_category.values() if name in m.undefined
-            )
+            reasons = dict.fromkeys(m.undefined[name] for m in per_category.values() if name in m.undefined)
             undefined[name] = f"undefined in every category ({'; '.join(reasons)})"
     return Metrics(values, undefined, left_out)

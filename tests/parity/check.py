@@ -141,7 +141,9 @@ def differences(recorded: Recorded) -> Iterator[Difference]:
 def _evaluation(recorded: Recorded, features: Features, index: int) -> Iterator[Difference]:
     one = slice(index, index + 1)
     image = Features(features.image[one], features.patches[:, one])
-    prompts = recorded.model.prompts(image, recorded.class_tokens(one), recorded.draws(f"eval{index}"), recorded.encoder)
+    prompts = recorded.model.prompts(
+        image, recorded.class_tokens(one), recorded.draws(f"eval{index}"), recorded.encoder
+    )
     by_kind = prompts.text[0].permute(2, 0, 1, 3).flatten(0, 2)  # all normal first, then sample-major
     yield _absolute(f"text embeddings {index}", by_kind, recorded[f"eval{index}_text_embeddings"][0])
     pixel = recorded.model.pixel_logits(recorded.model.patch_features(image), prompts.text)[:, 0]
@@ -162,7 +164,12 @@ def _training(recorded: Recorded, features: Features) -> Iterator[Difference]:
     model, chosen = recorded.model, int(recorded.arrays["train_prompt_index"])
     model.zero_grad()
     prompts, logits = model(
-        features, recorded.class_tokens(slice(None)), recorded.draws("train"), recorded.encoder, slice(chosen, chosen + 1), True
+        features,
+        recorded.class_tokens(slice(None)),
+        recorded.draws("train"),
+        recorded.encoder,
+        slice(chosen, chosen + 1),
+        True,
     )
     by_kind = prompts.text[:, 0].transpose(1, 2).flatten(1, 2)
     yield _absolute("text embeddings, training", by_kind, recorded["train_text_embeddings"])

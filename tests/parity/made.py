@@ -108,8 +108,13 @@ def _evaluation(
 ) -> dict[str, np.ndarray]:
     draws = [torch.randn(sizes.samples, 1, sizes.joint, generator=generator) for _ in range(3)]
     text = text_bank(model, clip, image, [(c[0], n[0], a[0]) for c, n, a in zip(*draws, strict=True)])
-    arrays = {f"{prefix}_eps_{name}": noise.numpy() for name, noise in zip(("context", "normal", "abnormal"), draws, strict=True)}
-    arrays[f"{prefix}_text_embeddings"] = torch.cat([text[:, :, 0].flatten(0, 1), text[:, :, 1].flatten(0, 1)])[None].numpy()
+    arrays = {
+        f"{prefix}_eps_{name}": noise.numpy()
+        for name, noise in zip(("context", "normal", "abnormal"), draws, strict=True)
+    }
+    arrays[f"{prefix}_text_embeddings"] = torch.cat([text[:, :, 0].flatten(0, 1), text[:, :, 1].flatten(0, 1)])[
+        None
+    ].numpy()
     arrays[f"{prefix}_map"] = prompt_maps(model, image, text, sizes.side * sizes.patch)[:, :, 1].mean((0, 1)).numpy()
     for stage, class_token_only in ((1, True), (2, False)):
         scores = text_logits(model, image, text, class_token_only).softmax(-1)[..., 1]
@@ -125,7 +130,9 @@ def _training(
     mask = (torch.rand(count, size, size, generator=generator) < 0.2).float() * label.view(-1, 1, 1)
     context, normal, abnormal = (torch.randn(rows, sizes.joint, generator=generator) for rows in (count, 1, 1))
     bank = slice(sizes.chosen, sizes.chosen + 1)
-    terms, text = training_losses(model, clip, Step(images, context, normal[0], abnormal[0], label, mask, bank), RELEASED)
+    terms, text = training_losses(
+        model, clip, Step(images, context, normal[0], abnormal[0], label, mask, bank), RELEASED
+    )
     terms["total"].backward()
     arrays = {
         "train_eps_context": context.numpy(),

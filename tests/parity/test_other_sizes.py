@@ -8,7 +8,9 @@ from tests.parity.made import Sizes, make
 
 CASES = {
     "one prompt, one sample, no state vector to spare": Sizes(prompts=1, samples=1, states=1, context=1, flows=1),
-    "vision wider than text, hidden width of its own": Sizes(width=128, hidden=48, feature_layers=(1, 3, 4), flows=4, mlp_ratio=3),
+    "vision wider than text, hidden width of its own": Sizes(
+        width=128, hidden=48, feature_layers=(1, 3, 4), flows=4, mlp_ratio=3
+    ),
     "two text heads, narrow vision": Sizes(joint=128, hidden=20, chosen=2, samples=3),
     "all normal": Sizes(labels=(0, 0, 0), chosen=1),
     "all anomalous, long names": Sizes(labels=(1, 1), names=((5, 6, 7, 8, 9, 10), (11,)), context=3, states=7),

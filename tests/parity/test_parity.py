@@ -20,10 +20,20 @@ def test_every_recorded_number_is_met(capsys):
     assert main([str(RECORDED)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 34
-    assert {line.split()[0] for line in lines} >= {"image", "patch", "text", "map", "score", "loss_total", "grad_prompt_context"}
+    assert {line.split()[0] for line in lines} >= {
+        "image",
+        "patch",
+        "text",
+        "map",
+        "score",
+        "loss_total",
+        "grad_prompt_context",
+    }
 
 
-@pytest.mark.parametrize(("name", "change"), [("eval1_map", 1e-4), ("loss_dice", 1e-2), ("grad_RCA.linear_proj.2.weight", 1e-2)])
+@pytest.mark.parametrize(
+    ("name", "change"), [("eval1_map", 1e-4), ("loss_dice", 1e-2), ("grad_RCA.linear_proj.2.weight", 1e-2)]
+)
 def test_a_number_that_is_off_is_named(arrays, tmp_path, capsys, name, change):
     np.savez(tmp_path / "off.npz", **{**arrays, name: arrays[name] + change})
     assert main([str(tmp_path / "off.npz")]) == 1
@@ -32,8 +42,14 @@ def test_a_number_that_is_off_is_named(arrays, tmp_path, capsys, name, change):
 
 
 def test_fewer_images_and_no_training_step_are_read_from_the_file(arrays, tmp_path, capsys):
-    fewer = {name: value for name, value in arrays.items() if not name.startswith(("train_", "loss_", "grad_", "eval2_"))}
-    fewer |= {name: arrays[name][:2] for name in fewer if name in ("image", "image_features", "tokens") or name.startswith("patch_tokens")}
+    fewer = {
+        name: value for name, value in arrays.items() if not name.startswith(("train_", "loss_", "grad_", "eval2_"))
+    }
+    fewer |= {
+        name: arrays[name][:2]
+        for name in fewer
+        if name in ("image", "image_features", "tokens") or name.startswith("patch_tokens")
+    }
     np.savez(tmp_path / "fewer.npz", **fewer)
     assert main([str(tmp_path / "fewer.npz")]) == 0
     assert "loss" not in capsys.readouterr().out

@@ -49,7 +49,9 @@ def test_metrics_equal_a_plain_loop(work):
     assert set(measured["categories"]) == set(scores) == {"carpet", "gear"}
     for category, entry in measured["categories"].items():
         flat_masks, flat_maps = np.ravel(masks[category]), np.ravel(maps[category])
-        assert math.isclose(entry["values"]["image_auroc"], roc_auc_score(labels[category], scores[category]), abs_tol=1e-12)
+        assert math.isclose(
+            entry["values"]["image_auroc"], roc_auc_score(labels[category], scores[category]), abs_tol=1e-12
+        )
         assert math.isclose(entry["values"]["pixel_auroc"], roc_auc_score(flat_masks, flat_maps), abs_tol=1e-4)
         assert math.isclose(entry["values"]["pixel_ap"], average_precision_score(flat_masks, flat_maps), abs_tol=1e-3)
     expected = np.mean([entry["values"]["pixel_pro"] for entry in measured["categories"].values()])
@@ -70,7 +72,9 @@ def test_files_are_written_and_agree(work):
 def test_images_that_were_trained_on_are_refused_or_marked(work, capsys):
     folder, shards, _, _ = work
     seen = random_bundle(folder / "seen", trained_on=shards)
-    settings = EvaluateSettings(model=str(seen), shards=(str(shards),), num_samples=1, cases=0, output=str(folder / "marked"))
+    settings = EvaluateSettings(
+        model=str(seen), shards=(str(shards),), num_samples=1, cases=0, output=str(folder / "marked")
+    )
     with pytest.raises(DataError, match="10 of these images were trained on"):
         evaluate(settings)
     assert not (folder / "marked").exists()

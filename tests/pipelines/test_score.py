@@ -26,7 +26,19 @@ def work(tmp_path_factory):
 def test_scores_are_the_librarys_and_broken_files_are_listed(work, capsys):
     folder, images, bundle = work
     code = main(
-        ["score", str(images), "--class-name", "gear", "--model", str(bundle), "--num-samples", "3", "--json", "--output", str(folder / "heat")]
+        [
+            "score",
+            str(images),
+            "--class-name",
+            "gear",
+            "--model",
+            str(bundle),
+            "--num-samples",
+            "3",
+            "--json",
+            "--output",
+            str(folder / "heat"),
+        ]
     )
     answer = json.loads(capsys.readouterr().out)
     assert code == 0

@@ -17,7 +17,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, pixels: bytes, depth: int = 8, color: int = 2, interlace: int = 0, extra: bytes = b"") -> bytes:
+def png(
+    width: int, height: int, pixels: bytes, depth: int = 8, color: int = 2, interlace: int = 0, extra: bytes = b""
+) -> bytes:
     """A PNG whose header may say anything."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace))
     return b"\x89PNG\r\n\x1a\n" + head + extra + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
@@ -31,7 +33,14 @@ def bmp(width: int, height: int, bits: int = 24, compression: int = 0, offset: i
 
 def tiff(width: int, height: int, compression: int = 1, strips: int = 1, offset: int = 8) -> bytes:
     """A TIFF of one directory that points wherever it is told."""
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1), (273, 4, strips, offset)]
+    tags = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, 8),
+        (259, 3, 1, compression),
+        (262, 3, 1, 1),
+        (273, 4, strips, offset),
+    ]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
 
@@ -56,14 +65,23 @@ def not_images() -> Iterator[tuple[str, bytes]]:
     yield "path", b"../../../../etc/passwd"
     yield "html", b"<html><script>alert(1)</script></html>"
     yield "svg", b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
-    yield "pickle", b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94."
-    yield "npy of objects", b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(128) + b"\x80\x04."
+    yield (
+        "pickle",
+        b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94.",
+    )
+    yield (
+        "npy of objects",
+        b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(128) + b"\x80\x04.",
+    )
     yield "zip", b"PK\x03\x04" + bytes(100)
     yield "gzip", b"\x1f\x8b\x08" + bytes(100)
     yield "elf", b"\x7fELF\x02\x01\x01" + bytes(100)
     yield "pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"
     yield "postscript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\nshowpage\n"
-    yield "gif", b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+    yield (
+        "gif",
+        b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\0\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;",
+    )
     yield "ico", b"\0\0\x01\0\x01\0\x10\x10\0\0\x01\0\x20\0\x68\x04\0\0\x16\0\0\0" + bytes(200)
     yield "psd", b"8BPS\0\x01" + bytes(200)
     yield "ppm", b"P6 2 2 255 " + bytes(12)
@@ -74,7 +92,12 @@ def not_images() -> Iterator[tuple[str, bytes]]:
     yield "fits", b"SIMPLE  =                    T".ljust(2880)
     for index in range(4):
         yield f"noise {index}", random.integers(0, 256, 2000, dtype=np.uint8).tobytes()
-    for name, magic in {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff\xe0", "webp": b"RIFF\xff\0\0\0WEBPVP8 ", "tiff": b"II*\0"}.items():
+    for name, magic in {
+        "png": b"\x89PNG\r\n\x1a\n",
+        "jpeg": b"\xff\xd8\xff\xe0",
+        "webp": b"RIFF\xff\0\0\0WEBPVP8 ",
+        "tiff": b"II*\0",
+    }.items():
         yield f"{name} mark before noise", magic + random.integers(0, 256, 500, dtype=np.uint8).tobytes()
         yield f"{name} mark alone", magic
 
@@ -103,7 +126,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg of black megapixels", encoded(np.zeros((1900, 1900, 3), np.uint8), "JPEG")
     yield "bmp of 4 gigapixels", bmp(65_000, 65_000)
     yield "tiff of 4 gigapixels", tiff(65_000, 65_000)
-    yield "png with a text bomb", png(10, 10, bytes(310), extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000))))
+    yield (
+        "png with a text bomb",
+        png(10, 10, bytes(310), extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000)))),
+    )
     yield "body too long", bytes(400_001)
     yield "png with a long tail", encoded(picture()) + bytes(400_000)
 
@@ -114,7 +140,10 @@ def lying_headers() -> Iterator[tuple[str, bytes]]:
     yield "png of an odd depth", png(10, 10, bytes(310), depth=7)
     yield "png of an unknown colour", png(10, 10, bytes(310), color=5)
     yield "png with too few pixels", png(100, 100, bytes(50))
-    yield "png without pixels", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
+    yield (
+        "png without pixels",
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0)) + chunk(b"IEND", b""),
+    )
     yield "png chunk longer than the file", b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffIHDR" + bytes(20)
     yield "bmp of negative width", bmp(-10, 10)
     yield "bmp of an unknown compression", bmp(5, 5, compression=77)
@@ -136,7 +165,9 @@ def lying_headers() -> Iterator[tuple[str, bytes]]:
 def float_tiff() -> bytes:
     """Gray values that are no brightness."""
     sink = io.BytesIO()
-    Image.fromarray(np.full((9, 9), 1e30, np.float32)).save(sink, "TIFF", tiffinfo=TiffImagePlugin.ImageFileDirectory_v2())
+    Image.fromarray(np.full((9, 9), 1e30, np.float32)).save(
+        sink, "TIFF", tiffinfo=TiffImagePlugin.ImageFileDirectory_v2()
+    )
     return sink.getvalue()
 
 

@@ -40,7 +40,9 @@ def write_bundle(folder: Path, seed: int, image_size: int = 56, threshold: float
     architecture = folder.parent / "tiny-clip.json"
     architecture.write_text(json.dumps(ARCHITECTURE), encoding="utf-8")
     config = DetectorConfig(
-        backbone=BackboneConfig(name=str(architecture), pretrained="random:0", image_size=image_size, feature_layers=(2, 4)),
+        backbone=BackboneConfig(
+            name=str(architecture), pretrained="random:0", image_size=image_size, feature_layers=(2, 4)
+        ),
         model=ModelConfig(num_prompts=2, context_tokens=2, state_tokens=2, flow_length=2),
         scoring=ScoringConfig(smoothing_sigma_px=2.0, threshold=threshold),
     )
@@ -94,9 +96,7 @@ def local_app(settings: ServeSettings, handles: dict[str, LocalHandle], challeng
     """The application with replicas in this process."""
     measures, decoder = Measures(), Decoder(settings.limits)
     clients = {
-        model.name: ModelClient(
-            model, decoder, measures, handles[model.name], challengers.get(model.name)
-        )
+        model.name: ModelClient(model, decoder, measures, handles[model.name], challengers.get(model.name))
         for model in settings.models
     }
     return create_app(Service(clients, settings.limits, measures), settings, measures)

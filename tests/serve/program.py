@@ -65,7 +65,17 @@ def running(registry: Registry, *options: str) -> Iterator[Program]:
         "BAYES_PFL_TOKENS": TOKEN,
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "serve", "--model", "models:/small@champion", "--port", str(port), "--json", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "serve",
+        "--model",
+        "models:/small@champion",
+        "--port",
+        str(port),
+        "--json",
+        *options,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
     watchdog = threading.Timer(START_S, process.terminate)
     watchdog.start()

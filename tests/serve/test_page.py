@@ -34,7 +34,13 @@ def browser() -> Iterator[Any]:
     assert driver, "Install chromium-driver."
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1100,1000"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1100,1000",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options=options, service=Service(driver))
@@ -93,7 +99,9 @@ def test_it_shows_what_the_library_says(page: Any, detector: Detector, tmp_path:
     assert detector.bundle.version in text(page, "details")
     assert text(page, "result-title") == "part.png"
     assert page.find_element(By.ID, "heat").is_displayed()
-    natural = page.execute_script("const heat = document.getElementById('heat'); return [heat.naturalWidth, heat.naturalHeight]")
+    natural = page.execute_script(
+        "const heat = document.getElementById('heat'); return [heat.naturalWidth, heat.naturalHeight]"
+    )
     assert natural == [56, 56]
 
 
@@ -119,7 +127,12 @@ def test_gallery_by_keyboard(page: Any, tmp_path: Path) -> None:
     assert text(page, "result-title") == "2.png"
     page.find_elements(By.CSS_SELECTOR, "#gallery button")[0].send_keys(Keys.ENTER)
     assert text(page, "result-title") == "0.png"
-    for key, title in ((Keys.ARROW_RIGHT, "1.png"), (Keys.ARROW_RIGHT, "2.png"), (Keys.ARROW_RIGHT, "0.png"), (Keys.ARROW_LEFT, "2.png")):
+    for key, title in (
+        (Keys.ARROW_RIGHT, "1.png"),
+        (Keys.ARROW_RIGHT, "2.png"),
+        (Keys.ARROW_RIGHT, "0.png"),
+        (Keys.ARROW_LEFT, "2.png"),
+    ):
         page.switch_to.active_element.send_keys(key)
         assert text(page, "result-title") == title
     page.switch_to.active_element.send_keys(Keys.DELETE)
@@ -167,7 +180,11 @@ def test_examples_and_drop(page: Any, detector: Detector) -> None:
 def test_on_a_phone_nothing_sticks_out_and_everything_can_be_hit(page: Any, tmp_path: Path) -> None:
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     try:
-        choose(page, tmp_path, *((f"a-name-that-goes-on-and-on-and-on-{number}.png", encoded(picture(number))) for number in range(4)))
+        choose(
+            page,
+            tmp_path,
+            *((f"a-name-that-goes-on-and-on-and-on-{number}.png", encoded(picture(number))) for number in range(4)),
+        )
         assert page.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
         for button in page.find_elements(By.TAG_NAME, "button"):
             assert min(button.size["height"], button.size["width"]) >= 44

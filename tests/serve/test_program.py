@@ -43,7 +43,9 @@ def expected(bundles: dict[str, Path]) -> dict[str, list[float]]:
     """By version of the model, the library's score of every picture."""
     detectors = [Detector.load(bundles[name]) for name in ("first", "second")]
     return {
-        detector.bundle.version: [one.image_score for one in detector.predict(PICTURES, ["nut"] * 4, num_samples=3, seed=2)]
+        detector.bundle.version: [
+            one.image_score for one in detector.predict(PICTURES, ["nut"] * 4, num_samples=3, seed=2)
+        ]
         for detector in detectors
     }
 
@@ -63,7 +65,10 @@ def test_it_scores_as_the_library_does(program: Program, expected: dict[str, lis
 def test_it_asks_for_the_token_and_for_its_own_host(program: Program) -> None:
     assert requests.get(f"{program.url}/v1/models").status_code == 401
     assert requests.get(f"{program.url}/v1/models", headers={"Authorization": "Bearer " + "x" * 26}).status_code == 401
-    assert requests.get(f"{program.url}/v1/models", headers=HEADERS).json()["models"][0]["source"] == "models:/small@champion"
+    assert (
+        requests.get(f"{program.url}/v1/models", headers=HEADERS).json()["models"][0]["source"]
+        == "models:/small@champion"
+    )
     assert requests.get(f"{program.url}/v1/models", headers=HEADERS | {"Host": "elsewhere.example"}).status_code == 403
     assert requests.get(f"{program.url}/v2/health/ready").status_code == 200
 

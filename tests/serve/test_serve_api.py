@@ -21,8 +21,12 @@ def post(client: TestClient, path: str, data: bytes, **query: Any) -> Any:
     return client.post(path, params=query, content=data, headers=PNG)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
-def test_scores_equal_the_library_to_the_bit(client: TestClient, detector: Detector, kind: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("JPEG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})]
+)
+def test_scores_equal_the_library_to_the_bit(
+    client: TestClient, detector: Detector, kind: str, options: dict[str, Any]
+) -> None:
     data = encoded(picture(3), kind, **options)
     expected = detector.predict([data], ["metal nut"], num_samples=7, seed=5)[0]
     answer = post(client, "/v1/score", data, class_name="metal nut", num_samples=7, seed=5, map="npy").json()

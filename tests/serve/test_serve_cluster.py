@@ -51,7 +51,11 @@ def running(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         models = (
             ModelSettings(name="pair", replica=replica(bundles["first"]), replicas=2, cpus=0.1, max_queued=100),
             ModelSettings(
-                name="moving", replica=replica(champion, refresh_s=0.3), challenger=str(bundles["second"]), cpus=0.1, max_queued=100
+                name="moving",
+                replica=replica(champion, refresh_s=0.3),
+                challenger=str(bundles["second"]),
+                cpus=0.1,
+                max_queued=100,
             ),
             ModelSettings(name="narrow", replica=replica(bundles["first"], max_batch=1), max_queued=2, cpus=0.1),
         )
@@ -136,7 +140,9 @@ def replica_pids(deployment: str) -> list[int]:
 def test_scores_over_ray_equal_the_library(running: Running, detector: Detector) -> None:
     data = encoded(picture(8))
     expected = detector.predict([data], ["nut"], seed=3)[0]
-    answer = requests.post(f"{running.url}/v1/score", params={"class_name": "nut", "seed": 3}, data=data, headers=PNG, timeout=60)
+    answer = requests.post(
+        f"{running.url}/v1/score", params={"class_name": "nut", "seed": 3}, data=data, headers=PNG, timeout=60
+    )
     assert answer.json()["pred_score"] == expected.image_score
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert requests.get(f"{running.url}/v2/health/ready", timeout=60).status_code == 200
@@ -195,7 +201,10 @@ def test_the_challenger_scores_behind_the_client_s_back(running: Running, bundle
     body = encoded(picture(11))
     for seed in range(5):
         query = {"model": "moving", "seed": seed}
-        assert requests.post(f"{running.url}/v1/score", params=query, data=body, headers=PNG, timeout=60).status_code == 200
+        assert (
+            requests.post(f"{running.url}/v1/score", params=query, data=body, headers=PNG, timeout=60).status_code
+            == 200
+        )
     challenger = Detector.load(bundles["second"]).bundle.version
     folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
 
@@ -238,7 +247,9 @@ def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
 )
 def test_headers_on_the_way_through_ray_s_proxy(running: Running, header: bytes) -> None:
     with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
-        connection.sendall(b"GET /v1/version HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + header + b"\r\n\r\n0\r\n\r\n")
+        connection.sendall(
+            b"GET /v1/version HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + header + b"\r\n\r\n0\r\n\r\n"
+        )
         status = connection.recv(200).split(b"\r\n")[0]
     assert b" 5" not in status, status
     assert requests.get(f"{running.url}/v2/health/live", timeout=30).status_code == 200
@@ -254,9 +265,11 @@ def test_clients_that_go_away_hold_nothing(running: Running) -> None:
 
     def answered() -> bool:
         query = {"model": "narrow", "num_samples": 1}
-        return requests.post(f"{running.url}/v1/score", params=query, data=body, headers=PNG, timeout=60).status_code == 200
+        return (
+            requests.post(f"{running.url}/v1/score", params=query, data=body, headers=PNG, timeout=60).status_code
+            == 200
+        )
 
     silent.sendall(head.encode() + body)
     wait_until(answered, 60)
     silent.close()
-

@@ -103,7 +103,9 @@ def test_a_bundle_without_reference_is_not_watched(bundles: dict[str, Path]) -> 
 def test_self_test_refuses_scores_that_are_not_finite(tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path / "bundle", 1))
     name = next(name for name in bundle.weights if bundle.weights[name].is_floating_point())
-    bundle.weights = {key: torch.full_like(value, torch.nan) if key == name else value for key, value in bundle.weights.items()}
+    bundle.weights = {
+        key: torch.full_like(value, torch.nan) if key == name else value for key, value in bundle.weights.items()
+    }
     broken = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
     with pytest.raises(BundleError, match="self-test"):
         self_test(broken)

@@ -43,7 +43,9 @@ def test_hostile_body_is_refused(client: TestClient, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "body"), list(hostile.polyglots()))
 def test_polyglots_are_only_pictures(client: TestClient, name: str, body: bytes) -> None:
-    answer = client.post("/v1/score", params={"map": "png", "mask": True, "region_threshold": 0.5}, content=body, headers=PNG)
+    answer = client.post(
+        "/v1/score", params={"map": "png", "mask": True, "region_threshold": 0.5}, content=body, headers=PNG
+    )
     assert answer.status_code == 200
     assert "SECRET" not in answer.text
     assert b"SECRET" not in base64.b64decode(answer.json()["anomaly_map"]["data"])
@@ -68,7 +70,10 @@ def test_headers(client: TestClient, headers: dict[str, str], status: int) -> No
     assert client.post("/v1/score", content=encoded(picture()), headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"null", b'{"images": []}', b'{"images": [{"image": ""}]}', b"\xff\xfe", b'{"a": NaN}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[" * 100_000, b"null", b'{"images": []}', b'{"images": [{"image": ""}]}', b"\xff\xfe", b'{"a": NaN}'],
+)
 @pytest.mark.parametrize("path", ["/v1/score:batch", "/v2/models/first/infer"])
 def test_broken_json(client: TestClient, path: str, body: bytes) -> None:
     answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
@@ -115,7 +120,12 @@ def test_tokens(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with TestClient(app, base_url="http://127.0.0.1") as client:
         for path in ("/v2/health/live", "/v2/health/ready", "/openapi.json"):
             assert client.get(path).status_code == 200
-        for wrong in ({}, {"Authorization": "Bearer " + "c" * 32}, {"Authorization": "Basic " + "a" * 32}, {"Authorization": "Bearer"}):
+        for wrong in (
+            {},
+            {"Authorization": "Bearer " + "c" * 32},
+            {"Authorization": "Basic " + "a" * 32},
+            {"Authorization": "Bearer"},
+        ):
             answer = client.get("/v1/models", headers=wrong)
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -162,7 +172,9 @@ def test_unusable_token_files(tmp_path: Path, content: str) -> None:
         Tokens(str(tmp_path / "missing"))
 
 
-def test_listening_beyond_loopback_needs_tokens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listening_beyond_loopback_needs_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("BAYES_PFL_TOKENS", raising=False)
     assert main(["--host", "0.0.0.0"]) == 2
     assert "needs bearer tokens" in capsys.readouterr().err
@@ -205,7 +217,9 @@ def test_logs_hold_nothing_of_image_class_or_token(guarded: Any, caplog: pytest.
 
 def test_bodies_under_way_are_bounded_together(bundles: dict[str, Path]) -> None:
     settings = ServeSettings(
-        models=(ModelSettings(name="first"),), require_token=False, limits=Limits(max_held_bytes=50_000, body_timeout_s=2)
+        models=(ModelSettings(name="first"),),
+        require_token=False,
+        limits=Limits(max_held_bytes=50_000, body_timeout_s=2),
     )
     app = local_app(settings, {"first": LocalHandle(bundles["first"])}, {})
     good = encoded(picture())
@@ -227,14 +241,20 @@ def test_bodies_under_way_are_bounded_together(bundles: dict[str, Path]) -> None
 
 
 def test_no_answer_in_time_is_said(bundles: dict[str, Path]) -> None:
-    settings = ServeSettings(models=(ModelSettings(name="first"),), require_token=False, limits=Limits(answer_timeout_s=0.001))
-    with TestClient(local_app(settings, {"first": LocalHandle(bundles["first"])}, {}), base_url="http://127.0.0.1") as client:
+    settings = ServeSettings(
+        models=(ModelSettings(name="first"),), require_token=False, limits=Limits(answer_timeout_s=0.001)
+    )
+    with TestClient(
+        local_app(settings, {"first": LocalHandle(bundles["first"])}, {}), base_url="http://127.0.0.1"
+    ) as client:
         assert client.post("/v1/score", content=encoded(picture()), headers=PNG).status_code == 504
 
 
 def test_headers_that_steer_ray_are_dropped_before_its_proxy() -> None:
     async def echo(scope: Any, receive: Any, send: Any) -> None:
-        names = ",".join(sorted({name.decode("latin-1") + "=" + value.decode("latin-1") for name, value in scope["headers"]}))
+        names = ",".join(
+            sorted({name.decode("latin-1") + "=" + value.decode("latin-1") for name, value in scope["headers"]})
+        )
         await PlainTextResponse(names)(scope, receive, send)
 
     client = TestClient(PlainHeaders(echo))

@@ -59,7 +59,11 @@ def test_random_requests_find_no_server_error_and_no_undeclared_answer(
     answered = 0
 
     @hypothesis.settings(
-        max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=strategy)
     def check(case: Any) -> None:

@@ -21,7 +21,10 @@ def as_bytes(values: list[bytes | str]) -> np.ndarray:
 
 
 def inputs_of(files: list[bytes], names: list[str], binary: bool) -> list[Any]:
-    image, class_name = triton.InferInput("image", [len(files)], "BYTES"), triton.InferInput("class_name", [len(names)], "BYTES")
+    image, class_name = (
+        triton.InferInput("image", [len(files)], "BYTES"),
+        triton.InferInput("class_name", [len(names)], "BYTES"),
+    )
     content = as_bytes(list(files)) if binary else as_bytes([base64.b64encode(file).decode() for file in files])
     image.set_data_from_numpy(content, binary_data=binary)
     class_name.set_data_from_numpy(as_bytes(list(names)), binary_data=binary)
@@ -106,7 +109,9 @@ def test_json_requests(client: TestClient, request_json: dict[str, Any], status:
         (b"", 0, "ten"),
     ],
 )
-def test_binary_tensors_that_lie_about_their_length(client: TestClient, tail: bytes, size: int, length: str | None) -> None:
+def test_binary_tensors_that_lie_about_their_length(
+    client: TestClient, tail: bytes, size: int, length: str | None
+) -> None:
     head = b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":%d}}]}' % size
     headers = {"Inference-Header-Content-Length": str(len(head)) if length is None else length}
     assert client.post("/v2/models/first/infer", content=head + tail, headers=headers).status_code == 400

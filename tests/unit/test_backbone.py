@@ -22,9 +22,13 @@ TEXT = {"context_length": 77, "vocab_size": 49409, "width": 64, "heads": 1, "lay
 @pytest.mark.parametrize("grid", [6, 11])
 def test_positions_are_resized_bicubically_with_antialiasing_as_released(grid, tmp_path):
     with np.load(RECORDED, allow_pickle=False) as file:
-        clip = {name.removeprefix("clip/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("clip/")}
+        clip = {
+            name.removeprefix("clip/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("clip/")
+        }
     save_file(clip, tmp_path / "clip.safetensors")
-    (tmp_path / "positions-test-clip.json").write_text(json.dumps({"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT}))
+    (tmp_path / "positions-test-clip.json").write_text(
+        json.dumps({"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT})
+    )
     backbone = Backbone(
         BackboneConfig(
             name=str(tmp_path / "positions-test-clip.json"),

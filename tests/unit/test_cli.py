@@ -9,7 +9,9 @@ from pipelines.cli import COMMANDS, main
 
 
 def test_help_names_every_command_without_loading_torch():
-    program = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from pipelines.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert all(command in answer.stdout for command in [*COMMANDS, "serve"])
 

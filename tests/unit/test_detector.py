@@ -124,7 +124,11 @@ def test_other_clip_weights_are_refused():
 
 def test_the_activation_is_the_configured_one():
     plain, quick = (
-        Backbone(BACKBONE.model_copy(update={"name": "ViT-B-32", "image_size": 32, "feature_layers": (1,), "quick_gelu": flag}))
+        Backbone(
+            BACKBONE.model_copy(
+                update={"name": "ViT-B-32", "image_size": 32, "feature_layers": (1,), "quick_gelu": flag}
+            )
+        )
         for flag in (False, True)
     )
     kinds = [type(backbone.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ for backbone in (plain, quick)]

@@ -9,7 +9,12 @@ from bayes_pfl.draws import keyed_draws
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**40), st.lists(st.binary(min_size=1, max_size=32), min_size=1, max_size=4), st.integers(1, 6), st.integers(1, 9))
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.binary(min_size=1, max_size=32), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.integers(1, 9),
+)
 def test_neither_neighbours_nor_order_nor_number_change_a_draw(seed, keys, samples, dim):
     whole = keyed_draws(seed, keys, samples + 3, dim)
     turned = keyed_draws(seed, keys[::-1], samples, dim)
@@ -21,7 +26,9 @@ def test_neither_neighbours_nor_order_nor_number_change_a_draw(seed, keys, sampl
 def test_streams_are_independent_standard_normals():
     draws = keyed_draws(0, [b"a", b"b"], 200, 100)
     other = keyed_draws(1, [b"a"], 200, 100)
-    streams = torch.stack([*draws.context, draws.normal, draws.abnormal, *other.context, other.normal]).flatten(1).numpy()
+    streams = (
+        torch.stack([*draws.context, draws.normal, draws.abnormal, *other.context, other.normal]).flatten(1).numpy()
+    )
     assert np.abs(streams.mean(1)).max() < 0.03
     assert np.abs(streams.std(1) - 1).max() < 0.03
     assert np.abs(np.corrcoef(streams) - np.eye(len(streams))).max() < 0.03

@@ -31,7 +31,9 @@ def backbone(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("architecture") / "clip-of-equations.json"
     path.write_text(json.dumps(ARCHITECTURE))
     backbone = Backbone(
-        BackboneConfig(name=str(path), pretrained="random:0", image_size=21, feature_layers=LAYERS, quick_gelu=request.param)
+        BackboneConfig(
+            name=str(path), pretrained="random:0", image_size=21, feature_layers=LAYERS, quick_gelu=request.param
+        )
     )
     torch.manual_seed(0)
     for parameter in backbone.clip.parameters():  # large enough that the two activations differ
@@ -90,7 +92,9 @@ VARIANTS = {
     ),
     "released": (
         published_variant(ModelConfig(num_prompts=3, context_tokens=2, flow_length=2)),
-        LossConfig(orthogonal_mean=True, classify_class_token=True, one_prompt_per_step=True, state_log_det_over_batch=True),
+        LossConfig(
+            orthogonal_mean=True, classify_class_token=True, one_prompt_per_step=True, state_log_det_over_batch=True
+        ),
     ),
     "released, second stage": (
         published_variant(ModelConfig(num_prompts=2, state_tokens=1, flow_length=1)),
@@ -123,7 +127,9 @@ def test_losses_and_gradients_are_those_of_the_equations(backbone, model_config,
     prompts, logits = model(features, tokens, draws, PromptEncoder(backbone), bank, loss_config.classify_class_token)
     terms = losses(prompts, logits, Target(label.float(), mask), loss_config, model_config.upsampled_corners)
     for name, value in terms._asdict().items():
-        assert value.item() == pytest.approx(expected[name].item(), rel=1e-5, abs=2e-5), name  # the KL terms are differences of larger numbers
+        assert value.item() == pytest.approx(expected[name].item(), rel=1e-5, abs=2e-5), (
+            name
+        )  # the KL terms are differences of larger numbers
     terms.total.backward()
     compared = 0
     for name, parameter in model.named_parameters():

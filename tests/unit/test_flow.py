@@ -30,7 +30,9 @@ def test_amortized_steps_have_the_jacobian_of_their_own_condition(dim, length, s
     _, log_det = flow(z, condition)
     for image in range(2):
         one = slice(image, image + 1)
-        jacobian = torch.autograd.functional.jacobian(lambda x, one=one: flow(x.view(1, 1, dim), condition[one])[0].flatten(), z[image, 0])
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x, one=one: flow(x.view(1, 1, dim), condition[one])[0].flatten(), z[image, 0]
+        )
         assert torch.allclose(log_det[image, 0], torch.linalg.slogdet(jacobian).logabsdet, atol=1e-9)
 
 

@@ -28,7 +28,9 @@ def made_up(batch=3, samples=2, bank=3, layers=2, side=4, size=12, seed=0):
 
 def test_focal_is_torchvisions_without_alpha():
     logits, target = torch.randn(50), (torch.rand(50) < 0.5).float()
-    assert torch.allclose(focal_loss(logits, target, 2.0), sigmoid_focal_loss(logits, target, alpha=-1, gamma=2.0), atol=1e-6)
+    assert torch.allclose(
+        focal_loss(logits, target, 2.0), sigmoid_focal_loss(logits, target, alpha=-1, gamma=2.0), atol=1e-6
+    )
 
 
 def test_all_terms_equal_a_plain_computation():
@@ -48,8 +50,12 @@ def test_all_terms_equal_a_plain_computation():
     labels = target.label.view(3, 1, 1).expand(3, 2, 3)
     assert math.isclose(terms.focal.item(), focal, rel_tol=1e-5)
     assert math.isclose(terms.dice.item(), dice, rel_tol=1e-5)
-    assert math.isclose(terms.classification.item(), F.binary_cross_entropy(logits.image.sigmoid(), labels).item(), rel_tol=1e-5)
-    assert math.isclose(terms.kl_context.item(), (prompts.context.log_ratio - prompts.context.log_det).mean().item(), rel_tol=1e-5)
+    assert math.isclose(
+        terms.classification.item(), F.binary_cross_entropy(logits.image.sigmoid(), labels).item(), rel_tol=1e-5
+    )
+    assert math.isclose(
+        terms.kl_context.item(), (prompts.context.log_ratio - prompts.context.log_det).mean().item(), rel_tol=1e-5
+    )
     weighted = terms.classification + terms.focal + terms.dice + terms.orthogonality
     weighted = weighted + 0.01 * (terms.kl_context + terms.kl_normal + terms.kl_abnormal)
     assert math.isclose(terms.total.item(), weighted.item(), rel_tol=1e-6)

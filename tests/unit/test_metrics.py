@@ -38,9 +38,7 @@ def brute_force_pro(maps: np.ndarray, masks: np.ndarray) -> float:
     """Mean overlap over regions at every threshold, integrated piece by piece up to the limit."""
     normal = maps[masks == 0]
     points = [(0.0, 0.0)]
-    regions = [
-        (scores, r) for scores, mask in zip(maps, masks, strict=True) for r in flood_fill(mask)
-    ]
+    regions = [(scores, r) for scores, mask in zip(maps, masks, strict=True) for r in flood_fill(mask)]
     for threshold in np.unique(maps)[::-1]:
         overlap = np.mean([(scores[region] >= threshold).mean() for scores, region in regions])
         points.append((float((normal >= threshold).mean()), float(overlap)))
@@ -182,9 +180,7 @@ def test_pro_by_hand():
 
 def test_equal_scores_are_chance():
     found = image_metrics([0.5] * 4, [0, 1, 0, 1])
-    assert dict(found.values) == pytest.approx(
-        {"image_auroc": 0.5, "image_ap": 0.5, "image_f1_max": 2 / 3}, abs=1e-15
-    )
+    assert dict(found.values) == pytest.approx({"image_auroc": 0.5, "image_ap": 0.5, "image_f1_max": 2 / 3}, abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +251,7 @@ def test_inputs_are_not_changed():
 
 def test_dataset_mean_ignores_the_undefined_and_names_it():
     both = image_metrics([0.1, 0.9], [0, 1]) | pixel_metrics([np.eye(2)], [np.eye(2)])
-    none = image_metrics([0.1, 0.9, 0.3], [0, 0, 1]) | pixel_metrics(
-        [np.eye(2)], [np.zeros((2, 2))]
-    )
+    none = image_metrics([0.1, 0.9, 0.3], [0, 0, 1]) | pixel_metrics([np.eye(2)], [np.zeros((2, 2))])
     mean = dataset_mean({"bottle": both, "cable": none})
     assert mean["image_auroc"] == (1.0 + 0.5) / 2
     assert mean["pixel_pro"] == 1.0
@@ -276,9 +270,7 @@ def test_dataset_mean_of_nothing_defined_is_undefined():
 
 
 def test_json_round_trip_holds_no_nan():
-    mean = dataset_mean(
-        {"a": image_metrics([1.0], [1]) | Metrics({"x": 0.25}), "b": Metrics({"x": 0.75})}
-    )
+    mean = dataset_mean({"a": image_metrics([1.0], [1]) | Metrics({"x": 0.25}), "b": Metrics({"x": 0.75})})
     text = json.dumps(mean.as_dict(), allow_nan=False)
     again = Metrics.from_dict(json.loads(text))
     assert again.as_dict() == mean.as_dict()

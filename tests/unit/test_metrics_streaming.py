@@ -60,18 +60,14 @@ def test_quantized_maps_are_exact(levels):
     maps, masks = smooth_maps(4, 96, -1.0, 1.0)
     maps = [np.round(m * levels) / levels for m in maps]
     exact = pixel_metrics(maps, masks)
-    assert dict(counted(maps, masks).metrics().values) == pytest.approx(
-        dict(exact.values), abs=1e-9
-    )
+    assert dict(counted(maps, masks).metrics().values) == pytest.approx(dict(exact.values), abs=1e-9)
 
 
 def test_maps_clipped_at_one_keep_their_ties():
     maps, masks = smooth_maps(24, 224, -1.0, 1.0)
     maps = [np.clip(2 * m, 0, 1) for m in maps]
     exact = pixel_metrics(maps, masks)
-    assert dict(counted(maps, masks).metrics().values) == pytest.approx(
-        dict(exact.values), abs=2e-5
-    )
+    assert dict(counted(maps, masks).metrics().values) == pytest.approx(dict(exact.values), abs=2e-5)
 
 
 @settings(deadline=None, max_examples=30)
@@ -79,10 +75,7 @@ def test_maps_clipped_at_one_keep_their_ties():
 def test_any_division_among_workers_merged_in_any_order_gives_the_same_bits(order, cut):
     maps, masks = smooth_maps(6, 32, -1.0, 1.0)
     whole = counted(maps, masks)
-    workers = [
-        counted([maps[i] for i in part], [masks[i] for i in part])
-        for part in (order[:cut], order[cut:], [])
-    ]
+    workers = [counted([maps[i] for i in part], [masks[i] for i in part]) for part in (order[:cut], order[cut:], [])]
     forward = functools.reduce(PixelHistogram.merge, workers)
     backward = functools.reduce(PixelHistogram.merge, workers[::-1])
     assert same_bits(forward, whole)

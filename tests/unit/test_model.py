@@ -50,7 +50,9 @@ def slow(model, backbone, features, class_ids, draws):
         for b in range(config.num_prompts):
             pair = []
             for bank, state in ((banks.normal, normal), (banks.abnormal, abnormal)):
-                vectors = torch.cat([banks.context[b] + scale * context.offset[0, r], bank[b] + scale * state.offset[r]])
+                vectors = torch.cat(
+                    [banks.context[b] + scale * context.offset[0, r], bank[b] + scale * state.offset[r]]
+                )
                 pair.append(plain_embedding(tower, vectors, class_ids, start))
             z = torch.stack(pair)
             mapped = z if model.class_mapping is None else F.normalize(model.class_mapping(z), dim=-1)
@@ -85,7 +87,9 @@ def slow(model, backbone, features, class_ids, draws):
     seed=st.integers(0, 99),
 )
 def test_fast_equals_slow(backbone, prompts, context, state, length, samples, released, name, seed):
-    length = max(1, length) if released else length  # torch warns of the empty layers of an amortised flow without steps
+    length = (
+        max(1, length) if released else length
+    )  # torch warns of the empty layers of an amortised flow without steps
     config = ModelConfig(num_prompts=prompts, context_tokens=context, state_tokens=state, flow_length=length)
     torch.manual_seed(seed)
     model = BayesPFL(published_variant(config) if released else config, Widths.of(backbone))
@@ -120,7 +124,9 @@ def test_a_batch_of_different_names_equals_one_by_one(backbone):
             one = slice(image, image + 1)
             alone = Features(features.image[one], features.patches[:, one])
             own = Draws(draws.context[one], draws.normal, draws.abnormal)
-            assert torch.allclose(model.prompts(alone, pad_class_tokens(ids[one]), own, encoder).text[0], together[image], atol=1e-6)
+            assert torch.allclose(
+                model.prompts(alone, pad_class_tokens(ids[one]), own, encoder).text[0], together[image], atol=1e-6
+            )
 
 
 def test_gradients_reach_the_head_and_never_clip(backbone):

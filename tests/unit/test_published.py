@@ -22,7 +22,9 @@ TEXT = {"context_length": 77, "vocab_size": 49409, "width": 64, "heads": 1, "lay
 @pytest.fixture(scope="module")
 def head():
     with np.load(RECORDED, allow_pickle=False) as file:
-        return {name.removeprefix("head/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("head/")}
+        return {
+            name.removeprefix("head/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("head/")
+        }
 
 
 @pytest.fixture
@@ -38,7 +40,12 @@ def import_into(folder: Path, content, *more: str) -> int:
 
 
 def test_a_checkpoint_becomes_a_bundle_without_clips_weights(head, architecture, tmp_path, capsys):
-    assert import_into(tmp_path, {"MyModel": head}, "--backbone", str(architecture), "--pretrained", "nowhere.pt", "--json") == 0
+    assert (
+        import_into(
+            tmp_path, {"MyModel": head}, "--backbone", str(architecture), "--pretrained", "nowhere.pt", "--json"
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["model"] == str(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.config.model == published_variant(
@@ -63,7 +70,8 @@ def test_weights_that_are_never_used_need_not_be_there(head):
 
 def test_no_flow_at_all_is_a_length_too(head):
     none = {
-        key: value[:0] if key.startswith("PFL_context.amor") else value[:, :0] if ".amor_" in key else value for key, value in head.items()
+        key: value[:0] if key.startswith("PFL_context.amor") else value[:, :0] if ".amor_" in key else value
+        for key, value in head.items()
     }
     config, weights = convert_published(none)
     assert config.flow_length == 0
@@ -88,13 +96,17 @@ def test_every_key_that_does_not_fit_is_listed(head, tmp_path, capsys):
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("key", ["image_mapping.bias", "context_encoder.weight_mean.module.2.weight", "PFL_normal.state"])
+@pytest.mark.parametrize(
+    "key", ["image_mapping.bias", "context_encoder.weight_mean.module.2.weight", "PFL_normal.state"]
+)
 def test_one_missing_tensor_goes_by_its_published_name(head, key):
     with pytest.raises(BundleError, match=key):
         convert_published({name: value for name, value in head.items() if name != key})
 
 
-@pytest.mark.parametrize("key", ["class_mapping.weight", "PFL_abnormal.amor_w", "temperature_pixel", "PFL_context.amor_b.bias"])
+@pytest.mark.parametrize(
+    "key", ["class_mapping.weight", "PFL_abnormal.amor_w", "temperature_pixel", "PFL_context.amor_b.bias"]
+)
 def test_one_tensor_of_another_shape_is_refused(head, key):
     with pytest.raises(BundleError, match="These are not the published weights"):
         convert_published({**head, key: torch.zeros(2, 3, 4, 5)})
@@ -117,7 +129,9 @@ def test_a_damaged_file_is_one_sentence(tmp_path, capsys, content):
     assert "missing.pth" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [{"other": {}}, [1, 2], {"MyModel": {"prompt_context": "text"}}, {"MyModel": Path("x")}])
+@pytest.mark.parametrize(
+    "content", [{"other": {}}, [1, 2], {"MyModel": {"prompt_context": "text"}}, {"MyModel": Path("x")}]
+)
 def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path, capsys, content):
     assert import_into(tmp_path, content) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -64,6 +64,8 @@ def test_given_draws_beyond_a_group_are_those_used(released, pictures):
     features, key = released._encode(pictures[0])
     draws = ordered_draws(1, 1, 7, released.backbone.text_width)[0]
     seven = released.predict_features(features, key, "gear", [2, 7], draws=draws)
-    two = released.predict_features(features, key, "gear", [2], draws=Draws(draws.context[:, :2], draws.normal[:2], draws.abnormal[:2]))
+    two = released.predict_features(
+        features, key, "gear", [2], draws=Draws(draws.context[:, :2], draws.normal[:2], draws.abnormal[:2])
+    )
     assert np.array_equal(seven[2].anomaly_map, two[2].anomaly_map)
     assert seven[7].image_score != seven[2].image_score

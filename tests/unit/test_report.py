@@ -71,9 +71,7 @@ def report(tmp_path):
         f"Worst {HOSTILE}": [a_case(HOSTILE), a_case("b/2.png", mask=False)],
         "Best": [a_case("c/3.png")],
     }
-    return write_report(
-        tmp_path / "new" / "report.html", f"Run {HOSTILE}", tables, cases, [f"Note {HOSTILE}"]
-    )
+    return write_report(tmp_path / "new" / "report.html", f"Run {HOSTILE}", tables, cases, [f"Note {HOSTILE}"])
 
 
 def test_page_is_well_formed_self_contained_and_escaped(report):
@@ -141,9 +139,7 @@ def lightness(rgb: np.ndarray) -> np.ndarray:
     share = rgb / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
-    return (
-        116 * np.where(luminance > 0.008856, np.cbrt(luminance), 7.787 * luminance + 16 / 116) - 16
-    )
+    return 116 * np.where(luminance > 0.008856, np.cbrt(luminance), 7.787 * luminance + 16 / 116) - 16
 
 
 def test_colours_rise_evenly_in_lightness():
