@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, dataset in result["datasets"].items():
         print(f"\n{name}")
-        print(table(table_rows(dataset)))
+        print(table(table_rows(dataset), decimals=1))
     print(f"\nReport: {result['report']}")
     return 0
 
@@ -135,7 +135,7 @@ def table_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "category": name,
-            **{key: None if value is None else round(100 * value, 1) for key, value in entry["values"].items()},
+            **{key: None if value is None else 100 * value for key, value in entry["values"].items()},
         }
         for name, entry in named
     ]

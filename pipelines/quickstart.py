@@ -163,7 +163,7 @@ def _summary(result: dict[str, Any]) -> str:
         [
             "",
             f"Categories never trained on ({dataset['images']} generated images, R = {evaluation['num_samples']}), percent:",
-            table(table_rows(dataset)),
+            table(table_rows(dataset), decimals=1),
             "",
             f"Over HTTP: {served['sample']} ({truth}) scored {served['score']:.3f}, as the library says.",
             f"Model: {result['model']} (version {result['version']}); {result['seconds']:.0f} s in all.",

@@ -86,12 +86,12 @@ def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics
     return Table(title, rows, notes, mean_rows=1)
 
 
-def table(rows: Sequence[Mapping[str, Cell]]) -> str:
-    """Rows as aligned plain text: a heading, a rule, numbers to the right, no trailing blanks."""
+def table(rows: Sequence[Mapping[str, Cell]], decimals: int = 3) -> str:
+    """Rows as aligned plain text: a heading, a rule, numbers to the right with so many decimals, no trailing blanks."""
     if not rows:
         return ""
     columns = _columns(rows)
-    lines = [columns] + [[_text(row.get(column)) for column in columns] for row in rows]
+    lines = [columns] + [[_text(row.get(column), decimals) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     numeric = [_is_numeric(rows, column) for column in columns]
     lines.insert(1, ["-" * width for width in widths])
@@ -206,7 +206,7 @@ def _is_numeric(rows: Sequence[Mapping[str, Cell]], column: str) -> bool:
     return not any(isinstance(row.get(column), str) for row in rows)
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: Cell, decimals: int = 3) -> str:
     if cell is None or cell != cell:  # NaN alone differs from itself
         return "-"
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)
