@@ -95,6 +95,8 @@ class ModelConfig(Settings):
     residual_attention: bool = Field(
         True, description="refine text embeddings with patch features; off: eq. 10 without the sum"
     )
+    class_token_in_image: bool = Field(True, description="x contains x_cls; off: x = x_patch (Table 2)")
+    patches_in_image: bool = Field(True, description="x contains x_patch; off: x = x_cls (Table 2)")
     attention_pooling: bool = Field(
         False, description="x_patch by softmax pooling over patches (released) instead of the mean over patches (paper)"
     )
@@ -112,6 +114,12 @@ class ModelConfig(Settings):
     def _pooling_needs_mapping(self) -> "ModelConfig":
         if self.attention_pooling != self.mapped_classification:
             raise ValueError("attention_pooling and mapped_classification belong to one second stage: set both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _image_is_something(self) -> "ModelConfig":
+        if not (self.class_token_in_image or self.patches_in_image):
+            raise ValueError("class_token_in_image and patches_in_image cannot both be off: x would be nothing")
         return self
 
 

@@ -113,8 +113,11 @@ class BayesPFL(nn.Module):
         return prompts, Logits(self.pixel_logits(self.patch_features(features), text), image_logits(features, text))
 
     def global_feature(self, features: Features) -> Float[Tensor, "batch dim"]:
-        """x = x_cls + x_patch (section 3.5)."""
-        return features.image + self.pooling(features.patches)
+        """x = x_cls + x_patch (section 3.5), or one of the two where the other is switched off (Table 2)."""
+        if not self.config.patches_in_image:
+            return features.image
+        pooled: Tensor = self.pooling(features.patches)
+        return features.image + pooled if self.config.class_token_in_image else pooled
 
     def prompts(self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder) -> Prompts:
         """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds."""

@@ -56,7 +56,7 @@ def gather(settings: TuneSettings, store: Store, results: list[dict[str, Any]]) 
     )
     notes = [f"Chosen by {SELECTION} on validation images, which no trial was trained on."]
     write_report(folder / "report.html", "Sweep", [Table("Combinations, best first", printable(rows))], {}, notes)
-    _add_pictures(folder / "report.html", pictures)
+    add_pictures(folder / "report.html", pictures)
     temporary = folder / "results.json.tmp"
     temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "results.json")  # last: says that the others are whole
@@ -143,7 +143,7 @@ def _values(rows: list[Row], key: str) -> list[Any]:
     return sorted(values) if all(isinstance(value, int | float) for value in values) else sorted(values, key=str)
 
 
-def _add_pictures(page: Path, pictures: dict[str, Path]) -> None:
+def add_pictures(page: Path, pictures: dict[str, Path]) -> None:
     """Put PNG files under headings at the end of a report."""
     figures = "\n".join(
         f'<h2>{escape(title)}</h2>\n<img style="max-width: 48rem" alt="{escape(title)}" '

@@ -2,10 +2,21 @@
 
 `image_metrics` and `pixel_metrics` are exact and hold all scores at once. `PixelHistogram` sees one
 map at a time in fixed memory and merges across workers. `dataset_mean` averages categories.
+`image_auroc_interval` and `pixel_auroc_interval` say how far an AUROC could be off by the choice of images.
 """
 
+from bayes_pfl.metrics.bootstrap import Interval, image_auroc_interval, pixel_auroc_interval
 from bayes_pfl.metrics.exact import image_metrics, pixel_metrics
 from bayes_pfl.metrics.result import Metrics, dataset_mean
 from bayes_pfl.metrics.streaming import PixelHistogram
 
-__all__ = ["Metrics", "PixelHistogram", "dataset_mean", "image_metrics", "pixel_metrics"]
+__all__ = [
+    "Interval",
+    "Metrics",
+    "PixelHistogram",
+    "dataset_mean",
+    "image_auroc_interval",
+    "image_metrics",
+    "pixel_auroc_interval",
+    "pixel_metrics",
+]
