@@ -26,6 +26,7 @@ from pipelines.cluster import start_ray
 from pipelines.report import Case, metrics_table, table, write_report
 from pipelines.scoring import read_row, score_rows
 from pipelines.settings import TrackingSettings
+from pipelines.study import run as run_study
 from pipelines.tracking import Run, start_run
 
 
@@ -58,11 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    parser.add_argument(
+        "--embedded",
+        action="store_true",
+        help="instead: train the embedded recipe anew and measure it beside baselines on held-out generated categories",
+    )
+    parser.add_argument("--seeds", type=int, help="with --embedded: trainings of the full model; default 5")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table."""
+    if args.embedded:
+        return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
     given = {"model": args.model, "shards": args.shards, "num_samples": args.num_samples, "output": args.output}
     changes = {key: value for key, value in given.items() if value is not None}
