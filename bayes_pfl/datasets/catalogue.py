@@ -75,13 +75,21 @@ def find(
 
 def _read(dataset: Dataset, source: Source, layout: str | None) -> Found:
     tried: list[str] = []
+    unusable: list[Skipped] = []
     for name, reader in _readers(dataset, layout):
         for root in _roots(dataset, source):
             reading = reader.read(source, root, dataset)
             if reading.records:
                 return _found(name, root, source, reading)
+            unusable = unusable or reading.set_aside
         tried.append(f"  {name}: {reader.expects}")
     where = f"under {source.folder}" + (f" in the layout {layout}" if layout else "")
+    if unusable:
+        path, reason = unusable[0]
+        raise DataError(
+            f"There are no images of {dataset.title} {where} that can be used: {len(unusable):,} were found or listed, "
+            f"the first of them, {path}, {reason}. Complete or mend the folder."
+        )
     raise DataError(
         f"There are no images of {dataset.title} {where}. "
         f"Give its unpacked folder as --source; it should hold one of\n" + "\n".join(tried)

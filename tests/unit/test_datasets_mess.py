@@ -69,6 +69,14 @@ def test_a_listed_image_counts_once_and_must_exist(tmp_path: Path) -> None:
     }
 
 
+def test_a_list_without_its_images_says_how_many_are_missing(tmp_path: Path) -> None:
+    tree = painted.paint("visa", tmp_path)
+    for record in tree.records:
+        (tmp_path / record.image).unlink()
+    with pytest.raises(DataError, match=rf"{len(tree.records)} were found or listed.*is listed and does not exist"):
+        read("visa", tmp_path, layout="published")
+
+
 def test_a_list_cannot_point_outside_the_source(tmp_path: Path) -> None:
     outside = painted.Tree(tmp_path / "outside")
     outside.picture("images/1.png")
