@@ -135,7 +135,7 @@ def resolve(source: str | Path) -> Path:
     if text == EMBEDDED:
         return package_path(EMBEDDED_FOLDER)
     scheme, separator, _ = text.partition(":/")
-    if separator and scheme.isalpha() and len(scheme) > 1:
+    if separator and scheme.isalnum() and len(scheme) > 1:
         for entry in importlib.metadata.entry_points(group=RESOLVERS, name=scheme):
             return Path(entry.load()(text))
         raise BundleError(

@@ -20,21 +20,22 @@ from bayes_pfl.detector import Detector
 from bayes_pfl.errors import DataError
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
 from bayes_pfl.preprocess import decode_image, decode_mask
+from bayes_pfl.remote import is_remote
 from bayes_pfl.samples import SampleRef, index_shards
-from bayes_pfl.shards import read_manifest
 from pipelines.cluster import start_ray
 from pipelines.report import Case, metrics_table, table, write_report
 from pipelines.scoring import read_row, score_rows
 from pipelines.settings import TrackingSettings
+from pipelines.storage import Store, absolute, dataset_manifest
 from pipelines.study import run as run_study
-from pipelines.tracking import Run, start_run
+from pipelines.tracking import Run, dataset_key, run_of_model, start_run
 
 
 class EvaluateSettings(Settings):
     """What is evaluated on what."""
 
-    model: str = Field("embedded", description="bundle folder, embedded, or models:/NAME@ALIAS")
-    shards: tuple[str, ...] = Field((), description="folders of shards, one dataset each")
+    model: str = Field("embedded", description="bundle by path or URI, embedded, or models:/NAME@ALIAS")
+    shards: tuple[str, ...] = Field((), description="folders of shards by path or URI, one dataset each")
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
     num_samples: int = Field(10, ge=1, description="R, Monte Carlo samples")
@@ -44,16 +45,20 @@ class EvaluateSettings(Settings):
     use_gpu: bool = Field(False, description="one GPU for every actor")
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
-    output: str = Field("runs/evaluation", description="folder for metrics.json, predictions.csv and report.html")
+    output: str = Field(
+        "runs/evaluation", description="folder or URI for metrics.json, predictions.csv and report.html"
+    )
     tracking: TrackingSettings = TrackingSettings()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl evaluate`."""
-    parser.add_argument("--model", help="bundle folder, embedded, or models:/NAME@ALIAS")
-    parser.add_argument("--shards", action="append", help="folder of shards; may be given several times")
+    parser.add_argument("--model", help="bundle by path or URI, embedded, or models:/NAME@ALIAS")
+    parser.add_argument(
+        "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
+    )
     parser.add_argument("--num-samples", type=int, metavar="R", help="Monte Carlo samples; default 10")
-    parser.add_argument("--output", help="folder for the results")
+    parser.add_argument("--output", help="folder or URI for the results")
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
@@ -84,20 +89,21 @@ def run(args: argparse.Namespace) -> int:
     for name, dataset in result["datasets"].items():
         print(f"\n{name}")
         print(table(table_rows(dataset), decimals=1))
-    print(f"\nReport: {result['report']}")
+    print(f"\nReport: {result['report']}" + (f" (also in MLflow run {result['run_id']})" if result["run_id"] else ""))
     return 0
 
 
-def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[str, Any]:
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Score every image, measure per category, average per dataset as the paper does; writes and returns metrics.json.
 
-    Raises DataError without shards, or if images were trained on and `allow_overlap` is off.
+    Raises DataError without shards, or if images were trained on and `allow_overlap` is off; OutputError if the output
+    cannot be written.
     """
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
     bundle = load_bundle(settings.model)
     indexed = {
-        Path(folder).resolve(): index_shards(folder, settings.split, settings.categories) for folder in settings.shards
+        folder: index_shards(folder, settings.split, settings.categories) for folder in map(absolute, settings.shards)
     }
     overlap = overlapping(bundle, [ref for refs in indexed.values() for ref in refs])
     if overlap and not settings.allow_overlap:
@@ -105,6 +111,13 @@ def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[
             f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing about "
             "unseen data. Choose other shards, or --allow-overlap to get a marked result."
         )
+    manifests = {folder: dataset_manifest(folder) for folder in indexed}
+    if len({manifest["dataset"] for manifest in manifests.values()}) < len(settings.shards):
+        raise DataError(
+            "Two of these folders hold the same dataset: evaluate them one by one, or name one by --name at ingestion."
+        )
+    store = Store(absolute(settings.output))
+    store.make()
     start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
     total = sum(map(len, indexed.values()))
     print(f"Scoring {total} images with R = {settings.num_samples} on {settings.workers} workers.", file=sys.stderr)
@@ -113,7 +126,7 @@ def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[
     predictions: list[dict[str, Any]] = []
     with tqdm(total=total, unit="image", disable=None) as bar:
         for folder, refs in indexed.items():
-            manifest = read_manifest(folder)
+            manifest = manifests[folder]
             scored = _score(settings, bundle, refs, manifest, bar)
             datasets[manifest["dataset"]] = scored
             predictions += scored.pop("predictions")
@@ -125,10 +138,17 @@ def evaluate(settings: EvaluateSettings, parent_run: str | None = None) -> dict[
         "trained_on_images_evaluated": len(overlap),
         "datasets": {name: {k: v for k, v in scored.items() if k != "scores"} for name, scored in datasets.items()},
     }
-    output = Path(settings.output).resolve()
-    result["report"] = str(output / "report.html")
-    _write(output, result, predictions, cases)
-    _record(settings, result, output, parent_run)
+    result["report"] = f"{store.root}/report.html"
+    tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None)
+    result["run_id"] = tracked.run_id
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) if is_remote(store.root) else Path(store.root)
+        files = _write(place, result, predictions, cases)
+        if is_remote(store.root):
+            store.upload_files(files)
+        _record(tracked, result, files)
+    if own:
+        tracked.finish()
     return result
 
 
@@ -243,9 +263,8 @@ def _case(settings: EvaluateSettings, detector: Detector, ref: SampleRef) -> Cas
 
 def _write(
     output: Path, result: dict[str, Any], predictions: list[dict[str, Any]], cases: dict[str, list[Case]]
-) -> None:
-    """All files of the evaluation; metrics.json comes last and says that the others are whole."""
-    output.mkdir(parents=True, exist_ok=True)
+) -> list[Path]:
+    """All files of the evaluation, returned; metrics.json comes last and says that the others are whole."""
     with tempfile.NamedTemporaryFile("w", dir=output, delete=False, newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(predictions[0]))
         writer.writeheader()
@@ -267,20 +286,29 @@ def _write(
     temporary = output / "metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(output / "metrics.json")
+    return [output / name for name in ("predictions.csv", "report.html", "metrics.json")]
 
 
-def _record(settings: EvaluateSettings, result: dict[str, Any], output: Path, parent: str | None) -> None:
-    """Keep metrics and files in MLflow: in the given run, or in one of their own."""
+def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:
+    """The run that trained the model, or a new one of its own, and whether it is new.
+
+    `bayes-pfl register` compares what the training run has: figures of some categories, or on images that were trained
+    on, are not `whole` and stay out of it.
+    """
+    trained = run_of_model(settings.tracking, settings.model, bundle.record) if whole else None
+    if trained is not None:
+        return trained, False
+    return start_run(settings.tracking, "evaluate", {"stage": "evaluate", "model": bundle.version}), True
+
+
+def _record(tracked: Run, result: dict[str, Any], files: list[Path]) -> None:
+    """Keep metrics and files in MLflow."""
     metrics = {
-        f"{name}.{metric}".replace(" ", "_"): value
+        f"{dataset_key(name)}.{metric}": value
         for name, dataset in result["datasets"].items()
         for metric, value in dataset["mean"]["values"].items()
         if value is not None
     }
-    tracked = (
-        Run(settings.tracking, parent) if parent else start_run(settings.tracking, "evaluate", {"stage": "evaluate"})
-    )
     tracked.log_metrics(metrics)
-    tracked.log_folder(output, "evaluation")
-    if parent is None:
-        tracked.finish()
+    for file in files:
+        tracked.log_file(file, "evaluation")

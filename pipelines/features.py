@@ -22,6 +22,7 @@ from bayes_pfl.samples import SampleRef, index_shards, load_samples, mosaic_part
 from bayes_pfl.shards import MANIFEST_FOLDER
 from pipelines.batches import tile_columns, tiles_of
 from pipelines.cluster import start_ray
+from pipelines.storage import local_folder
 
 IMAGES_PER_SHARD = 64
 
@@ -75,7 +76,7 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     if settings.dtype not in DTYPES:
         raise ConfigError(f"dtype '{settings.dtype}' is unknown; choose among {', '.join(DTYPES)}.")
     began = time.monotonic()
-    folder = Path(settings.output).resolve()
+    folder = local_folder(settings.output, "output")
     refs = index_shards(settings.shards, settings.split)
     key = FeatureKey.of(Backbone(settings.backbone), settings.dtype)
     if (folder / MANIFEST_FOLDER).is_dir() and read_key(folder) != key:

@@ -21,6 +21,7 @@ from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_shard
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import BayesPFLError, DataError, OutputError
 from bayes_pfl.preprocess import MAX_PIXELS
+from bayes_pfl.remote import is_remote
 from pipelines.cluster import start_ray
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl ingest`."""
     parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or folder for images of your own")
     parser.add_argument("--source", type=Path, required=True, help="the dataset's unpacked folder")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the shards")
+    parser.add_argument("--output", required=True, help="folder for the shards")
     parser.add_argument("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
     parser.add_argument("--subset", choices=("complete", "paper"), help="default: complete")
     parser.add_argument("--split", choices=("train", "test"), help="default: both")
@@ -98,17 +99,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def ingest(dataset: str, source: Path, output: Path, config: IngestConfig | None = None) -> dict[str, Any]:
+def ingest(dataset: str, source: Path, output: Path | str, config: IngestConfig | None = None) -> dict[str, Any]:
     """Write the shards of ``dataset`` into ``output``, or what is missing of them, and say what was found.
 
     Raises:
         DataError: the dataset is not there, or ``strict`` met an image that cannot be used.
-        OutputError: ``output`` cannot be written, is in use, or holds another ingest.
+        OutputError: ``output`` cannot be written, is in use, holds another ingest, or is a URI.
     """
+    if is_remote(output):
+        raise OutputError(
+            f"Shards are written to a folder: give a path as --output and copy the whole folder to {output}; "
+            "train, tune and evaluate read it from there."
+        )
     started = time.monotonic()
     config = config or IngestConfig()
     description = get_dataset(dataset)
-    source, output = source.expanduser().absolute(), output.expanduser().absolute()
+    source, output = source.expanduser().absolute(), Path(output).expanduser().absolute()
     listing = Source(source)
     found = find(
         description,

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bayes_pfl.errors import DataError
-from bayes_pfl.remote import is_remote
 from bayes_pfl.samples import SampleRef, refs_digest
-from bayes_pfl.shards import read_manifest
 from pipelines.settings import TrainSettings
-from pipelines.storage import Store
+from pipelines.storage import Store, dataset_manifest
 from pipelines.tracking import Run, start_run
 
 RUN_FILE = "mlflow_run.json"
@@ -30,12 +28,11 @@ def provenance(shards: str, training: Sequence[SampleRef], validation: Sequence[
             about[f"version.{package}"] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             about[f"version.{package}"] = "not installed"
-    if not is_remote(shards):
-        try:
-            manifest = read_manifest(shards)
-            about |= {"dataset": str(manifest.get("dataset")), "dataset_digest": str(manifest.get("digest"))}
-        except DataError:
-            about["dataset_digest"] = "no manifest"
+    try:
+        manifest = dataset_manifest(shards)
+        about |= {"dataset": str(manifest.get("dataset")), "dataset_digest": str(manifest.get("digest"))}
+    except DataError:
+        about["dataset_digest"] = "no manifest"
     about |= {"training_images": len(training), "training_images_sha256": refs_digest(training)}
     return about | {"validation_images": len(validation), "validation_images_sha256": refs_digest(validation)}
 

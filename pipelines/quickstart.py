@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
     trained = train(_settings(auxiliary, folder / "model"), fresh=args.fresh)
     _say("evaluating on categories never trained on")
     evaluated = evaluate(
-        EvaluateSettings(model=trained["bundle"], shards=(str(held_out),), output=str(folder / "evaluation")),
-        trained["run_id"],
+        EvaluateSettings(model=trained["bundle"], shards=(str(held_out),), output=str(folder / "evaluation"))
     )
     _say("registering the model and scoring over HTTP")
     tracking = TrackingSettings()

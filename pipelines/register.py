@@ -15,7 +15,7 @@ from typing import Any
 from bayes_pfl.detector import Detector
 from bayes_pfl.errors import BundleError, ConfigError
 from pipelines.settings import TrackingSettings
-from pipelines.tracking import present_model, register_bundle, run_bundle
+from pipelines.tracking import dataset_key, present_model, register_bundle, run_bundle
 
 COMPARED = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_pro", "pixel_f1_max")
 MARGIN = 0.01
@@ -70,6 +70,7 @@ def register(
 
     Raises BundleError if the bundle is damaged (force or not) or a gate refuses, ConfigError for metrics of another model.
     """
+    evaluation = evaluation and dataset_key(evaluation)
     folder, logged = run_bundle(settings, run_id)
     bundle = Detector.load(folder).bundle
     measured = evaluations(logged)
@@ -116,12 +117,12 @@ def compare(candidate: Evaluations, present: Evaluations, evaluation: str | None
         return ""  # nothing is known of the present model
     shared = sorted(set(candidate) & set(present)) if evaluation is None else [evaluation]
     if not shared:
-        return f"it was not evaluated on any dataset that {who} was ({', '.join(sorted(present))}): run `bayes-pfl evaluate` and give --metrics"
+        return f"it was not evaluated on any dataset that {who} was ({', '.join(sorted(present))}): run `bayes-pfl evaluate` on one of them"
     worse = []
     for dataset in shared:
         for side, label in ((candidate, "this model"), (present, who)):
             if dataset not in side:
-                return f"{label} has no metrics on '{dataset}': run `bayes-pfl evaluate` and give --metrics"
+                return f"{label} has no metrics on '{dataset}': run `bayes-pfl evaluate` on it"
         for metric in COMPARED:
             mine, theirs = candidate[dataset].get(metric), present[dataset].get(metric)
             if mine is not None and theirs is not None and mine < theirs - margin:
@@ -139,4 +140,6 @@ def _read_metrics(file: Path, version: str) -> Evaluations:
         raise ConfigError(f"{file} is no metrics.json of `bayes-pfl evaluate` ({error}).") from error
     if about != version:
         raise ConfigError(f"{file} measures model {about}, but this run's model is {version}: evaluate this one.")
-    return {name: {key: value for key, value in of.items() if value is not None} for name, of in values.items()}
+    return {
+        dataset_key(name): {key: value for key, value in of.items() if value is not None} for name, of in values.items()
+    }

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from bayes_pfl.backbone import Backbone
@@ -11,6 +12,7 @@ from bayes_pfl.bundle import Bundle
 from bayes_pfl.detector import Detector, Prediction
 from bayes_pfl.metrics import PixelHistogram
 from bayes_pfl.preprocess import decode_mask, mask_tensor
+from bayes_pfl.remote import local_copy
 from bayes_pfl.samples import SampleRef
 from bayes_pfl.shards import read_shard
 
@@ -34,9 +36,9 @@ class Scorer:
     """One actor's detector; a call scores one chunk for several numbers of samples at once."""
 
     def __init__(self, bundle: Bundle, num_samples: list[int], seed: int, threads: int, device: str) -> None:
-        torch.set_num_threads(threads)
-        self._detector = Detector(bundle, Backbone(bundle.config.backbone), torch.device(device))
+        self._detector = load_detector(bundle, threads, device)
         self._num_samples, self._seed = num_samples, seed
+        self._opened: dict[str, pa.Table] = {}
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         """Scores, uncertainties and pixel histograms (bins in use) of the chunk, one output row for each R."""
@@ -46,7 +48,7 @@ class Scorer:
         scores: dict[int, list[float]] = {number: [] for number in self._num_samples}
         uncertainties: dict[int, list[float]] = {number: [] for number in self._num_samples}
         for shard, row, name, label in zip(shards, numbers, names, labels, strict=True):
-            image, mask = read_row(shard, row)
+            image, mask = read_row(shard, row, self._opened)
             nested = self._detector.predict_nested([image], [name], self._num_samples, self._seed)[0]
             for number, prediction in nested.items():
                 scores[number].append(prediction.image_score)
@@ -65,10 +67,12 @@ class Scorer:
         return output
 
 
-def read_row(shard: str, row: int) -> tuple[bytes, bytes | None]:
-    """Encoded image and mask of one row."""
-    one = read_shard(shard).slice(row, 1)
-    return one["image"][0].as_py(), one["mask"][0].as_py()
+def read_row(shard: str, row: int, opened: dict[str, pa.Table] | None = None) -> tuple[bytes, bytes | None]:
+    """Encoded image and mask of one row; a shard named by URI is copied to this machine once, and kept open in `opened`."""
+    opened = {} if opened is None else opened
+    if shard not in opened:
+        opened[shard] = read_shard(local_copy(shard))
+    return opened[shard]["image"][row].as_py(), opened[shard]["mask"][row].as_py()
 
 
 def truth_mask(mask: bytes | None, label: int, prediction: Prediction) -> np.ndarray | None:
@@ -83,9 +87,6 @@ def score_rows(
     bundle: Bundle, refs: Sequence[SampleRef], num_samples: list[int], seed: int, workers: int, threads: int, gpu: bool
 ) -> Iterator[dict[str, Any]]:
     """Results of all chunks as they come: `Scorer`'s rows, split up again."""
-    import ray
-    from ray.data import ActorPoolStrategy
-
     work = [
         {
             "positions": positions,
@@ -96,19 +97,36 @@ def score_rows(
         }
         for positions in chunks(refs)
     ]
+    options = {
+        "bundle": bundle,
+        "num_samples": num_samples,
+        "seed": seed,
+        "threads": threads,
+        "device": "cuda" if gpu else "cpu",
+    }
+    yield from through_actors(work, Scorer, options, workers, gpu)
+
+
+def load_detector(bundle: Bundle, threads: int, device: str) -> Detector:
+    """A detector for this process, and the number of threads that it predicts with."""
+    torch.set_num_threads(threads)
+    return Detector(bundle, Backbone(bundle.config.backbone), torch.device(device))
+
+
+def through_actors(
+    work: list[dict[str, Any]], scorer: type, options: dict[str, Any], workers: int, gpu: bool
+) -> Iterator[dict[str, Any]]:
+    """Every piece of work through a pool of actors, each a `scorer` made with `options`; its rows as they come."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
     dataset = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-        Scorer,
+        scorer,
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers, len(work))),
         num_cpus=1 if not gpu else None,
         num_gpus=1 if gpu else None,
-        fn_constructor_kwargs={
-            "bundle": bundle,
-            "num_samples": num_samples,
-            "seed": seed,
-            "threads": threads,
-            "device": "cuda" if gpu else "cpu",
-        },
+        fn_constructor_kwargs=options,
     )
     dataset.context.enable_progress_bars = False
     yield from dataset.iter_rows()

@@ -4,9 +4,11 @@ Models are folders (see `bayes_pfl.bundle`), never pickles: MLflow stores and ve
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,9 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayes_pfl.errors import BundleError, TrainingError
+from bayes_pfl.remote import cache_folder
 from pipelines.settings import TrackingSettings, home
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it announces new tables, and each start of system metrics
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault(
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
@@ -73,9 +77,9 @@ class Run:
         """Keep a folder's files under a name."""
         self._attempt(lambda client: client.log_artifacts(self.run_id, str(folder), name))
 
-    def log_file(self, file: Path) -> None:
-        """Keep one file."""
-        self._attempt(lambda client: client.log_artifact(self.run_id, str(file)))
+    def log_file(self, file: Path, name: str) -> None:
+        """Keep one file, in a folder of this name."""
+        self._attempt(lambda client: client.log_artifact(self.run_id, str(file), name))
 
     def finish(self, succeeded: bool = True) -> None:
         """Close the run."""
@@ -131,6 +135,28 @@ def start_run(settings: TrackingSettings, name: str, tags: Mapping[str, str], pa
         print(f"MLflow: {problem}. The work goes on; metrics are kept in files.", file=sys.stderr)
         return Run(resolved(settings), "", problem)
     return Run(resolved(settings), run.info.run_id)
+
+
+def dataset_key(dataset: str) -> str:
+    """What a dataset is called in the names of metrics, `key.metric`: in characters that MLflow allows."""
+    return re.sub(r"[^\w.-]", "_", dataset, flags=re.ASCII)
+
+
+def run_of_model(settings: TrackingSettings, source: str, record: Mapping[str, Any]) -> Run | None:
+    """The run that trained a model, as its bundle's `record` or its registered version (`models:/...`) names it.
+
+    None if they name none, if the store does not know it, or does not answer.
+    """
+    try:
+        client = _client(settings)
+        run_id = record.get("training", {}).get("run_id")
+        if not run_id and source.startswith("models:/"):
+            run_id = _model_version(client, source).run_id
+        if run_id:
+            return Run(resolved(settings), client.get_run(run_id).info.run_id)
+    except _unreachable():
+        pass
+    return None
 
 
 @contextlib.contextmanager
@@ -195,29 +221,42 @@ def register_bundle(settings: TrackingSettings, run_id: str, alias: str, tags: M
 
 
 def download_model(uri: str) -> Path:
-    """Local folder of a registered model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+    """Local folder of a registered model: `models:/NAME@ALIAS` or `models:/NAME/VERSION`; a version is downloaded once.
 
     Raises BundleError for another form, an unknown name, alias or version, or an unreachable store.
     """
     from mlflow import artifacts
     from mlflow.exceptions import MlflowException
 
+    settings = TrackingSettings()
+    store = tracking_uri(settings)
+    try:
+        version = _model_version(_client(settings), uri)
+        about = (store, version.name, version.version, version.source, version.creation_timestamp)
+        digest = hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()
+        target = cache_folder() / "models" / digest[:24]
+        if not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+                copy = artifacts.download_artifacts(artifact_uri=version.source, dst_path=temporary, tracking_uri=store)
+                with contextlib.suppress(OSError):  # another process was faster, with the same content
+                    Path(copy).rename(target)
+        return target
+    except (MlflowException, OSError) as error:
+        raise BundleError(
+            f"{uri} is not in the registry at {store} ({_first_line(error)}). Register a model with "
+            "`bayes-pfl register`, or set MLFLOW_TRACKING_URI."
+        ) from error
+
+
+def _model_version(client: Any, uri: str) -> Any:
+    """The registered version that a URI names. Raises BundleError for a URI of another form, MlflowException if there is none."""
     match = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", uri)
     if match is None:
         raise BundleError(f"'{uri}' is no model; write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    settings = TrackingSettings()
-    client = _client(settings)
-    try:
-        if match["alias"]:
-            version = client.get_model_version_by_alias(match["name"], match["alias"])
-        else:
-            version = client.get_model_version(match["name"], match["version"])
-        return Path(artifacts.download_artifacts(artifact_uri=version.source, tracking_uri=tracking_uri(settings)))
-    except MlflowException as error:
-        raise BundleError(
-            f"{uri} is not in the registry at {tracking_uri(settings)} ({error.message}). Register a model with "
-            "`bayes-pfl register`, or set MLFLOW_TRACKING_URI."
-        ) from error
+    if match["alias"]:
+        return client.get_model_version_by_alias(match["name"], match["alias"])
+    return client.get_model_version(match["name"], match["version"])
 
 
 def _bundle_source(client: Any, settings: TrackingSettings, run_id: str) -> str:

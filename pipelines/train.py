@@ -22,7 +22,7 @@ from pipelines.loop import SELECTION, final_head, training_loop
 from pipelines.progress import EpochLines, StepCounter
 from pipelines.provenance import METRICS_FILE, keep_history, tracked_run
 from pipelines.settings import TrainSettings, home
-from pipelines.storage import Store, absolute
+from pipelines.storage import Store, absolute, local_folder
 from pipelines.tracking import BUNDLE_ARTIFACT, Run, resolved
 from pipelines.train_report import write_training_report
 
@@ -251,7 +251,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _absolute(settings: TrainSettings) -> TrainSettings:
-    features = settings.data.features and str(Path(settings.data.features).resolve())
+    features = settings.data.features and str(local_folder(settings.data.features, "data.features"))
     data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
     storage = settings.cluster.storage and absolute(settings.cluster.storage).rstrip("/")
     cluster = settings.cluster.model_copy(update={"storage": storage})

@@ -10,7 +10,6 @@ from bayes_pfl.bundle import load_bundle
 from bayes_pfl.detector import Detector
 from bayes_pfl.heatmap import overlay
 from bayes_pfl.preprocess import decode_image, decode_mask
-from bayes_pfl.remote import local_copy
 from bayes_pfl.samples import SampleRef
 from pipelines.report import Case, Table, write_report
 from pipelines.scoring import read_row
@@ -48,7 +47,7 @@ def chosen(refs: Sequence[SampleRef]) -> list[SampleRef]:
 
 
 def _case(detector: Detector, ref: SampleRef) -> Case:
-    image, mask = read_row(str(local_copy(ref.shard)), ref.row)
+    image, mask = read_row(ref.shard, ref.row)
     prediction = detector.predict([image], [ref.class_name], VALIDATION_SAMPLES)[0]
     truth = None if mask is None else decode_mask(mask)
     return Case(

@@ -24,7 +24,7 @@ from pipelines.loop import SELECTION
 from pipelines.report import table
 from pipelines.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.settings import home
-from pipelines.storage import Store, absolute
+from pipelines.storage import Store, absolute, local_folder
 from pipelines.sweep_results import gather, printable
 from pipelines.tracking import Run, closing, resolved, start_run
 from pipelines.train import split_samples
@@ -227,7 +227,7 @@ def _absolute(settings: TuneSettings) -> TuneSettings:
         raise ConfigError(
             "With a URI as output, compute the features first and name them: data.features, a folder every machine reaches."
         )
-    features = settings.data.features and str(Path(settings.data.features).resolve())
+    features = settings.data.features and str(local_folder(settings.data.features, "data.features"))
     data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
     return settings.model_copy(
         update={"data": data, "output": absolute(settings.output).rstrip("/"), "tracking": resolved(settings.tracking)}

@@ -10,7 +10,6 @@ from bayes_pfl.bundle import Bundle
 from bayes_pfl.detector import Detector, Prediction
 from bayes_pfl.features import FeatureShards, collate
 from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
-from bayes_pfl.remote import local_copy
 from bayes_pfl.samples import SampleRef
 from bayes_pfl.training import Trainer
 from pipelines.scoring import read_row, truth_mask
@@ -71,7 +70,7 @@ def predict_ref(
         sample = shards.load(ref)
         features, masks = collate([sample])
         return detector.predict_features(features, sample.draw_key, ref.class_name, num_samples), masks[0].numpy()
-    image, mask = read_row(str(local_copy(ref.shard)), ref.row)
+    image, mask = read_row(ref.shard, ref.row)
     nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
     return nested, truth_mask(mask, ref.label, nested[num_samples[0]])
 

@@ -6,9 +6,13 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[str]:
-    """A local Ray with 2 CPUs; the value is its address, for programs that are to join it."""
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A local Ray with 2 CPUs; the value is its address, for programs that are to join it.
+
+    Its workers have the environment of this moment: their copies of remote files lie in a folder of the tests.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BAYES_PFL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         import ray

@@ -1,8 +1,11 @@
 """Evaluation over Ray Data against a plain loop over the same detector and scikit-learn."""
 
 import csv
+import functools
 import json
 import math
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -10,9 +13,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from small import painted_shards, random_bundle
 
 from bayes_pfl.detector import Detector
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.preprocess import decode_mask, mask_tensor
-from bayes_pfl.shards import iterate_rows
+from bayes_pfl.shards import iterate_rows, shard_paths
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
 
@@ -81,6 +84,65 @@ def test_images_that_were_trained_on_are_refused_or_marked(work, capsys):
     marked = evaluate(settings.model_copy(update={"allow_overlap": True}))
     assert marked["trained_on_images_evaluated"] == 10
     assert "not a zero-shot result" in (folder / "marked/report.html").read_text()
+
+
+class Counting(SimpleHTTPRequestHandler):
+    """A web server of files that notes what it was asked for."""
+
+    got: list[str] = []  # noqa: RUF012
+
+    def do_GET(self):
+        self.got.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(work):
+    """The work's folder behind HTTP: a place that no process here can open by path."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Counting, directory=str(work[0])))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_shards_model_and_output_by_uri_give_what_they_give_by_path(work, served):
+    folder, shards, bundle, result = work
+    settings = EvaluateSettings(
+        model=f"file://{bundle}",
+        shards=(f"{served}/{shards.name}",),
+        num_samples=3,
+        cases=1,
+        workers=1,
+        output=f"file://{folder}/elsewhere",
+    )
+    remote = evaluate(settings)
+    assert remote["datasets"] == result["datasets"]
+    assert json.loads((folder / "elsewhere/metrics.json").read_text()) == remote
+    assert (folder / "elsewhere/predictions.csv").read_text() == (folder / "out/predictions.csv").read_text()
+    assert remote["report"] == f"file://{folder}/elsewhere/report.html"
+    assert (folder / "elsewhere/report.html").read_text().count("<article") == 2
+    for path in shard_paths(shards):  # copied to this machine once, for the driver and the actors
+        assert Counting.got.count(f"/{shards.name}/{path.name}") == 1
+
+
+def test_places_that_cannot_be_used_are_said_before_anything_is_scored(work, tmp_path):
+    _, shards, bundle, _ = work
+    settings = EvaluateSettings(model=str(bundle), shards=(str(shards),))
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"Cannot write .*/file/below"):
+        evaluate(settings.model_copy(update={"output": str(tmp_path / "file" / "below")}))
+    with pytest.raises(ConfigError, match=r"nowhere://.* cannot be opened"):
+        evaluate(settings.model_copy(update={"output": "nowhere://bucket/out"}))
+    with pytest.raises(DataError, match="Two of these folders hold the same dataset"):
+        evaluate(settings.model_copy(update={"shards": (str(shards), f"file://{shards}")}))
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "shard-00000.arrow").write_bytes(shard_paths(shards)[0].read_bytes())
+    with pytest.raises(DataError, match=r"no _manifest/manifest\.json"):
+        evaluate(settings.model_copy(update={"shards": (f"file://{tmp_path}/bare",), "output": str(tmp_path / "out")}))
 
 
 def test_command_line_says_what_is_missing(work, capsys, tmp_path):

@@ -161,6 +161,13 @@ class TestCommandLine:
             ingest.ingest("kvasir", tmp_path / "in", tmp_path / "other", IngestConfig(strict=True))
         assert not (tmp_path / "other").exists()
 
+    def test_a_uri_as_output_is_refused_with_what_to_do(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        painted.paint("kvasir", tmp_path / "in")
+        with pytest.raises(OutputError, match="copy the whole folder to s3://bucket/kvasir; train"):
+            call(ingest, "kvasir", "--source", tmp_path / "in", "--output", "s3://bucket/kvasir")
+
     def test_two_at_once_are_refused(self, tmp_path: Path) -> None:
         painted.paint("kvasir", tmp_path / "in")
         with claim(tmp_path / "out"), pytest.raises(OutputError, match="is being written by process"):

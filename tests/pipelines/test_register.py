@@ -1,6 +1,7 @@
 """Runs and models on a real SQLite store: the gates before an alias moves, and a store that does not answer."""
 
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -12,7 +13,7 @@ from bayes_pfl.detector import Detector
 from bayes_pfl.errors import BundleError, ConfigError
 from pipelines.register import compare, evaluations, register
 from pipelines.settings import TrackingSettings
-from pipelines.tracking import Run, closing, download_model, present_model, run_bundle, start_run
+from pipelines.tracking import Run, closing, download_model, present_model, run_bundle, run_of_model, start_run
 
 PIXEL = {"pixel_ap": 0.40, "pixel_auroc": 0.90}
 
@@ -25,6 +26,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
     return TrackingSettings()
 
@@ -49,6 +51,28 @@ def test_a_model_becomes_champion_and_every_consumer_finds_it(store, bundle):
         download_model("models:/bayes-pfl@nobody")
     with pytest.raises(BundleError, match="is no model"):
         download_model("models:/bayes-pfl")
+
+
+def test_a_version_is_downloaded_once(store, bundle, tmp_path):
+    register(store, finished_run(store, bundle, PIXEL))
+    first = download_model("models:/bayes-pfl@champion")
+    assert first.is_relative_to(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "home" / "artifacts")
+    assert download_model("models:/bayes-pfl@champion") == download_model("models:/bayes-pfl/1") == first
+    assert load_bundle(first).version == load_bundle(bundle).version
+    register(store, finished_run(store, bundle, PIXEL))
+    assert download_model("models:/bayes-pfl@champion") != first
+
+
+def test_figures_of_an_evaluation_belong_to_the_run_that_trained_the_model(store, bundle):
+    known = finished_run(store, bundle, PIXEL)
+    assert run_of_model(store, str(bundle), {"training": {"run_id": known}}).run_id == known
+    assert run_of_model(store, str(bundle), {"training": {"run_id": "0" * 32}}) is None
+    assert run_of_model(store, str(bundle), {}) is None
+    register(store, known)
+    assert run_of_model(store, "models:/bayes-pfl@champion", {}).run_id == known
+    down = TrackingSettings(uri="http://127.0.0.1:9")
+    assert run_of_model(down, str(bundle), {"training": {"run_id": known}}) is None
 
 
 def test_a_worse_model_is_refused_with_both_numbers_unless_forced(store, bundle):
