@@ -7,12 +7,12 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from equations_clip import Weights, encode_text
 from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_pfl.config import LossConfig
 from bayes_pfl.model import BayesPFL
+from tests.equations_clip import Weights, encode_text
 
 
 class Image(NamedTuple):
@@ -42,12 +42,12 @@ def network(layers: Any, x: Tensor) -> Tensor:
     return x @ third.weight.T + third.bias
 
 
-def flow_steps(flow: Any, condition: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(u, w, b) of every step: free, or linear in the condition."""
+def flow_steps(flow: Any, condition: Tensor, dim: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(u, w, b) of every step for z of width `dim`: free, or linear in the condition."""
     if isinstance(flow.u, torch.nn.Parameter):
         return list(zip(flow.u, flow.w, flow.b, strict=True))
     u, w, b = (layer.weight @ condition + layer.bias for layer in (flow.u, flow.w, flow.b))
-    return list(zip(u.view(len(b), -1), w.view(len(b), -1), b, strict=True))
+    return list(zip(u.view(-1, dim), w.view(-1, dim), b, strict=True))
 
 
 def sample(density: Any, flow: Any, condition: Tensor, noise: Tensor) -> Sample:
@@ -56,7 +56,7 @@ def sample(density: Any, flow: Any, condition: Tensor, noise: Tensor) -> Sample:
     z = mean + std * noise
     log_q0 = (-0.5 * ((z - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)).sum()
     log_det = torch.zeros(())
-    for u, w, b in flow_steps(flow, condition):
+    for u, w, b in flow_steps(flow, condition, len(noise)):
         psi = (1 - torch.tanh(w @ z + b) ** 2) * w
         log_det = log_det + torch.log(torch.abs(1 + u @ psi) + flow.epsilon)
         z = z + u * torch.tanh(w @ z + b)

@@ -186,7 +186,7 @@ def _training(recorded: Recorded, features: Features) -> Iterator[Difference]:
         if key in parameters:
             parameter = parameters[key]
             ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            yield _relative(name, ours, recorded[name].reshape(ours.shape))
+            yield _relative(name, ours, recorded[name])
 
 
 def _stored_once(name: str) -> str:
@@ -208,12 +208,18 @@ def _mlp_ratio(clip: dict[str, Tensor], tower: str) -> float:
 
 
 def _absolute(name: str, ours: Tensor, theirs: Tensor) -> Difference:
-    return Difference(name, float((ours.detach().double() - theirs.double()).abs().max()), ABSOLUTE)
+    return Difference(name, _largest(ours, theirs), ABSOLUTE)
 
 
 def _relative(name: str, ours: Tensor, theirs: Tensor) -> Difference:
-    scale = max(float(theirs.double().abs().max()), 1e-12)
-    return Difference(name, float((ours.detach().double() - theirs.double()).abs().max()) / scale, RELATIVE)
+    scale = max(float(theirs.double().abs().max()), 1e-12) if theirs.numel() else 1.0
+    return Difference(name, _largest(ours, theirs) / scale, RELATIVE)
+
+
+def _largest(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference: NaN, which no tolerance allows, where either side is not finite; 0 of nothing, a flow of length 0."""
+    difference = ours.detach().double() - theirs.double().reshape(ours.shape)
+    return float(difference.abs().max()) if difference.numel() else 0.0
 
 
 def main(arguments: list[str]) -> int:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from equations import Image, Step, prompt_maps, text_bank, text_logits, training_losses
-from equations_clip import Weights, encode_image
 from torch import Tensor
 
 from bayes_pfl.config import LossConfig
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.published import convert_published, our_key
+from tests.equations import Image, Step, prompt_maps, text_bank, text_logits, training_losses
+from tests.equations_clip import Weights, encode_image
 
 START, PLACEHOLDER, END = 49406, 343, 49407
 RELEASED = LossConfig(

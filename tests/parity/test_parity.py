@@ -61,3 +61,13 @@ def test_a_foreign_file_is_one_sentence(tmp_path, capsys, content):
     assert main([str(tmp_path / "x.npz")]) == 2
     assert "no recording" in capsys.readouterr().err
     assert main([str(tmp_path / "missing.npz")]) == 2
+
+
+@pytest.mark.parametrize("name", ["image_features", "eval0_map", "loss_focal", "grad_prompt_context"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_recorded_number_that_is_none_fails(arrays, tmp_path, capsys, name, value):
+    damaged = np.array(arrays[name])
+    damaged.reshape(-1)[0] = value
+    np.savez(tmp_path / "damaged.npz", **{**arrays, name: damaged})
+    assert main([str(tmp_path / "damaged.npz")]) == 1
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith("TOO FAR")]

@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-from equations import Image, Step, training_losses
-from equations_clip import encode_image, encode_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +13,8 @@ from bayes_pfl.losses import Target, losses
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.prompts import Draws
 from bayes_pfl.text import PromptEncoder, pad_class_tokens
+from tests.equations import Image, Step, training_losses
+from tests.equations_clip import encode_image, encode_text
 
 NAMES = ("gear", "metal plate with holes")
 LAYERS = (1, 3)
