@@ -23,7 +23,7 @@ COMMANDS = {
     "train": ("pipelines.train", "shards of an auxiliary dataset -> a trained model (Ray Train)"),
     "tune": ("pipelines.tune", "sweep B, K, R and other settings (Ray Tune)"),
     "evaluate": ("pipelines.evaluate", "shards of unseen datasets -> metrics, table, report"),
-    "score": ("pipelines.score", "image files -> scores and heat maps"),
+    "score": ("pipelines.score", "images, folders or shards -> scores, heat maps, gallery"),
     "register": ("pipelines.register", "make a training run's model champion"),
     "import": ("pipelines.import_published", "the authors' published weights -> a model"),
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),

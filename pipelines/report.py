@@ -41,6 +41,11 @@ article p { margin: .2rem 0 .6rem; color: var(--soft); font-size: .9rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; }
 figure { margin: 0; max-width: 288px; } figcaption { color: var(--soft); font-size: .8rem; }
 img { width: 100%; height: auto; display: block; border-radius: .25rem; }
+a:focus-visible { outline: 3px solid; outline-offset: 3px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; padding: 0;
+  list-style: none; }
+.gallery li { background: var(--card); border-radius: .5rem; padding: .6rem; }
+.gallery p { margin: .4rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
 """
 
 
@@ -131,12 +136,20 @@ def write_report(
     for heading, group in cases.items():
         body.append(f"<h2>{escape(heading)}</h2>")
         body += [_case_html(case, high) for case in group]
+    return write_page(path, title, body)
+
+
+def write_page(path: Path, title: str, body: Sequence[str], pictures: str = "data:") -> Path:
+    """One HTML file in the report's style that loads no more than `pictures` (of a Content-Security-Policy's img-src).
+
+    Raises OutputError if it cannot be written; nothing is left behind.
+    """
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # The browser itself holds the promise that the file needs nothing else.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">\n"
+        f"img-src {pictures}; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"

@@ -1,65 +1,210 @@
-"""`bayes-pfl score` on files: the same scores as the library, unreadable files listed, exit codes for machines."""
+"""`bayes-pfl score`: the library's scores wherever they are computed, a killed run goes on, broken images are listed."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
-from small import random_bundle
+from small import painted_shards, random_bundle
 
 from bayes_pfl.detector import Detector
+from bayes_pfl.heatmap import overlay
+from bayes_pfl.preprocess import decode_image
+from bayes_pfl.shards import iterate_rows
 from pipelines.cli import main
+
+PROJECT = Path(__file__).parents[2]
+COLUMNS = [
+    "sample_id",
+    "class_name",
+    "pred_score",
+    "pred_label",
+    "uncertainty",
+    "anomaly_map",
+    "model_version",
+    "error",
+]
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(first, first + count):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("score")
-    images = folder / "parts"
-    images.mkdir()
-    for number in range(2):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(images / f"{number}.png")
-    (images / "broken.png").write_bytes(b"no image")
-    return folder, images, random_bundle(folder / "bundle")
+def bundle(tmp_path_factory):
+    torch.set_num_threads(1)  # as the workers: other thread counts may add in another order
+    return random_bundle(tmp_path_factory.mktemp("model") / "bundle")
 
 
-def test_scores_are_the_librarys_and_broken_files_are_listed(work, capsys):
-    folder, images, bundle = work
-    code = main(
-        [
-            "score",
-            str(images),
-            "--class-name",
-            "gear",
-            "--model",
-            str(bundle),
-            "--num-samples",
-            "3",
-            "--json",
-            "--output",
-            str(folder / "heat"),
-        ]
-    )
-    answer = json.loads(capsys.readouterr().out)
-    assert code == 0
-    assert [row["file"] for row in answer["unreadable"]] == [str(images / "broken.png")]
-    expected = Detector.load(bundle).predict([(images / "0.png").read_bytes()], ["gear"], 3)[0]
-    assert answer["images"][0]["image_score"] == expected.image_score
-    assert len(answer["images"]) == 2
-    assert sorted(path.name for path in (folder / "heat").iterdir()) == ["00001-0.png", "00002-1.png"]
+@pytest.fixture(scope="module")
+def detector(bundle):
+    return Detector.load(bundle)
 
 
-def test_fail_above_sets_the_exit_code(work, capsys):
-    _, images, bundle = work
-    given = ["score", str(images / "0.png"), "--class-name", "gear", "--model", str(bundle), "--num-samples", "1"]
-    assert main([*given, "--fail-above", "0"]) == 1
-    assert main([*given, "--fail-above", "1"]) == 0
-    assert "demonstration" not in capsys.readouterr().err
+@pytest.fixture
+def few(tmp_path):
+    folder = write_images(tmp_path / "parts", 2)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not looked at", encoding="ascii")
+    return folder
 
 
-def test_nothing_to_score_is_said(work, capsys, tmp_path):
-    _, images, bundle = work
-    assert main(["score", str(tmp_path), "--class-name", "gear", "--model", str(bundle)]) == 2
-    assert "No images found" in capsys.readouterr().err
-    assert main(["score", str(images / "broken.png"), "--class-name", "gear", "--model", str(bundle)]) == 2
-    assert "None of the images" in capsys.readouterr().err
+def score(bundle, *given, samples=1):
+    return main(["score", *map(str, given), "--model", str(bundle), "--num-samples", str(samples)])
+
+
+def rows_of(output: Path):
+    return pq.read_table(output / "scores.parquet").to_pylist()
+
+
+class TestFewImages:
+    """In this process, without Ray."""
+
+    def test_scores_are_the_librarys_and_broken_files_are_listed(self, bundle, detector, few, capsys):
+        assert score(bundle, few, "--class-name", "gear", "--json", samples=3) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert [row["sample_id"] for row in answer["unreadable"]] == [str(few / "broken.png")]
+        assert list(answer["rows"][0]) == COLUMNS
+        for row in answer["rows"][:2]:
+            (expected,) = detector.predict([Path(row["sample_id"]).read_bytes()], ["gear"], 3)
+            assert (row["pred_score"], row["uncertainty"]) == (expected.image_score, expected.uncertainty)
+            assert row["model_version"] == detector.bundle.version
+        assert answer["scored"] == 2
+        assert "ray" not in answer["rows"][2]["error"]
+
+    def test_a_threshold_labels_and_fail_above_sets_the_exit_code(self, bundle, detector, few, capsys):
+        given = (few / "000.png", few / "001.png", "--class-name", "gear")
+        images = [(few / name).read_bytes() for name in ("000.png", "001.png")]
+        scores = [one.image_score for one in detector.predict(images, ["gear"] * 2, 1)]
+        high = max(scores)
+        assert score(bundle, *given, "--threshold", high, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert [row["pred_label"] for row in answer["rows"]] == [one >= high for one in scores]
+        assert answer["anomalous"] == sum(one >= high for one in scores)
+        assert score(bundle, *given, "--fail-above", min(scores)) == 1
+        assert score(bundle, *given, "--fail-above", high) == 0
+        said = capsys.readouterr()
+        assert "Scoring 2 images here" in said.err
+        assert "demonstration" not in said.out
+
+    def test_what_the_user_can_mend_is_said(self, bundle, few, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        for given, part in [
+            ([tmp_path / "empty", "--class-name", "gear"], "No images found"),
+            ([tmp_path / "nowhere", "--class-name", "gear"], "There is no file or folder"),
+            ([few / "broken.png", "--class-name", "gear"], "None of the images could be scored"),
+            ([few], "--class-name"),
+            ([few, "--class-name", "word " * 100], "None of the images could be scored. The first:"),
+            ([few, "--class-name", "gear", "--seed", "-1"], "--seed at least 0"),
+        ]:
+            assert score(bundle, *given) == 2
+            assert part in capsys.readouterr().err
+
+    def test_a_folder_of_results_is_whole(self, bundle, detector, few, tmp_path, capsys):
+        output = tmp_path / "results"
+        assert score(bundle, few, "--class-name", "a <b>gear", "--output", output, "--threshold", "0.5") == 0
+        rows = rows_of(output)
+        assert list(rows[0]) == COLUMNS
+        with pa.memory_map(str(output / "scores.arrow")) as source:
+            assert pa.ipc.open_file(source).read_all().to_pylist() == rows
+        by_name = {Path(row["sample_id"]).name: row for row in rows}
+        assert by_name["broken.png"]["error"].startswith("not a readable image")
+        assert by_name["broken.png"]["pred_label"] is None
+        (prediction,) = detector.predict([(few / "000.png").read_bytes()], ["a <b>gear"], 1)
+        drawn = overlay(decode_image((few / "000.png").read_bytes()), prediction.anomaly_map)
+        with Image.open(output / by_name["000.png"]["anomaly_map"]) as kept:
+            assert np.array_equal(np.asarray(kept), np.asarray(drawn))
+        summary = json.loads((output / "summary.json").read_text())
+        assert (summary["images"], summary["scored"], len(summary["unreadable"])) == (3, 2, 1)
+        page = (output / "gallery.html").read_text()
+        shown = [float(value) for value in re.findall(r"<b>(\d\.\d{3})</b>", page)]
+        assert len(shown) == 2
+        assert shown == sorted(shown, reverse=True)
+        links = re.findall(r'<a href="([^"]+)"><img src="([^"]+)"', page)
+        assert all(link == picture and (output / unquote(link)).is_file() for link, picture in links)
+        assert "a &lt;b&gt;gear" in page
+        assert "broken.png: not a readable image" in page
+        assert not re.search(r"<script|https?:", page)
+
+    def test_other_settings_in_the_same_folder_are_refused(self, bundle, few, tmp_path, capsys):
+        output = tmp_path / "results"
+        given = (few, "--class-name", "gear", "--output", output)
+        assert score(bundle, *given) == 0
+        before = rows_of(output)
+        for change, part in [
+            (["--seed", "1"], "seed"),
+            (["--class-name", "nut"], "images_sha256"),
+        ]:
+            assert score(bundle, *given, *change) == 2
+            assert part in capsys.readouterr().err
+        assert score(bundle, *given, samples=2) == 2
+        assert "num_samples" in capsys.readouterr().err
+        write_images(few, 1, first=9)
+        assert score(bundle, *given) == 2
+        assert "other images, images_sha256" in capsys.readouterr().err
+        assert rows_of(output) == before
+
+
+@pytest.mark.ray
+class TestManyImages:
+    """Over Ray Data."""
+
+    def test_kill_9_and_again_scores_nothing_twice(self, ray_session, bundle, detector, tmp_path, capsys):
+        folder, output = write_images(tmp_path / "parts", 80), tmp_path / "results"
+        (folder / "050.png").write_bytes((folder / "050.png").read_bytes()[:200])
+        given = [str(folder), "--class-name", "gear", "--output", str(output)]
+        command = [sys.executable, "-m", "pipelines.cli", "score", *given, "--model", str(bundle), "--num-samples", "1"]
+        environment = {**os.environ, "RAY_ADDRESS": ray_session, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+        done = output / "_manifest" / "shards"
+        with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            while process.poll() is None and not list(done.glob("part-*.arrow")):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert not (output / "summary.json").exists()
+        (output / "maps" / ".cut-short.part").write_bytes(b"x")  # what a kill in the middle of a write leaves
+
+        kept = {path: path.stat().st_mtime_ns for path in done.glob("part-*.arrow")}
+        assert 1 <= len(kept) < 5
+        assert score(bundle, *given) == 0
+        assert re.search(rf"on 2 workers; {16 * len(kept)} of 80 were done before", capsys.readouterr().err)
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+        assert not list(output.rglob("*.part"))
+        rows = rows_of(output)
+        assert [row["sample_id"] for row in rows] == sorted(str(path) for path in folder.iterdir())
+        assert [row["pred_score"] is None for row in rows] == [number == 50 for number in range(80)]
+        assert rows[50]["error"].startswith("broken or cut short")
+        for row in rows[:20] + rows[64:]:
+            (expected,) = detector.predict([Path(row["sample_id"]).read_bytes()], ["gear"], 1)
+            assert (row["pred_score"], row["uncertainty"]) == (expected.image_score, expected.uncertainty)
+        assert len(list((output / "maps").iterdir())) == 79
+
+        assert score(bundle, *given, "--json") == 0  # all done: nothing is scored
+        said = capsys.readouterr()
+        assert "Scoring 0 images here; 80 of 80 were done before" in said.err
+        assert json.loads(said.out)["scored"] == 79
+
+    def test_shards_bring_their_class_names(self, ray_session, bundle, detector, tmp_path, capsys):
+        shards = painted_shards(tmp_path, ("carpet", "gear"), seed=3, normal=5, defective=5)
+        assert score(bundle, shards, "--json", "--workers", "1") == 0
+        rows = {row["sample_id"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+        assert len(rows) == 20
+        for one in iterate_rows(shards):
+            (expected,) = detector.predict([one["image"]], [one["class_name"]], 1)
+            row = rows[one["sample_id"]]
+            assert (row["class_name"], row["pred_score"]) == (one["class_name"], expected.image_score)
