@@ -5,6 +5,8 @@ import json
 import time
 from pathlib import Path
 
+from tqdm import tqdm
+
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.catalogue import CATEGORIES, defects_of
@@ -47,15 +49,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seed {args.seed} is negative; give 0 or more.")
     categories = chosen_categories(args.categories)
     began = time.monotonic()
-    images = write_dataset(
-        args.output,
-        categories,
-        args.normal,
-        args.defective,
-        args.size,
-        args.seed,
-        chosen_kinds(args.defects),
-    )
+    kinds = chosen_kinds(args.defects)
+    total = len(categories) * (2 * args.normal + args.defective)
+    with tqdm(total=total, unit=" images", disable=None) as bar:
+        images = write_dataset(
+            args.output, categories, args.normal, args.defective, args.size, args.seed, kinds, bar.update
+        )
     seconds = time.monotonic() - began
     result = {
         "output": str(args.output),

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -16,8 +17,15 @@ TRAIN_START = 1_000_000
 
 
 def _write_category(
-    folder: Path, category: str, normal: int, defective: int, size: int, seed: int, kinds: list[str]
-) -> int:
+    folder: Path,
+    category: str,
+    normal: int,
+    defective: int,
+    size: int,
+    seed: int,
+    kinds: list[str],
+    written: Callable[[int], object],
+) -> None:
     name = folder_name(category)
     for part in (f"{name}/train/good", f"{name}/test/good"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -25,6 +33,7 @@ def _write_category(
         for part, index in (("train", TRAIN_START + number), ("test", number)):
             scene = render(category, index, seed, size, None)
             Image.fromarray(scene.image).save(folder / name / part / "good" / f"{number:03d}.png")
+        written(2)
     for number in range(defective):
         kind = kinds[number % len(kinds)]
         severity = float(stream(seed, category, normal + number, 3).uniform(0.25, 1.0))
@@ -36,7 +45,7 @@ def _write_category(
         stem = f"{number // len(kinds):03d}"
         Image.fromarray(scene.image).save(images / f"{stem}.png")
         Image.fromarray(scene.mask).convert("L").save(masks / f"{stem}_mask.png")
-    return 2 * normal + defective
+        written(1)
 
 
 def _kinds(category: str, kinds: tuple[str, ...] | None, seed: int) -> list[str]:
@@ -59,12 +68,14 @@ def write_dataset(
     size: int,
     seed: int,
     kinds: tuple[str, ...] | None = None,
+    written: Callable[[int], object] = lambda images: None,
 ) -> int:
     """Write `<category>/{train/good,test/good,test/<defect>,ground_truth/<defect>}` under `folder`.
 
     Each category gets `normal_per_category` flawless images for training, as many for testing,
     and `defective_per_category` defective ones, their kinds in turn, in an order drawn per category:
-    `kinds_for` the category, so that the kept kinds stay on held-out ones, or those of `kinds`.
+    `kinds_for` the category, so that the kept kinds stay on held-out ones, or those of `kinds`. `written` is told how many more
+    images there are, now and then.
 
     Returns:
         The number of images written, masks not counted.
@@ -83,13 +94,12 @@ def write_dataset(
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        written = 0
         for category in categories:
             allowed = _kinds(category, kinds, seed)
             if not allowed and defective_per_category:
                 raise DataError(f"None of the kinds {kinds} is a defect on {category!r}.")
-            written += _write_category(
-                staging, category, normal_per_category, defective_per_category, size, seed, allowed
+            _write_category(
+                staging, category, normal_per_category, defective_per_category, size, seed, allowed, written
             )
         if folder.exists():
             folder.rmdir()
@@ -98,4 +108,4 @@ def write_dataset(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return written
+    return len(categories) * (2 * normal_per_category + defective_per_category)
