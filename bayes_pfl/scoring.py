@@ -1,7 +1,7 @@
 """Logits of one image -> anomaly map, image score, uncertainty (section 3.5): pure, and without dataset statistics.
 
 The L x B x R maps at full resolution never exist together: upsampling is separable, so columns come first (a small
-product), rows follow band by band, and each band is turned into probabilities and summed while it is in the cache.
+product), rows follow band by band (another), and each band is turned into probabilities and summed while it is in the cache.
 """
 
 from typing import NamedTuple
@@ -25,6 +25,10 @@ class PromptScores(NamedTuple):
     """Largest value of every prompt's own map."""
 
 
+BAND = 2**19
+"""Values of all maps of a group that a band of rows holds at most: 2 MB, which a core's cache takes."""
+
+
 class MapAccumulator:
     """Sums the maps of groups of samples of one image, and keeps what the asked numbers of samples need.
 
@@ -35,8 +39,9 @@ class MapAccumulator:
 
     def __init__(self, size: int, side: int, wanted: list[int], corners: bool) -> None:
         self.size, self.side, self.wanted = size, side, sorted(set(wanted))
-        self.low, self.weight = interpolation(side, size, corners)
+        self.low = interpolation(side, size, corners)[0].tolist()
         self.columns = interpolation_matrix(side, size, corners)
+        self.rows = self.columns.T.contiguous()
         self.first = torch.zeros(size, size)
         self.total = torch.zeros(size, size)
         self.squares = torch.zeros(size, size)
@@ -47,36 +52,37 @@ class MapAccumulator:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, pixel: Float[Tensor, "layers samples bank patches"], image: Float[Tensor, "samples bank"]) -> None:
-        """Add the logits of the next samples, in order; those beyond the largest wanted number are ignored."""
-        group, bank = pixel.shape[1:3]
+        """Add the logits of the next samples, in order; those beyond the largest wanted number are ignored.
+
+        They are computed all the same: what a sample gives must not depend on how many are wanted, to the last bit.
+        """
+        layers, group, bank = pixel.shape[:3]
         used = min(group, self.wanted[-1] - self.seen)
         kept = [self.seen + index + 1 for index in range(used) if self.seen + index + 1 in self.wanted]
         snapshots = {number: (torch.empty_like(self.total), torch.empty_like(self.total)) for number in kept}
-        wide = pixel[:, :used].float().unflatten(-1, (self.side, self.side)) @ self.columns
-        maxima = torch.full((used, bank), -torch.inf)
-        for rows in self._bands():
-            low = int(self.low[rows.start])
-            weight = self.weight[rows].view(-1, 1, 1, 1, 1)
-            upper, lower = wide[..., low, :], wide[..., min(low + 1, self.side - 1), :]
-            band = torch.lerp(upper.unsqueeze(0), lower.unsqueeze(0), weight).sigmoid_()
-            prompts = band.mean(1)  # over layers: rows, samples, bank, width
+        wide = (pixel.float().unflatten(-1, (self.side, self.side)).movedim(-2, 0) @ self.columns).flatten(1)
+        maxima = torch.full((group, bank), -torch.inf)
+        step = max(1, BAND // wide.shape[1])
+        for rows in (slice(start, min(start + step, self.size)) for start in range(0, self.size, step)):
+            between = slice(self.low[rows.start], self.low[rows.stop - 1] + 2)
+            probabilities = (self.rows[rows, between] @ wide[between]).sigmoid_()
+            prompts = probabilities.view(-1, layers, group, bank, self.size).mean(1)
             maxima = torch.maximum(maxima, prompts.amax((0, 3)))
+            first, total, squares = self.first[rows], self.total[rows], self.squares[rows]
             if self.seen == 0:
-                self.first[rows] = prompts[:, 0, 0]
-            prompts -= self.first[rows, None, None]
-            sums, squares = prompts.sum(2), prompts.square_().sum(2)
-            for index in range(used):
-                self.total[rows] += sums[:, index]
-                self.squares[rows] += squares[:, index]
-                number = self.seen + index + 1
+                first.copy_(prompts[:, 0, 0])
+            prompts -= first[:, None, None]
+            sums = zip(prompts.sum(2).unbind(1), prompts.square_().sum(2).unbind(1), strict=True)
+            for number, (plain, squared) in zip(range(self.seen + 1, self.seen + used + 1), sums, strict=False):
+                total += plain
+                squares += squared
                 if number in snapshots:
-                    snapshots[number][0][rows] = self.total[rows]
-                    snapshots[number][1][rows] = self.squares[rows]
+                    snapshots[number][0][rows], snapshots[number][1][rows] = total, squares
         self.kept.update(snapshots)
         self.seen += used
         self.bank = bank
         self.text.append(image[:used].float().sigmoid())
-        self.maxima.append(maxima)
+        self.maxima.append(maxima[:used])
 
     def result(self, num_samples: int) -> PromptScores:
         """The average over the first `num_samples` samples, which must be among the wanted ones."""
@@ -86,12 +92,6 @@ class MapAccumulator:
         variance = (squares / prompts - difference.square()).clamp_(min=0)
         text, maxima = torch.cat(self.text)[:num_samples], torch.cat(self.maxima)[:num_samples]
         return PromptScores(self.first + difference, variance.sqrt_(), text, maxima)
-
-    def _bands(self) -> list[slice]:
-        """Runs of output rows between the same two input rows."""
-        edges = torch.nonzero(torch.diff(self.low)).flatten() + 1
-        starts = [0, *edges.tolist()]
-        return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], self.size], strict=True)]
 
 
 def interpolation(side: int, size: int, corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:
