@@ -216,6 +216,7 @@ class Progress:
         """Start the clock, unless it runs: what came before the first piece of work was start-up."""
         if self.started is None:
             self.started = time.monotonic() - seconds_ago
+            self.bar.reset()  # its rate leaves out the start-up too
 
     def advance(self, images: int) -> None:
         """``images`` more are done."""
