@@ -18,13 +18,12 @@ from torch import Tensor
 
 from bayes_pfl.backbone import Backbone, Features
 from bayes_pfl.errors import DataError
-from bayes_pfl.samples import SampleRef
+from bayes_pfl.samples import UNAUGMENTED, SampleRef
 from bayes_pfl.shards import MANIFEST_FOLDER, replacing, write_json
 
 KEY_FILE = "features.json"
 ROWS_PER_BATCH = 16
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-UNAUGMENTED = -1
 
 
 class FeatureKey(NamedTuple):

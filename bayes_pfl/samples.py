@@ -18,6 +18,9 @@ from bayes_pfl.preprocess import decode_image, decode_mask, image_tensor, mask_t
 from bayes_pfl.remote import is_remote, list_files, local_copy
 from bayes_pfl.shards import read_shard, shard_paths
 
+UNAUGMENTED = -1
+"""The augmentation's seed of a view that is not augmented."""
+
 
 class SampleRef(NamedTuple):
     """Where one image lies, and what is known of it without decoding it."""

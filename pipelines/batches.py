@@ -6,16 +6,16 @@ seed and epoch alone, not on the number of workers or on timing, and a restarted
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayes_pfl.errors import DataError
-from bayes_pfl.features import UNAUGMENTED, FeatureShards, collate
-from bayes_pfl.samples import SampleRef, load_samples, mosaic_partners, stack
+from bayes_pfl.features import FeatureShards, collate
+from bayes_pfl.samples import UNAUGMENTED, SampleRef, mosaic_partners
 from bayes_pfl.training import Batch, Trainer
+from pipelines.decoding import decode, tile_columns
 
 Plan = list[tuple[list[int], int | None]]
 """Batches in order: positions in the list of references, and the augmentation's seed."""
@@ -38,7 +38,7 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
         for positions, seed in plan
     ]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        partial(_decode, size=trainer.run.backbone.image_size), batch_size=None, num_cpus=cpus
+        partial(decode, size=trainer.run.backbone.image_size), batch_size=None, num_cpus=cpus
     )
     context = dataset.context
     context.execution_options.preserve_order = True
@@ -67,42 +67,6 @@ def feature_batches(trainer: Trainer, shards: FeatureShards, refs: Sequence[Samp
 def shares(batches: Sequence[Sequence[int]], rank: int, workers: int) -> list[list[int]]:
     """One worker's part of each global batch: every `workers`-th image, from its own rank on."""
     return [list(batch[rank::workers]) for batch in batches]
-
-
-def tile_columns(samples: Sequence[Sequence[SampleRef]]) -> dict[str, Any]:
-    """References of samples, each with those it forms a mosaic with, as columns of a Ray Data row."""
-    flat = [ref for tiles in samples for ref in tiles]
-    return {
-        "tiles": [len(tiles) for tiles in samples],
-        "shards": [ref.shard for ref in flat],
-        "rows": [ref.row for ref in flat],
-        "ids": [ref.sample_id for ref in flat],
-        "labels": [ref.label for ref in flat],
-        "hashes": [ref.sha256 for ref in flat],
-    }
-
-
-def tiles_of(rows: dict[str, np.ndarray]) -> list[list[SampleRef]]:
-    """What `tile_columns` was made of, as far as decoding needs it, from a Ray Data batch of one row."""
-    columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
-    flat = iter(
-        [SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)]
-    )
-    return [[next(flat) for _ in range(count)] for count in rows["tiles"][0].tolist()]
-
-
-def _decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """One row of a plan -> one row holding the batch's images (n, 3, size, size) and masks (n, size, size)."""
-    seed, tiles = int(rows["seed"][0]), tiles_of(rows)
-    try:
-        samples = load_samples(
-            [each[0] for each in tiles], size, None if seed == UNAUGMENTED else seed, [each[1:] for each in tiles]
-        )
-        images, masks = stack(samples)
-        error = ""
-    except DataError as problem:
-        images, masks, error = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1), str(problem)
-    return {"images": images.numpy()[None], "masks": masks.to(torch.uint8).numpy()[None], "error": np.array([error])}
 
 
 def _tensor(column: np.ndarray) -> Tensor:

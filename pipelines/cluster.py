@@ -1,7 +1,11 @@
 """Starting Ray the same way everywhere, or joining the cluster that RAY_ADDRESS names."""
 
+import contextlib
 import logging
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 
 from bayes_pfl.errors import ConfigError
 
@@ -32,19 +36,41 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
 
     if not ray.is_initialized():
         if joining:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            with _without_its_first_line():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             check_resources("this machine", local_cpus, gpus_needed, cpus_needed, gpus_needed)
-            ray.init(
-                address="local",  # also where somebody has a head running on this machine
-                num_cpus=local_cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _without_its_first_line():
+                ray.init(
+                    address="local",  # also where somebody has a head running on this machine
+                    num_cpus=local_cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     available = ray.cluster_resources()
     check_resources("the cluster", available.get("CPU", 0), available.get("GPU", 0), cpus_needed, gpus_needed)
+
+
+@contextlib.contextmanager
+def _without_its_first_line() -> Iterator[None]:
+    """Hold standard error back during a block, and let all of it through but the line in which Ray announces its log level.
+
+    Ray's core writes that line to the file descriptor itself, before any level is in force.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if b"Set ray log level from environment variable" not in line))
 
 
 def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gpus_needed: float) -> None:

@@ -17,11 +17,11 @@ from bayes_pfl.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, Settings, parse_config, read_config
 from bayes_pfl.detector import draw_key
 from bayes_pfl.errors import ConfigError, DataError
-from bayes_pfl.features import DTYPES, UNAUGMENTED, EncodedSample, FeatureKey, read_key, write_features, write_key
-from bayes_pfl.samples import SampleRef, index_shards, load_samples, mosaic_partners
+from bayes_pfl.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
+from bayes_pfl.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
 from bayes_pfl.shards import MANIFEST_FOLDER
-from pipelines.batches import tile_columns, tiles_of
 from pipelines.cluster import start_ray
+from pipelines.decoding import tile_columns, tiles_of
 from pipelines.storage import local_folder
 
 IMAGES_PER_SHARD = 64

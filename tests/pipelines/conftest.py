@@ -14,6 +14,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BAYES_PFL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Ray Train looks after its workers every 2 s
         patch.delenv("RAY_ADDRESS", raising=False)
         import ray
 

@@ -13,15 +13,18 @@ from bayes_pfl.backbone import Backbone
 from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, RunConfig, TrainingConfig
 from bayes_pfl.errors import ConfigError, DataError, OutputError
-from bayes_pfl.features import UNAUGMENTED, FeatureShards
-from bayes_pfl.samples import SampleRef, global_batches, index_shards, load_samples, mosaic_partners, stack
+from bayes_pfl.features import FeatureShards
+from bayes_pfl.samples import UNAUGMENTED, SampleRef, global_batches, index_shards, load_samples, mosaic_partners, stack
 from bayes_pfl.training import Trainer
-from pipelines.batches import feature_batches, shares, tile_columns
+from pipelines.batches import feature_batches, shares
+from pipelines.decoding import tile_columns
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.loop import best_epoch
-from pipelines.settings import ClusterSettings, DataSettings, TrainSettings
+from pipelines.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.train import train
 from pipelines.validation import validate
+
+DOWN = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ def _refuse(_images):
 
 
 @pytest.mark.ray
-def test_the_released_stages_run_from_features_and_keep_the_best_epoch(made, tmp_path, monkeypatch):
+def test_the_released_stages_run_from_features_without_a_tracking_server(made, tmp_path, monkeypatch):
     _, shards, settings, _ = made
     monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -122,12 +125,16 @@ def test_the_released_stages_run_from_features_and_keep_the_best_epoch(made, tmp
             ),
             data=DataSettings(train=str(shards), features=settings.output, validation_categories=("gear",)),
             cluster=ClusterSettings(num_workers=1),
+            tracking=TrackingSettings(uri=DOWN),
             output=str(tmp_path / "model"),
         )
     )
+    assert result["tracking_problem"].startswith(f"{DOWN} does not answer")
     history = [json.loads(line) for line in Path(result["metrics_file"]).read_text(encoding="utf-8").splitlines()]
     stages = [entry["stage"] for entry in history]
     first = stages.count(1)
+    assert [entry["epoch"] for entry in history] == list(range(first + 1))
+    assert history[-1] == result["metrics"]
     assert stages == [1] * first + [2]
     assert first == 4 or best_epoch(history) == first - 2  # patience of one epoch ended it
     assert history[-1]["total"] == history[-1]["classification"]

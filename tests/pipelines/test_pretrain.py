@@ -14,6 +14,7 @@ import torch
 from bayes_pfl.config import read_config
 from bayes_pfl.pretraining import Pretraining, export_weights
 from bayes_pfl.synthetic.batches import training_batch
+from pipelines.cli import main
 from pipelines.pretrain import PretrainSettings
 
 ROOT = Path(__file__).parents[2]
@@ -30,19 +31,23 @@ TINY = [
 ]
 
 
-def _command(home: Path, *overrides: str) -> tuple[list[str], dict[str, str]]:
-    options = [part for value in (*TINY, *overrides) for part in ("--set", value)]
-    command = [sys.executable, "-m", "pipelines.cli", "pretrain", "--config", str(SHIPPED), "--json", *options]
-    environment = os.environ | {"BAYES_PFL_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return command, environment
+def _options(*overrides: str) -> list[str]:
+    settings = [part for value in (*TINY, *overrides) for part in ("--set", value)]
+    return ["pretrain", "--config", str(SHIPPED), "--json", *settings]
 
 
-def _pretrain(home: Path, *overrides: str) -> dict[str, object]:
-    command, environment = _command(home, *overrides)
-    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+def _pretrain(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, object]:
+    assert main(_options(*overrides)) == 0
+    result: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return result
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: str) -> Path:
+    """Where these runs lie; they join the tests' Ray."""
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
 
 
 def test_the_shipped_configuration_is_valid() -> None:
@@ -53,7 +58,9 @@ def test_the_shipped_configuration_is_valid() -> None:
 
 
 @pytest.mark.ray
-def test_a_killed_run_goes_on_and_ends_with_the_very_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_very_weights_of_an_uninterrupted_one(
+    home: Path, ray_session: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = read_config(PretrainSettings, SHIPPED, TINY)
     config = settings.pretraining
     torch.set_num_threads(1)
@@ -61,38 +68,40 @@ def test_a_killed_run_goes_on_and_ends_with_the_very_weights_of_an_uninterrupted
     while plain.step < config.steps:
         batch = training_batch(config.recipe(), config.side(plain.step), config.seed, plain.step, 0)
         plain.train_step(plain.model, batch)
-    expected = export_weights(plain.model.clip, tmp_path / "plain.safetensors")
+    expected = export_weights(plain.model.clip, home / "plain.safetensors")
 
-    command, environment = _command(tmp_path, f"output={tmp_path / 'weights'}")
-    first = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-m", "pipelines.cli", *_options(f"output={home / 'weights'}")]
+    environment = os.environ | {"RAY_ADDRESS": ray_session, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not list((tmp_path / "training").glob("pretrain-*/step_000004*")):
+    while not list((home / "training").glob("pretrain-*/step_000004*")):
         assert first.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
+    first.send_signal(signal.SIGKILL)
     first.wait()
+    assert not (home / "weights").exists()
 
-    result = _pretrain(tmp_path, f"output={tmp_path / 'weights'}")
+    result = _pretrain(capsys, f"output={home / 'weights'}")
     assert result["sha256"] == expected
-    curve = json.loads((tmp_path / "weights/curve.json").read_text())
+    curve = json.loads((home / "weights/curve.json").read_text())
     assert [entry["step"] for entry in curve] == [2, 4, 6, 8]
     assert {"total", "contrastive", "state", "dense", "image_auroc", "pixel_auroc", "pixel_ap"} <= set(curve[-1])
 
 
 @pytest.mark.ray
-def test_two_workers_train_one_model_on_different_images(tmp_path: Path) -> None:
+def test_two_workers_train_one_model_on_different_images(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shorter = ["pretraining.crop_steps=1", "pretraining.full_steps=1"]
     spread = ["cluster.num_workers=2", "cluster.cpus_per_worker=0.5"]
-    result = _pretrain(tmp_path, *shorter, *spread, f"output={tmp_path / 'weights'}")
-    assert (tmp_path / "weights/bayes-pfl-embedded.safetensors").is_file()
+    result = _pretrain(capsys, *shorter, *spread, f"output={home / 'weights'}")
+    assert (home / "weights/bayes-pfl-embedded.safetensors").is_file()
     config = read_config(PretrainSettings, SHIPPED, [*TINY, *shorter]).pretraining
     for rank in range(2):  # what one worker alone makes of either share is another model
         alone = Pretraining(config)
         for step in range(config.steps):
             batch = training_batch(config.recipe(), config.side(step), config.seed, step, rank)
             alone.train_step(alone.model, batch)
-        assert result["sha256"] != export_weights(alone.model.clip, tmp_path / "alone.safetensors")
+        assert result["sha256"] != export_weights(alone.model.clip, home / "alone.safetensors")
 
 
 def _generate(*arguments: str) -> subprocess.CompletedProcess[str]:
