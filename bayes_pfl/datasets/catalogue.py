@@ -12,7 +12,7 @@ from bayes_pfl.datasets.lists import COMMUNITY_LIST, MetaList, find_list
 from bayes_pfl.datasets.medical import MEDICAL
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.record import NORMAL, Record
-from bayes_pfl.datasets.source import Found, Skipped, Source, is_image
+from bayes_pfl.datasets.source import Found, Skipped, Source, is_image, printable
 from bayes_pfl.errors import DataError
 
 DATASETS = {dataset.name: dataset for dataset in (*INDUSTRIAL, *MEDICAL)}
@@ -75,7 +75,7 @@ def find(
 
 def _read(dataset: Dataset, source: Source, layout: str | None) -> Found:
     tried: list[str] = []
-    unusable: list[Skipped] = []
+    unusable = list(source.unnamed)
     for name, reader in _readers(dataset, layout):
         for root in _roots(dataset, source):
             reading = reader.read(source, root, dataset)
@@ -84,15 +84,17 @@ def _read(dataset: Dataset, source: Source, layout: str | None) -> Found:
             unusable = unusable or reading.set_aside
         tried.append(f"  {name}: {reader.expects}")
     where = f"under {source.folder}" + (f" in the layout {layout}" if layout else "")
+    images = f"images of {dataset.title}" if dataset is not FOLDER else "images"
     if unusable:
         path, reason = unusable[0]
         raise DataError(
-            f"There are no images of {dataset.title} {where} that can be used: {len(unusable):,} were found or listed, "
-            f"the first of them, {path}, {reason}. Complete or mend the folder."
+            f"There are no {images} {where} that can be used: {len(unusable):,} were found or listed, "
+            f"the first of them, {printable(path)}, {reason}. Complete or mend the folder."
         )
     raise DataError(
-        f"There are no images of {dataset.title} {where}. "
-        f"Give its unpacked folder as --source; it should hold one of\n" + "\n".join(tried)
+        f"There are no {images} {where}. "
+        f"Give {'their' if dataset is FOLDER else 'its unpacked'} folder as --source; it should hold one of\n"
+        + "\n".join(tried)
     )
 
 
@@ -130,7 +132,7 @@ def _found(layout: str, root: str, source: Source, reading: Reading) -> Found:
         layout=layout,
         root=root,
         records=tuple(sorted(reading.records)),
-        set_aside=tuple(sorted(reading.set_aside)),
+        set_aside=tuple(sorted((*reading.set_aside, *source.unnamed))),
         ignored=tuple(sorted(ignored)),
     )
 

@@ -103,7 +103,7 @@ class Folders:
         return reading
 
     def _hit(self, source: Source, root: str, dataset: Dataset, path: str, inner: str) -> _Hit | None:
-        if not re.fullmatch(self.image_stem, PurePosixPath(path).stem):
+        if not re.fullmatch(self.image_stem, PurePosixPath(path).stem, re.DOTALL):
             return None
         for place in self.places:
             match = place.pattern.fullmatch(inner)

@@ -1,7 +1,9 @@
 """The files below a dataset's folder, listed once; readers only look at the names in it."""
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -20,6 +22,10 @@ JUNK = (
     (re.compile(r"(^|/)pred/"), "unlabelled images"),
 )
 """Names that are never part of a dataset, with the reason that the summary gives."""
+
+
+OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
+"""Failures that would be the same at the next try: the file is gone, is forbidden, or its links lead nowhere."""
 
 
 class Skipped(NamedTuple):
@@ -49,25 +55,34 @@ class Source:
     """A folder and the sorted POSIX paths of all files in it.
 
     Raises:
-        DataError: the folder does not exist or cannot be read.
+        DataError: the folder does not exist or cannot be read, or its name is not UTF-8.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
             raise DataError(f"There is no folder {folder}. Give the dataset's unpacked folder as --source.")
+        if not _is_utf8(folder.name):  # it may name the dataset and the category
+            raise DataError(f"The name of the folder {printable(str(folder))} is not UTF-8. Rename it.")
         try:
             paths = sorted(_walk(folder, ""))
         except OSError as error:
             raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
         self.junk: list[Skipped] = []
         self.files: list[str] = []
+        self.unnamed: list[Skipped] = []
+        """Images whose names no list, shard or manifest can hold."""
         for path in paths:
             reason = next((why for pattern, why in JUNK if pattern.search(path)), None)
-            if reason is None:
-                self.files.append(path)
+            if _is_utf8(path):
+                if reason is None:
+                    self.files.append(path)
+                else:
+                    self.junk.append(Skipped(path, reason))
+            elif reason is None and is_image(path):
+                self.unnamed.append(Skipped(printable(path), "has a name that is not UTF-8; rename it"))
             else:
-                self.junk.append(Skipped(path, reason))
+                self.junk.append(Skipped(printable(path), reason or "no image"))
 
     def folders(self, depth: int) -> list[str]:
         """The folders that hold files, from the source ("") downwards to ``depth``, by depth."""
@@ -104,15 +119,22 @@ def read_file(folder: Path, path: str) -> bytes:
     """The bytes of one file of a source.
 
     Raises:
-        ImageError: it is gone, or may not be read.
+        ImageError: it is gone, may not be read, or is no file (a pipe would be waited for forever).
         DataError: the disk or network failed, which says nothing about the file.
     """
     try:
+        if not stat.S_ISREG((folder / path).stat().st_mode):
+            raise ImageError("is no regular file")
         return (folder / path).read_bytes()
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
     except OSError as error:
+        if error.errno in OF_THE_FILE:
+            raise ImageError(f"cannot be read: {error.strerror}") from error
         raise DataError(f"Reading {folder / path} failed: {error.strerror}. Run the same command again.") from error
+
+
+def printable(path: str) -> str:
+    """A path for a line of text: line breaks, control characters and bytes that are no UTF-8 are escaped."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path)
 
 
 def is_image(path: str) -> bool:
@@ -126,6 +148,23 @@ def below(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     return ((path, path[len(prefix) :]) for path in paths if path.startswith(prefix))
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _walk(folder: Path, prefix: str) -> Iterator[str]:
     """Relative paths of all files; links to folders are followed once, never in a circle."""
     stack, seen = [(folder, prefix)], {os.path.realpath(folder)}
@@ -133,7 +172,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
         place, prefix = stack.pop()
         with os.scandir(place) as entries:
             for entry in entries:
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     yield prefix + entry.name
                 elif (real := os.path.realpath(entry.path)) not in seen:
                     seen.add(real)

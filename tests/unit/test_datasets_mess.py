@@ -1,6 +1,7 @@
 """What goes wrong in real folders: nothing is lost without a word, nothing is counted twice."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import painted
 import pytest
 
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
-from bayes_pfl.datasets.source import Found, Source
-from bayes_pfl.errors import DataError
+from bayes_pfl.datasets.packing import Recipe, read_pixels
+from bayes_pfl.datasets.source import Found, Source, printable
+from bayes_pfl.errors import DataError, ImageError
+from bayes_pfl.preprocess import MAX_PIXELS
 
 
 def read(name: str, folder: Path, **choices: object) -> Found:
@@ -121,6 +124,52 @@ def test_circular_links_are_followed_once(tmp_path: Path) -> None:
     tree = painted.paint("br35h", tmp_path)
     (tmp_path / "yes/again").symlink_to(tmp_path)
     assert len(read("br35h", tmp_path).records) == len(tree.records)
+
+
+def test_pipes_and_links_to_nowhere_are_set_aside_at_once(tmp_path: Path) -> None:
+    painted.paint("br35h", tmp_path)
+    (tmp_path / "yes/self.jpg").symlink_to("self.jpg")
+    (tmp_path / "yes/broken.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "yes/pipe.jpg")
+    recipe = Recipe("br35h", 0, None, MAX_PIXELS)
+    said = {}
+    for record in read("br35h", tmp_path).records:
+        try:
+            read_pixels(tmp_path, recipe, record)
+        except ImageError as error:
+            said[record.image] = str(error)
+    assert said == {
+        "yes/broken.jpg": "cannot be read: No such file or directory",
+        "yes/pipe.jpg": "is no regular file",
+        "yes/self.jpg": "cannot be read: Too many levels of symbolic links",
+    }
+
+
+def test_a_name_that_is_no_utf8_sets_the_image_aside(tmp_path: Path) -> None:
+    tree = painted.paint("br35h", tmp_path)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/yes/caf\xe9.jpg")).write_bytes(b"an image")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/yes/caf\xe9.txt")).write_bytes(b"a note")
+    found = read("br35h", tmp_path)
+    assert list(found.records) == sorted(tree.records)
+    assert reasons(found) == {r"yes/caf\udce9.jpg": "has a name that is not UTF-8; rename it"}
+    assert (r"yes/caf\udce9.txt", "no image") in found.ignored
+
+
+def test_folders_whose_names_cannot_be_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no folder"):
+        Source(tmp_path / ("x" * 300))
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"caf\\udce9 is not UTF-8"):
+        Source(folder)
+
+
+def test_a_line_break_in_a_name_is_a_letter_like_others(tmp_path: Path) -> None:
+    tree = painted.paint("br35h", tmp_path)
+    name = tree.picture("yes/two\nlines \x1b[31m.jpg")
+    assert name in {record.image for record in read("br35h", tmp_path).records}
+    assert printable(name) == r"yes/two\nlines \x1b[31m.jpg"
+    assert printable("yes/ünï 漢字.jpg") == "yes/ünï 漢字.jpg"
 
 
 class TestPaperSubset:
