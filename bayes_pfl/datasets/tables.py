@@ -2,9 +2,10 @@
 
 import csv
 import io
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from typing import Any
 
 from bayes_pfl.datasets.description import Dataset, Reading
 from bayes_pfl.datasets.folders import SPLITS
@@ -46,20 +47,21 @@ class Table:
         """The records of the CSV below ``root``, in the order of their paths.
 
         Raises:
-            DataError: the CSV is no UTF-8 text, or a row has fewer columns than the header.
+            DataError: there are several such CSVs, it is no UTF-8 text, or a row has other columns than the header.
         """
         reading = Reading([], [], set())
-        for table in self._files(source, root):
+        tables = [path for path in self._files(source, root) if {self.path, self.label} <= {*_header(source, path)}]
+        if len(tables) > 1:
+            raise DataError(f"There are {len(tables)} lists of images: {', '.join(tables)}. Make one of them.")
+        for table in tables:
             rows = list(_rows(source, table))
-            if not rows or not {self.path, self.label} <= rows[0].keys():
-                continue
             reading.used.add(table)
             required = not self.masks_optional or any(row.get(self.mask) for row in rows)
             seen: set[str] = set()
             for row in rows:
                 image, mask = self._image(source, root, row), row.get(self.mask) or None
                 if mask is not None:
-                    mask = _inside(root, mask)
+                    mask = _inside(source, root, mask)
                 reading.used.update(name for name in (image, mask) if name in source.known)
                 try:
                     if image in seen:
@@ -68,18 +70,17 @@ class Table:
                     reading.records.append(self._record(source, dataset, row, image, mask, required, root))
                 except ImageError as error:
                     reading.set_aside.append(Skipped(image, f"{error} (in {table})"))
-            break
         return reading
 
     def _files(self, source: Source, root: str) -> list[str]:
         if self.file != "*.csv":
-            path = _inside(root, self.file)
+            path = _inside(source, root, self.file)
             return [path] if path in source.known else []
         inside = below(root, source.files)
-        return [path for path, inner in inside if "/" not in inner and inner.endswith(".csv")]
+        return [path for path, inner in inside if "/" not in inner and inner.lower().endswith(".csv")]
 
     def _image(self, source: Source, root: str, row: dict[str, str]) -> str:
-        paths = [_inside(root, form.format(row[self.path])) for form in self.path_forms]
+        paths = [_inside(source, root, form.format(row[self.path])) for form in self.path_forms]
         return next((path for path in paths if path in source.known), paths[0])
 
     def _record(
@@ -96,6 +97,8 @@ class Table:
         name = row.get(self.category)
         category = dataset.category(name) if name else dataset.only_category(source.name_of(root))
         split = SPLITS.get((row.get(self.split) or "test").lower())
+        if image.startswith(("/", "../")):
+            raise ImageError("is listed and lies outside the source")
         if image not in source.known:
             raise ImageError("is listed and does not exist")
         if label is None:
@@ -115,26 +118,49 @@ class Table:
         return Record(image, mask, label, category.name, class_name, split, defect)
 
 
-def _rows(source: Source, table: str) -> Iterator[dict[str, str]]:
-    """The rows with stripped names and values; spreadsheets leave spaces and a byte-order mark."""
+def _header(source: Source, table: str) -> list[str]:
+    """The names of the columns, whatever follows them: most CSVs beside images are no lists of images."""
     try:
-        text = source.read(table).decode("utf-8-sig")
-    except (ImageError, UnicodeDecodeError) as error:
+        return _names(next(_lines(source.read(table).decode("utf-8-sig", errors="replace")), []))
+    except (ImageError, csv.Error):
+        return []
+
+
+def _rows(source: Source, table: str) -> Iterator[dict[str, str]]:
+    """The rows with stripped names and values; spreadsheets leave spaces, a byte-order mark and empty rows."""
+    try:
+        lines = _lines(source.read(table).decode("utf-8-sig"))
+        header = _names(next(lines, []))
+        for line in lines:
+            if not any(value.strip() for value in line):
+                continue
+            if len(line) != len(header):
+                raise DataError(
+                    f"{table}, line {lines.line_num}: {len(line)} values for {len(header)} columns. "
+                    "Put values with commas in quotes."
+                )
+            yield {name: value.strip() for name, value in zip(header, line, strict=True)}
+    except (ImageError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read ({error}). Save it as CSV in UTF-8.") from error
-    lines = csv.reader(io.StringIO(text), skipinitialspace=True)
-    header = [name.strip() for name in next(lines, [])]
-    for number, line in enumerate(lines, start=2):
-        if not line:
-            continue
-        if len(line) != len(header):
-            raise DataError(
-                f"{table}, line {number}: {len(line)} values for {len(header)} columns. "
-                "Put values with commas in quotes."
-            )
-        yield {name: value.strip() for name, value in zip(header, line, strict=True)}
 
 
-def _inside(root: str, path: str) -> str:
-    """A listed path relative to the source; tables from Windows may hold backslashes."""
-    inner = str(PurePosixPath(path.replace("\\", "/")))
-    return f"{root}/{inner}" if root else inner
+def _lines(text: str) -> Any:
+    """The reader of a text whose header shows what separates values: comma, semicolon or tab."""
+    text = io.StringIO(text, newline=None).read()  # old Macs and Windows end lines in their own ways
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    return csv.reader(io.StringIO(text), skipinitialspace=True, delimiter=separator)
+
+
+def _names(header: list[str]) -> list[str]:
+    return [name.strip().lower() for name in header]
+
+
+def _inside(source: Source, root: str, path: str) -> str:
+    """A listed path relative to the source; tables may hold backslashes, dots, and paths from the disk's root.
+
+    One that starts with ``/`` or ``..`` is none of the source.
+    """
+    listed = posixpath.normpath(path.replace("\\", "/"))
+    if posixpath.isabs(listed):
+        return listed.removeprefix(f"{source.folder.absolute().as_posix()}/")
+    return posixpath.normpath(posixpath.join(root, listed))

@@ -333,8 +333,53 @@ class TestOwnImages:
         assert "list.csv" in said
 
     @pytest.mark.parametrize(
+        "text",
+        [
+            "path;label;category\na/1.png;0;\na/2.png;1;\n",
+            "Path\tLabel\tCategory\r\na/1.png\t0\t\r\na/2.png\t1\t\r\n",
+            "path,label,category\ra/1.png,0,\ra/2.png,1,\r",
+            "path,label,category\n./a/1.png,0,\na/../a/2.png,1,\n,,\n,,\n",
+            "path,label,category\n{source}/a/1.png,0,\n{source}/a/2.png,1,\n",
+        ],
+        ids=["semicolons", "tabs", "old Mac", "dots and empty rows", "absolute"],
+    )
+    def test_csv_as_programs_write_it(self, text: str, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "shop", "shop", "shop")
+        tree.good("a/1.png")
+        tree.bad("a/2.png", None, "defect")
+        tree.write("LIST.CSV", text.format(source=tree.root).encode())
+        assert self.read(tree).set_aside == ()
+
+    def test_csv_with_paths_that_leave_the_folder(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "shop", "shop", "shop")
+        tree.good("a/1.png")
+        painted.Tree(tmp_path).picture("other/1.png")
+        tree.write("list.csv", f"path,label\na/1.png,0\n../other/1.png,0\n{tmp_path}/other/1.png,0\n".encode())
+        assert set(reasons(self.read(tree)).values()) == {"is listed and lies outside the source (in list.csv)"}
+
+    def test_other_csvs_beside_the_images_do_not_matter(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "my_parts", "my_parts", "my parts")
+        tree.good("good/1.png")
+        tree.write("results.csv", b"name,score\n1,2,3\n")
+        tree.write("notes.csv", b"caf\xe9 \x00\n")
+        tree.write("long.csv", b'"' + b"x" * 200_000)
+        assert len(self.read(tree).ignored) == 3
+
+    def test_two_lists_are_a_riddle(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "my_parts", "my_parts", "my parts")
+        tree.good("good/1.png")
+        for name in ("a.csv", "b.csv"):
+            tree.write(name, b"path,label\ngood/1.png,0\n")
+        with pytest.raises(DataError, match=r"2 lists of images: a\.csv, b\.csv"):
+            read("folder", tree.root)
+
+    @pytest.mark.parametrize(
         ("text", "message"),
-        [(b"path,label\n1.png\n", "line 2: 1 values for 2 columns"), (b"path,label\n\xff\xfe,1\n", "UTF-8")],
+        [
+            (b"path,label\n1.png\n", "line 2: 1 values for 2 columns"),
+            (b"path,label\n\xff\xfe,1\n", "UTF-8"),
+            (b'path,label\n"' + b"x" * 200_000, "limit"),
+        ],
     )
     def test_csv_that_is_none(self, text: bytes, message: str, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_bytes(text)
