@@ -15,6 +15,9 @@ from bayes_pfl.errors import ConfigError
 
 T = TypeVar("T", bound="Settings")
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What text that is no YAML ends in: also no UTF-8, no date, or brackets without an end."""
+
 
 class Settings(BaseModel):
     """Base of all configuration: immutable, and strict about unknown keys."""
@@ -280,7 +283,7 @@ def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
             raise ConfigError(
                 f"Cannot read the configuration {path}: {error.strerror}. Give an existing YAML file."
             ) from error
-        except yaml.YAMLError as error:
+        except UNREADABLE as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values.")
@@ -310,7 +313,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"'{override}' goes below a plain value; check the dotted key.")
     try:
         values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"The value of '{override}' is not valid YAML: {error}") from error
 
 

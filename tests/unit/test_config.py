@@ -20,6 +20,7 @@ def test_overrides_and_files_meet(tmp_path):
         ("model.num_prompts=0", "greater than or equal to 1"),
         ("model.num_prompts=many", "valid integer"),
         ("model", "not an override"),
+        ("training.epochs=2021-99-99", "not valid YAML: month must be in"),
         ("training.epochs.x=1", "epochs"),
     ],
 )
@@ -28,9 +29,11 @@ def test_mistakes_are_explained(override, said):
         read_config(RunConfig, None, [override])
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "model: {num_prompts: 3, x: }"])
+@pytest.mark.parametrize(
+    "text", [b"a: [", b"- 1", b"model: {num_prompts: 3, x: }", b"\xff\xfe", b"a: 2021-99-99", b"[" * 5000]
+)
 def test_broken_files_are_explained(tmp_path, text):
-    (tmp_path / "broken.yaml").write_text(text)
+    (tmp_path / "broken.yaml").write_bytes(text)
     with pytest.raises(ConfigError):
         read_config(RunConfig, tmp_path / "broken.yaml", [])
 
