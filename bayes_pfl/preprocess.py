@@ -44,7 +44,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = M
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "RGBa":  # premultiplied: Pillow only converts it by way of RGBA
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return _converted(image, "RGB")
 
 
 def decode_mask(
@@ -63,7 +63,7 @@ def decode_mask(
         values = np.asarray(image)
         values = values if values.max() <= 255 else _eight_bits(values)
     else:
-        values = np.asarray(image.convert("L"))
+        values = np.asarray(_converted(image, "L"))
     return (values > above).astype(np.uint8)
 
 
@@ -130,7 +130,8 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"larger than {max_pixels} pixels") from error
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # where Pillow stops by itself
+        raise ImageError(f"larger than {limit} pixels") from error
     except Exception as error:
         # Pillow's plugins answer malformed bytes with a dozen exception types; all mean the same.
         raise ImageError(f"not a readable image ({', '.join(FORMATS)})") from error
@@ -147,6 +148,14 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:
         return image  # an unreadable EXIF block says nothing about the orientation
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    image.info.pop("transparency", None)  # dropped anyway; Pillow warns of a palette's
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise ImageError(f"has the mode {image.mode}; save it as RGB or gray") from error
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

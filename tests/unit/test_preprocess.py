@@ -96,6 +96,11 @@ class TestImages:
         data = stored(Image.fromarray(COLOUR), "PNG", exif=exif)
         np.testing.assert_array_equal(np.asarray(decode_image(data)), turns[orientation](COLOUR))
 
+    def test_a_palettes_transparency_is_dropped_without_a_warning(self) -> None:
+        palette = Image.fromarray(COLOUR).quantize(16)
+        data = stored(palette, "PNG", transparency=bytes(range(16)))
+        np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(palette.convert("RGB")))
+
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
@@ -146,6 +151,10 @@ class TestMasks:
         numbers = (GRAY % 10).astype(np.uint16)
         np.testing.assert_array_equal(decode_mask(stored(Image.fromarray(numbers)), 0), numbers > 0)
         np.testing.assert_array_equal(decode_mask(stored(Image.fromarray(RAMP_16_BIT)), 128), GRAY > 128)
+
+    def test_a_mode_without_gray_values_is_an_image_error(self) -> None:
+        with pytest.raises(ImageError, match="has the mode LAB"):
+            decode_mask(stored(Image.new("LAB", (4, 4)), "TIFF"))
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
     def test_any_mode(self, mode: str) -> None:
