@@ -63,7 +63,7 @@ def begin(output: Path, tasks: Sequence[ShardTask]) -> list[ShardTask]:
     digest = plan_digest(tasks)
     try:
         held = json.loads(path.read_text("utf-8"))["digest"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         held = None
     work = [*output.glob("shard-*.arrow"), *output.glob(f"{MANIFEST_FOLDER}/shards/*.json")]
     if held != digest and work:  # a plan of which nothing is done yet binds nobody
@@ -131,8 +131,8 @@ def _check_room(output: Path, todo: Iterable[ShardTask]) -> None:
     free = shutil.disk_usage(output).free
     if needed + SPARE_BYTES > free:
         raise OutputError(
-            f"No room for {needed / 2**20:,.0f} MB of shards in {output}: {free / 2**20:,.0f} MB "
-            "are free. Free some space, choose another --output, or take less with --limit."
+            f"No room for {needed / 2**20:,.0f} MB of shards in {output}, and {SPARE_BYTES / 2**20:,.0f} MB to spare: "
+            f"{free / 2**20:,.0f} MB are free. Free some space, choose another --output, or take less with --limit."
         )
 
 

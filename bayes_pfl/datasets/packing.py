@@ -79,7 +79,7 @@ class ShardTask:
             note = json.loads(self.sidecar.read_text("utf-8"))
             shard = Path(self.output, shard_name(self.index))
             size = shard.stat().st_size if note["rows"] else 0
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         fits = note["newest_ns"] == self.newest_ns and note["size_bytes"] == size
         return note if fits else None

@@ -63,11 +63,14 @@ def verify(
     ``advance`` is told the number of images that were opened.
     """
     differences = tuple(_differences(dataset, found.records, subset))
-    short = {difference.category for difference in differences if difference.found < difference.expected}
+    short: Counter[str] = Counter()
+    for difference in differences:
+        short[difference.category] += max(0, difference.expected - difference.found)
     long = {difference.category for difference in differences if difference.found > difference.expected}
     missing = [skipped for skipped in found.set_aside if _is_absence(skipped.reason)]
     if subset == "complete":  # a smaller set has gaps by its nature
-        missing += _gaps([r for r in found.records if r.category in short], found.set_aside)
+        for category, number in short.items():
+            missing += _gaps([r for r in found.records if r.category == category], found.set_aside, number)
     extra = [skipped for skipped in found.ignored if is_image(skipped.path)]
     extra += _odd_names(record for record in found.records if record.category in long)
     unusable = [skipped for skipped in found.set_aside if not _is_absence(skipped.reason)]
@@ -121,14 +124,19 @@ def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> It
                 yield Difference(category.name, where, number, there)
 
 
-def _gaps(records: Iterable[Record], set_aside: Iterable[Skipped]) -> Iterator[Skipped]:
-    """Names that the numbering of a folder leaves out, where its files are simply numbered."""
+def _gaps(records: Iterable[Record], set_aside: Iterable[Skipped], lacking: int) -> Iterator[Skipped]:
+    """Names that the numbering of a folder leaves out, where its files are simply numbered.
+
+    A folder with more gaps than there are images ``lacking`` is not: its numbers are dates, or others' to begin with.
+    """
     present_anyway = {skipped.path for skipped in set_aside}
     for folder, paths in _by_folder(records).items():
         numbers = [re.findall(r"\d+", PurePosixPath(path).stem) for path in paths]
         if not all(len(parts) == 1 for parts in numbers):
             continue
         present = {int(parts[0]) for parts in numbers}
+        if max(present) - min(present) + 1 - len(present) > lacking:
+            continue
         name, width = PurePosixPath(paths[0]).name, len(numbers[0][0])
         for number in sorted(set(range(min(present), max(present))) - present):
             path = f"{folder}/{re.sub(r'[0-9]+', f'{number:0{width}d}', name, count=1)}"

@@ -60,6 +60,14 @@ def test_missing_files_are_counted_and_named_where_names_tell(tree: painted.Tree
     assert not verdict.complete
 
 
+def test_numbers_that_do_not_count_the_files_have_no_gaps(tree: painted.Tree) -> None:
+    (tree.root / "cup/test/good/001.png").unlink()
+    (tree.root / "cup/test/good/003.png").rename(tree.root / "cup/test/good/20240131120000.png")
+    verdict = judge(tree)
+    assert verdict.differences == (Difference("cup", "test, normal", 4, 3),)
+    assert verdict.missing == ()
+
+
 def test_extra_and_doubled_files_are_named(tree: painted.Tree) -> None:
     whole = (tree.root / "cup/test/good/003.png").read_bytes()
     tree.write("cup/test/good/003(1).png", whole)
