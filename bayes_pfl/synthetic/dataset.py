@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import DataError, OutputError
 from bayes_pfl.synthetic.catalogue import check_category, stream
 from bayes_pfl.synthetic.scene import defects_of, render
 from bayes_pfl.synthetic.splits import kinds_for
@@ -55,6 +55,11 @@ def _kinds(category: str, kinds: tuple[str, ...] | None, seed: int) -> list[str]
     return [chosen[i] for i in stream(seed, category, 0, 4).permutation(len(chosen))]
 
 
+def _cannot_write(folder: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(f"Cannot write {folder}: {reason}. Free some space, or choose another folder; nothing was kept.")
+
+
 def folder_name(name: str) -> str:
     """A category or kind of defect as a folder name: "hex nut" -> "hex_nut"."""
     return name.replace(" ", "_")
@@ -82,6 +87,7 @@ def write_dataset(
 
     Raises:
         DataError: unknown category, no image asked for, too small a size, or `folder` has files.
+        OutputError: `folder` cannot be written.
     """
     for category in categories:
         check_category(category)
@@ -89,15 +95,18 @@ def write_dataset(
         raise DataError(f"Images of {size} px are too small to show a defect; use 32 or more.")
     if normal_per_category < 1 or defective_per_category < 0:
         raise DataError("Ask for at least one normal and no negative number of defective images.")
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty; choose another folder or empty it first.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise DataError(f"{folder} is not empty; choose another folder or empty it first.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
     try:
         for category in categories:
             allowed = _kinds(category, kinds, seed)
             if not allowed and defective_per_category:
-                raise DataError(f"None of the kinds {kinds} is a defect on {category!r}.")
+                raise DataError(f"None of the kinds {', '.join(kinds or ())} is a defect on {category!r}.")
             _write_category(
                 staging, category, normal_per_category, defective_per_category, size, seed, allowed, written
             )
@@ -105,7 +114,9 @@ def write_dataset(
             folder.rmdir()
         staging.chmod(0o755)
         staging.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _cannot_write(folder, error) from error
         raise
     return len(categories) * (2 * normal_per_category + defective_per_category)

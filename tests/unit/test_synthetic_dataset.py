@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import DataError, OutputError
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import HELD_OUT_KINDS
 
@@ -77,6 +77,23 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing(
     with pytest.raises(DataError, match=message):
         write_dataset(tmp_path / "images", *arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "images", tmp_path / ("x" * 300)):
+        with pytest.raises(OutputError, match="Cannot write"):
+            write_dataset(folder, ["paper"], 1, 1, 64, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    def take_its_place(images: int) -> None:
+        (tmp_path / "images").write_text("somebody else's")
+
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_dataset(tmp_path / "images", ["paper"], 1, 0, 64, 0, written=take_its_place)
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
 
 
 def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
