@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import subprocess
@@ -29,6 +30,8 @@ COMMANDS = {
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
 }
 SERVE = "serve"
+BROKEN_PIPE = 141
+"""Exit code of a program that is ended because nobody reads on: 128 + SIGPIPE."""
 EPILOGUE = """\
 A model is a folder (a bundle), `embedded` (the demonstration model that comes along), or models:/NAME@ALIAS.
 Every command takes --help; most take --config FILE.yaml, --set key.subkey=value and --json.
@@ -62,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(given)
     _quiet()
     try:
-        return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+        code = int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return BROKEN_PIPE
     except BayesPFLError as error:
         print(f"bayes-pfl {args.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -93,6 +101,10 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")  # refused in our own words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to end
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 import argparse
 import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from bayes_pfl.datasets.catalogue import DATASETS, SUBSETS, find, get_dataset
 from bayes_pfl.datasets.description import Category, Counts, Dataset
 from bayes_pfl.datasets.own import FOLDER
-from bayes_pfl.datasets.source import Source
+from bayes_pfl.datasets.source import Source, printable
 from bayes_pfl.datasets.verify import Verdict, verify
 from bayes_pfl.errors import DataError
-from pipelines.ingest import Progress
+from pipelines.ingest import Progress, local_path
 
 LISTED = 20
 """Files of one kind that are named; --json has all."""
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl datasets`."""
     parser.add_argument("action", nargs="?", choices=("list", "verify"), default="list", help="default: list")
     parser.add_argument("name", nargs="?", help="a dataset; needed by verify")
-    parser.add_argument("--source", type=Path, help="the dataset's unpacked folder, for verify")
+    parser.add_argument("--source", help="the dataset's unpacked folder, for verify")
     parser.add_argument("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
     parser.add_argument("--subset", choices=SUBSETS, default="complete", help="what to compare with; default: complete")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if args.name is None or args.source is None:
         raise DataError("Say what to verify: bayes-pfl datasets verify NAME --source FOLDER.")
     dataset = get_dataset(args.name)
-    source = Source(args.source.expanduser().absolute())
+    source = Source(local_path(args.source, "--source"))
     found = find(dataset, source, args.layout, args.subset)
     with Progress(len(found.records)) as progress:
         verdict = verify(dataset, source.folder, found, args.subset, progress.advance)
@@ -65,6 +65,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             }
             for category in dataset.categories
         ],
+        "splits_counted": dataset.splits_counted,
         "layouts": [reader.expects for reader in dataset.published],
         "licence": dataset.licence,
         "url": dataset.url,
@@ -89,9 +90,7 @@ def _list_text(entries: list[dict[str, Any]]) -> str:
         metrics = "+".join(entry["metrics"])
         number = str(len(entry["categories"]) or "any")
         rows.append((entry["name"], entry["title"], number, complete, paper, metrics, entry["licence"]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", "Where to get one, its layouts and class names: bayes-pfl datasets list NAME"]
+    lines = [*_aligned(rows), "", "Where to get one, its layouts and class names: bayes-pfl datasets list NAME"]
     return "\n".join(lines)
 
 
@@ -102,9 +101,25 @@ def _entry_text(entry: dict[str, Any]) -> str:
             lines.append(f"{title}: {entry[title]}")
     lines.append(f"metrics: {', '.join(entry['metrics'])}")
     lines += [f"layout: {layout}" for layout in entry["layouts"]]
-    names = [(category["name"], category["class_name"]) for category in entry["categories"]]
-    lines += [f"  {name}, prompted as {class_name!r}" for name, class_name in names]
+    if entry["categories"]:
+        lines += ["images: normal + anomalous", *_aligned(_category_rows(entry))]
     return "\n".join(lines)
+
+
+def _category_rows(entry: dict[str, Any]) -> list[tuple[str, ...]]:
+    splits = ("test", "train") if entry["splits_counted"] else ("test and train",)
+    rows: list[tuple[str, ...]] = [("  category", "prompted as", *splits, "the paper's")]
+    for category in entry["categories"]:
+        complete, paper = category["complete"], category["paper"]
+        counts = [(complete, split.partition(" ")[0]) for split in splits] + [(paper, "test")]
+        numbers = [f"{part[f'{split}_normal']:,} + {part[f'{split}_anomalous']:,}" for part, split in counts]
+        rows.append((f"  {category['name']}", category["class_name"], *numbers))
+    return rows
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _verdict_text(dataset: Dataset, verdict: Verdict) -> str:
@@ -116,9 +131,9 @@ def _verdict_text(dataset: Dataset, verdict: Verdict) -> str:
         ("unusable", verdict.unusable),
         ("extra", verdict.extra),
     ):
-        lines += _named(title, [f"{path}: {reason}" for path, reason in files])
-    lines += _named("doubled", [" = ".join(paths) for paths in verdict.doubled])
-    lines += _named("other files", [f"{path}: {reason}" for path, reason in verdict.ignored])
+        lines += _named(title, [f"{printable(path)}: {reason}" for path, reason in files])
+    lines += _named("doubled", [" = ".join(map(printable, paths)) for paths in verdict.doubled])
+    lines += _named("other files", [f"{printable(path)}: {reason}" for path, reason in verdict.ignored])
     lines.append("complete" if verdict.complete else "not complete")
     return "\n".join(lines)
 

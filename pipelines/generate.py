@@ -3,7 +3,6 @@
 import argparse
 import json
 import time
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -11,11 +10,12 @@ from bayes_pfl.errors import ConfigError
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.catalogue import CATEGORIES, defects_of
 from bayes_pfl.synthetic.splits import SPLITS
+from pipelines.ingest import local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl generate`."""
-    parser.add_argument("--output", type=Path, help="folder to create")
+    parser.add_argument("--output", help="folder to create")
     parser.add_argument(
         "--categories",
         nargs="+",
@@ -47,14 +47,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("Say where to write with --output FOLDER.")
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed} is negative; give 0 or more.")
+    output = local_path(args.output, "--output")
     categories = chosen_categories(args.categories)
     began = time.monotonic()
     kinds = chosen_kinds(args.defects)
     total = len(categories) * (2 * args.normal + args.defective)
     with tqdm(total=total, unit=" images", disable=None) as bar:
-        images = write_dataset(
-            args.output, categories, args.normal, args.defective, args.size, args.seed, kinds, bar.update
-        )
+        images = write_dataset(output, categories, args.normal, args.defective, args.size, args.seed, kinds, bar.update)
     seconds = time.monotonic() - began
     result = {
         "output": str(args.output),
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def chosen_categories(names: list[str]) -> list[str]:
     """Category names in the order given, sets written out, each once; "hex_nut" is "hex nut"."""
     chosen: dict[str, None] = {}
-    for name in (part.strip() for entry in names for part in entry.split(",")):
+    for name in _separated(names):
         if name == "all":
             chosen.update(dict.fromkeys(CATEGORIES))
         elif name in SPLITS:
@@ -93,8 +92,19 @@ def chosen_kinds(kinds: list[str] | None) -> tuple[str, ...] | None:
     if kinds is None:
         return None
     known = tuple(dict.fromkeys(kind for name in CATEGORIES for kind in defects_of(name)))
-    wanted = tuple(kind.replace("_", " ") for kind in kinds)
+    wanted = tuple(kind.replace("_", " ") for kind in _separated(kinds))
     unknown = [kind for kind in wanted if kind not in known]
     if unknown:
         raise ConfigError(f"There is no kind of defect {unknown[0]!r}; choose among: {', '.join(known)}.")
     return wanted
+
+
+def _separated(names: list[str]) -> list[str]:
+    """Names given one by one, or with commas between them.
+
+    Raises ConfigError if there is none.
+    """
+    separated = [part.strip() for entry in names for part in entry.split(",") if part.strip()]
+    if not separated:
+        raise ConfigError("Name at least one category and one kind of defect, or leave the option out.")
+    return separated

@@ -18,8 +18,8 @@ from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_shards
-from bayes_pfl.datasets.source import Source
-from bayes_pfl.errors import BayesPFLError, DataError, OutputError
+from bayes_pfl.datasets.source import Source, printable
+from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
 from bayes_pfl.preprocess import MAX_PIXELS
 from bayes_pfl.remote import is_remote
 from pipelines.cluster import start_ray
@@ -64,7 +64,7 @@ class IngestConfig(Settings):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl ingest`."""
     parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or folder for images of your own")
-    parser.add_argument("--source", type=Path, required=True, help="the dataset's unpacked folder")
+    parser.add_argument("--source", required=True, help="the dataset's unpacked folder")
     parser.add_argument("--output", required=True, help="folder for the shards")
     parser.add_argument("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
     parser.add_argument("--subset", choices=("complete", "paper"), help="default: complete")
@@ -99,12 +99,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def ingest(dataset: str, source: Path, output: Path | str, config: IngestConfig | None = None) -> dict[str, Any]:
+def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestConfig | None = None) -> dict[str, Any]:
     """Write the shards of ``dataset`` into ``output``, or what is missing of them, and say what was found.
 
     Raises:
         DataError: the dataset is not there, or ``strict`` met an image that cannot be used.
         OutputError: ``output`` cannot be written, is in use, holds another ingest, or is a URI.
+        ConfigError: a path is empty, or begins with a user's home that is not there.
     """
     if is_remote(output):
         raise OutputError(
@@ -114,7 +115,7 @@ def ingest(dataset: str, source: Path, output: Path | str, config: IngestConfig 
     started = time.monotonic()
     config = config or IngestConfig()
     description = get_dataset(dataset)
-    source, output = source.expanduser().absolute(), Path(output).expanduser().absolute()
+    source, output = local_path(source, "--source"), local_path(output, "--output")
     listing = Source(source)
     found = find(
         description,
@@ -159,6 +160,16 @@ def ingest(dataset: str, source: Path, output: Path | str, config: IngestConfig 
         "startup_seconds": round(progress.startup_seconds, 2),
         "images_per_second": round(progress.images_per_second, 1),
     }
+
+
+def local_path(given: Path | str, option: str) -> Path:
+    """The absolute path that was given for an option; raises ConfigError if there is none, or its ``~user`` is unknown."""
+    if not str(given):
+        raise ConfigError(f"{option} is empty; give a folder.")
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"There is no home folder for {option} {given}; write the path in full.") from error
 
 
 def _pack(todo: Sequence[ShardTask], progress: "Progress") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -276,7 +287,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         lines += [f"{title}: {count:,} files, {reason}" for reason, count in reasons.items()]
     aside = summary["set_aside"]
     lines.append(f"set aside: {len(aside):,} images")
-    lines += [f"  {path}: {reason}" for path, reason in aside[:LISTED]]
+    lines += [f"  {printable(path)}: {reason}" for path, reason in aside[:LISTED]]
     if len(aside) > LISTED:
         lines.append(f"  ... and {len(aside) - LISTED:,} more, all in _manifest/manifest.json")
     return "\n".join(lines)
@@ -289,4 +300,4 @@ def _by_reason(skipped: Iterable[Sequence[str]]) -> dict[str, int]:
 def _strict(skipped: Sequence[Sequence[str]]) -> DataError:
     path, reason = skipped[0]
     more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-    return DataError(f"{path}: {reason}{more}. Mend or remove the file, or ingest without --strict.")
+    return DataError(f"{printable(path)}: {reason}{more}. Mend or remove the file, or ingest without --strict.")

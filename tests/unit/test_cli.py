@@ -34,3 +34,23 @@ def test_a_missing_configuration_is_one_sentence(capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "nowhere.yaml" in error
+
+
+@pytest.mark.parametrize("option", ["--source", "--output"])
+@pytest.mark.parametrize("path", ["", "~nobody_has_this_name/x"])
+def test_a_path_that_is_none_is_one_sentence(option, path, tmp_path, capsys):
+    paths = {"--source": str(tmp_path), "--output": str(tmp_path / "shards"), option: path}
+    assert main(["ingest", "folder", *(word for pair in paths.items() for word in pair)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert option in error
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+    program = "import sys; from pipelines.cli import main; sys.exit(main(['generate', '--list']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
