@@ -142,6 +142,8 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
     }
     with claim(output):
         todo = begin(output, tasks)
+        if config.strict:
+            _refuse_set_aside(tasks)
         with Progress(sum(len(task.records) for task in todo)) as progress:
             for index, note in _pack(todo, progress):
                 if config.strict and note["set_aside"]:
@@ -291,6 +293,13 @@ def summary_text(summary: dict[str, Any]) -> str:
     if len(aside) > LISTED:
         lines.append(f"  ... and {len(aside) - LISTED:,} more, all in _manifest/manifest.json")
     return "\n".join(lines)
+
+
+def _refuse_set_aside(tasks: Sequence[ShardTask]) -> None:
+    """Raises DataError if a shard that is done lacks images: an ingest without ``strict`` may have written it."""
+    skipped = [entry for note in (task.done() for task in tasks) if note for entry in note["set_aside"]]
+    if skipped:
+        raise _strict(skipped)
 
 
 def _by_reason(skipped: Iterable[Sequence[str]]) -> dict[str, int]:

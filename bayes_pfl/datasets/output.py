@@ -126,13 +126,13 @@ def _remove_parts(output: Path) -> None:
 
 
 def _check_room(output: Path, todo: Iterable[ShardTask]) -> None:
-    """Shards hold the files as they are, so their size is known; scaled ones are smaller or close."""
+    """Shards hold the files as they are, so their size is known; that of scaled ones is not."""
     needed = sum(task.size_bytes for task in todo if task.recipe.max_side_px is None)
     free = shutil.disk_usage(output).free
     if needed + SPARE_BYTES > free:
         raise OutputError(
-            f"No room for {needed / 2**20:,.0f} MB of shards in {output}, and {SPARE_BYTES / 2**20:,.0f} MB to spare: "
-            f"{free / 2**20:,.0f} MB are free. Free some space, choose another --output, or take less with --limit."
+            f"No room in {output}: {(needed + SPARE_BYTES) / 2**20:,.0f} MB are needed there, some of them to spare, "
+            f"and {free / 2**20:,.0f} MB are free. Free some space, choose another --output, or take less with --limit."
         )
 
 

@@ -20,6 +20,7 @@ JUNK = (
     (re.compile(r"(^|/)__MACOSX/"), "left by a file manager"),
     (re.compile(r"\(copy( \d+)?\)", re.IGNORECASE), "a stray copy"),
     (re.compile(r"(^|/)pred/"), "unlabelled images"),
+    (re.compile(r"(^|/)(_manifest/.+|shard-\d{5}\.arrow)$"), "shards of an ingest"),
 )
 """Names that are never part of a dataset, with the reason that the summary gives."""
 

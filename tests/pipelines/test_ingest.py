@@ -156,6 +156,9 @@ class TestCommandLine:
         tree.write(record.image, b"nothing")
         with pytest.raises(DataError, match=f"{record.image}: not a readable image"):
             ingest.ingest("kvasir", tmp_path / "in", tmp_path / "out", IngestConfig(strict=True))
+        assert ingest.ingest("kvasir", tmp_path / "in", tmp_path / "lax")["shards_written"] == 1
+        with pytest.raises(DataError, match=f"{record.image}: not a readable image"):  # although nothing is to be done
+            ingest.ingest("kvasir", tmp_path / "in", tmp_path / "lax", IngestConfig(strict=True))
         (tree.root / record.mask).unlink()
         with pytest.raises(DataError, match=f"{record.image}: is defective and has no mask"):
             ingest.ingest("kvasir", tmp_path / "in", tmp_path / "other", IngestConfig(strict=True))

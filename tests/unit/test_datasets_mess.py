@@ -164,6 +164,14 @@ def test_folders_whose_names_cannot_be_are_one_sentence(tmp_path: Path) -> None:
         Source(folder)
 
 
+def test_an_output_inside_the_source_is_known_for_what_it_is(tmp_path: Path) -> None:
+    tree = painted.paint("br35h", tmp_path)
+    tree.stray("shards/shard-00000.arrow", "shards/_manifest/manifest.json", "_manifest/shards/shard-00000.arrow.json")
+    found = read("br35h", tmp_path)
+    assert list(found.records) == sorted(tree.records)
+    assert [reason for _, reason in found.ignored].count("shards of an ingest") == 3
+
+
 def test_a_line_break_in_a_name_is_a_letter_like_others(tmp_path: Path) -> None:
     tree = painted.paint("br35h", tmp_path)
     name = tree.picture("yes/two\nlines \x1b[31m.jpg")
