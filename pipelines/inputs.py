@@ -49,7 +49,7 @@ def find_items(given: Sequence[str], class_name: str | None) -> list[Item]:
         files = _files(source)
         if files and not class_name:
             raise ConfigError(f'Say what the images in {source} show: --class-name "metal plate".')
-        items += [Item(file, class_name or "", *_place(file)) for file in files]
+        items += [Item(_printable(file), class_name or "", *_place(file)) for file in files]
     if not items:
         raise ConfigError(
             f"No images found; give files ending in {', '.join(ENDINGS)}, or folders of them or of shards."
@@ -77,6 +77,11 @@ def _files(source: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(ENDINGS)
+
+
+def _printable(file: str) -> str:
+    """The name as tables and terminals can hold it: bytes that are no UTF-8 become a question mark in a box."""
+    return file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _place(file: str) -> tuple[str, None, str]:

@@ -1,5 +1,6 @@
 """Many images through one model: a Ray Data actor pool that holds the detector, fed with references to shard rows."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from bayes_pfl import errors
 from bayes_pfl.backbone import Backbone
 from bayes_pfl.bundle import Bundle
 from bayes_pfl.detector import Detector, Prediction
@@ -116,7 +118,10 @@ def load_detector(bundle: Bundle, threads: int, device: str) -> Detector:
 def through_actors(
     work: list[dict[str, Any]], scorer: type, options: dict[str, Any], workers: int, gpu: bool
 ) -> Iterator[dict[str, Any]]:
-    """Every piece of work through a pool of actors, each a `scorer` made with `options`; its rows as they come."""
+    """Every piece of work through a pool of actors, each a `scorer` made with `options`; its rows as they come.
+
+    Raises BayesPFLError if an actor cannot be made, with the sentence that it died of.
+    """
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -129,4 +134,11 @@ def through_actors(
         fn_constructor_kwargs=options,
     )
     dataset.context.enable_progress_bars = False
-    yield from dataset.iter_rows()
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayError as error:
+        said = re.findall(r"bayes_pfl\.errors\.(\w+): (.+)", str(error))
+        if not said:
+            raise
+        kind, sentence = said[-1]
+        raise getattr(errors, kind)(sentence) from error

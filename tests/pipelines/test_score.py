@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def detector(bundle):
 def few(tmp_path):
     folder = write_images(tmp_path / "parts", 2)
     (folder / "broken.png").write_bytes(b"no image")
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no image either")
     (folder / "notes.txt").write_text("not looked at", encoding="ascii")
     return folder
 
@@ -78,7 +80,10 @@ class TestFewImages:
     def test_scores_are_the_librarys_and_broken_files_are_listed(self, bundle, detector, few, capsys):
         assert score(bundle, few, "--class-name", "gear", "--json", samples=3) == 0
         answer = json.loads(capsys.readouterr().out)
-        assert [row["sample_id"] for row in answer["unreadable"]] == [str(few / "broken.png")]
+        assert [row["sample_id"] for row in answer["unreadable"]] == [
+            str(few / "broken.png"),
+            str(few / "caf\ufffd.png"),
+        ]
         assert list(answer["rows"][0]) == COLUMNS
         for row in answer["rows"][:2]:
             (expected,) = detector.predict([Path(row["sample_id"]).read_bytes()], ["gear"], 3)
@@ -130,7 +135,7 @@ class TestFewImages:
         with Image.open(output / by_name["000.png"]["anomaly_map"]) as kept:
             assert np.array_equal(np.asarray(kept), np.asarray(drawn))
         summary = json.loads((output / "summary.json").read_text())
-        assert (summary["images"], summary["scored"], len(summary["unreadable"])) == (3, 2, 1)
+        assert (summary["images"], summary["scored"], len(summary["unreadable"])) == (4, 2, 2)
         page = (output / "gallery.html").read_text()
         shown = [float(value) for value in re.findall(r"<b>(\d\.\d{3})</b>", page)]
         assert len(shown) == 2
@@ -198,6 +203,16 @@ class TestManyImages:
         said = capsys.readouterr()
         assert "Scoring 0 images here; 80 of 80 were done before" in said.err
         assert json.loads(said.out)["scored"] == 79
+
+    def test_what_a_worker_dies_of_is_said_in_a_sentence(self, ray_session, bundle, tmp_path, capsys):
+        broken = tmp_path / "bundle"
+        shutil.copytree(bundle, broken)
+        record = json.loads((broken / "bundle.json").read_text())
+        record["config"]["backbone"]["pretrained"] = str(tmp_path / "lost.bin")
+        (broken / "bundle.json").write_text(json.dumps(record))
+        assert score(broken, write_images(tmp_path / "parts", 20), "--class-name", "gear") == 2
+        said = capsys.readouterr().err.splitlines()
+        assert re.fullmatch(r"bayes-pfl score: Cannot load CLIP .*lost\.bin.* give its path\.", said[-1])
 
     def test_shards_bring_their_class_names(self, ray_session, bundle, detector, tmp_path, capsys):
         shards = painted_shards(tmp_path, ("carpet", "gear"), seed=3, normal=5, defective=5)
