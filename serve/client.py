@@ -62,18 +62,20 @@ class ModelClient:
         except Problem as problem:
             raise Problem(503, f"The model {self.name} is not ready; ask again in a second.", BUSY_RETRY_S) from problem
 
-    async def score(self, data: bytes, class_name: str, num_samples: int, seed: int) -> tuple[Scored, Prepared]:
+    async def score(
+        self, data: bytes, class_name: str, num_samples: int, seed: int, want_map: bool
+    ) -> tuple[Scored, Prepared]:
         """Score one encoded image. Raises Problem 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone."""
         model = self.latest or await self.describe()
         for _ in range(TRIES):
             prepared = await self.decoder.prepare(data, model.image_size)
-            job = Job(prepared.pixels, class_name, num_samples, seed, want_map=True)
+            job = Job(prepared.pixels, class_name, num_samples, seed, want_map)
             outcome: Outcome = await self._ask(self.handle.score, job)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
             if isinstance(outcome, Scored):
                 self.latest = outcome.model
-                self._shadow(data, job, outcome)
+                self._shadow(data, job._replace(want_map=False), outcome)
                 return outcome, prepared
             model = outcome.model
         raise Problem(503, "The model is being replaced; try again.", BUSY_RETRY_S)
@@ -127,8 +129,3 @@ class ModelClient:
             }
             logger.info("shadow", extra=values)
             self.measures.gaps.observe(abs(outcome.image_score - champion.image_score), tags={"model": self.name})
-
-
-async def _result(pending: Any) -> Any:
-    """A plain coroutine around Ray Serve's awaitable response."""
-    return await pending

@@ -122,8 +122,12 @@ def make_router(service: Service) -> APIRouter:
         number, seed = _integer(given.parameters, "num_samples", 10), _integer(given.parameters, "seed", 0)
         if version is not None:
             _check_version(await client.describe(), version)
+        want_map = any(output.name == "anomaly_map" for output in given.outputs or [])
         scored = await asyncio.gather(
-            *(service.raw(data, name, said, number, seed) for data, said in zip(images, class_names, strict=True))
+            *(
+                service.raw(data, name, said, number, seed, want_map)
+                for data, said in zip(images, class_names, strict=True)
+            )
         )
         return _answer(name, given, scored)
 

@@ -41,6 +41,7 @@ class Job(NamedTuple):
     num_samples: int
     seed: int
     want_map: bool
+    """Send the map back in any case: it is larger than all the rest together."""
 
 
 class Scored(NamedTuple):
@@ -49,7 +50,7 @@ class Scored(NamedTuple):
     image_score: float
     uncertainty: float
     anomaly_map: np.ndarray | None
-    """(side, side) float32 in [0, 1], if asked for."""
+    """(side, side) float32 in [0, 1], if asked for or if the model knows a threshold, so that it has regions."""
     model: ModelInfo
     compute_ms: float
 

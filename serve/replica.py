@@ -117,7 +117,7 @@ class ModelReplica:
         seconds = time.perf_counter() - start
         watch.note(prediction.image_score)
         self.measures.compute.observe(seconds, tags=self.measures.tags)
-        anomaly_map = prediction.anomaly_map if job.want_map else None
+        anomaly_map = prediction.anomaly_map if job.want_map or model.threshold is not None else None
         return Scored(prediction.image_score, prediction.uncertainty, anomaly_map, model, seconds * 1000)
 
 

@@ -67,7 +67,7 @@ def make_router(service: Service) -> APIRouter:
     async def anomaly_map(request: Request, options: Annotated[MapOptions, Query()]) -> Response:
         """Draw the anomaly map of one image; the header X-Pred-Score has its score."""
         data = await image_of(request)
-        scored = await service.raw(data, options.model, options.class_name, options.num_samples, options.seed)
+        scored = await service.raw(data, options.model, options.class_name, options.num_samples, options.seed, True)
         assert scored.anomaly_map is not None
         content = await asyncio.to_thread(drawing.encode_map, scored.anomaly_map, options.kind)
         headers = {

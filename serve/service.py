@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from serve import drawing
 from serve.client import ModelClient
 from serve.measures import Measures
@@ -53,11 +55,17 @@ class Service:
         """Judge one image. Raises Problem for whatever is wrong with it."""
         start = time.perf_counter()
         client = self.client(options.model)
-        scored, prepared = await self._ask(client, data, options.class_name, options.num_samples, options.seed)
+        thresholds = options.threshold, options.region_threshold
+        want_map = options.map != "none" or options.mask or thresholds != (None, None)
+        scored, prepared = await self._ask(
+            client, data, options.class_name, options.num_samples, options.seed, want_map
+        )
         threshold = scored.model.threshold if options.threshold is None else options.threshold
         label = None if threshold is None else scored.image_score >= threshold
         size = prepared.width, prepared.height
-        drawn = await asyncio.to_thread(draw, scored, options, threshold, size)
+        drawn = Drawn([], None, None, None)
+        if scored.anomaly_map is not None:
+            drawn = await asyncio.to_thread(draw, scored.anomaly_map, options, threshold, size)
         self.measures.score(client.name, scored.model.version, scored.image_score, label)
         return Score(
             pred_score=scored.image_score,
@@ -74,21 +82,23 @@ class Service:
             request_id=request_id,
         )
 
-    async def raw(self, data: bytes, model: str | None, class_name: str, num_samples: int, seed: int) -> Scored:
-        """The replica's own words on one image, map included."""
+    async def raw(
+        self, data: bytes, model: str | None, class_name: str, num_samples: int, seed: int, want_map: bool
+    ) -> Scored:
+        """The replica's own words on one image."""
         client = self.client(model)
-        scored, _ = await self._ask(client, data, class_name, num_samples, seed)
+        scored, _ = await self._ask(client, data, class_name, num_samples, seed, want_map)
         self.measures.score(client.name, scored.model.version, scored.image_score, None)
         return scored
 
     async def _ask(
-        self, client: ModelClient, data: bytes, class_name: str, num_samples: int, seed: int
+        self, client: ModelClient, data: bytes, class_name: str, num_samples: int, seed: int, want_map: bool
     ) -> tuple[Scored, Prepared]:
         """Check, decode, wait and compute in bounded time. Raises Problem 504 beyond it."""
         self.check(class_name, num_samples)
         try:
             async with asyncio.timeout(self.limits.answer_timeout_s):
-                return await client.score(data, class_name, num_samples, seed)
+                return await client.score(data, class_name, num_samples, seed, want_map)
         except TimeoutError as error:
             seconds = self.limits.answer_timeout_s
             raise Problem(504, f"No answer within {seconds:g} s; send fewer samples, or try later.") from error
@@ -103,10 +113,8 @@ class Drawn(NamedTuple):
     pred_mask: EncodedMap | None
 
 
-def draw(scored: Scored, options: ScoreOptions, threshold: float | None, size: tuple[int, int]) -> Drawn:
-    """Regions, map and mask as the options ask for them."""
-    values = scored.anomaly_map
-    assert values is not None
+def draw(values: np.ndarray, options: ScoreOptions, threshold: float | None, size: tuple[int, int]) -> Drawn:
+    """Regions, map and mask as the options ask for them, of a (side, side) map."""
     level = threshold if options.region_threshold is None else options.region_threshold
     side = values.shape[0]
     anomaly_map = (

@@ -75,6 +75,7 @@ def test_label_and_threshold(client: TestClient) -> None:
     known = post(client, "/v1/score", data, model="known").json()
     assert known["threshold"] == 0.4
     assert known["pred_label"] == (known["pred_score"] >= 0.4)
+    assert known["regions"] == post(client, "/v1/score", data, model="known", threshold=0.4).json()["regions"] != []
 
 
 def test_regions_and_mask_cover_what_reaches_the_threshold(client: TestClient, detector: Detector) -> None:
