@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,6 +33,8 @@ MAX_SAMPLES = 20
 CLEARANCE = 3.0
 """Standard errors by which the image score must clear the threshold for `num_samples="auto"` to stop."""
 
+logger = logging.getLogger(__name__)
+
 Precision = Literal["float32", "bfloat16"]
 Picture = bytes | Image.Image | np.ndarray
 
@@ -59,7 +62,12 @@ class Detector:
     """A frozen backbone with a trained head. A prediction depends on image, class name, R and seed alone."""
 
     def __init__(
-        self, bundle: Bundle, backbone: Backbone, device: torch.device, precision: Precision = "float32"
+        self,
+        bundle: Bundle,
+        backbone: Backbone,
+        device: torch.device,
+        precision: Precision = "float32",
+        compiled: bool = False,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
@@ -77,18 +85,31 @@ class Detector:
         self.precision = precision
         if precision == "bfloat16":
             _reduce_matrices(self.backbone)
+            if device.type == "cpu" and not multiplies_bfloat16():
+                logger.warning("This processor has no AMX: float32 is faster on it than bfloat16.")
+        self._encode_image = self.backbone.encode_image
+        if compiled:
+            self._encode_image = torch.compile(self.backbone.encode_image, dynamic=False)
         self._tokens = functools.lru_cache(maxsize=1024)(self._class_tokens)
         self._states = functools.lru_cache(maxsize=64)(self._sampled_states)
 
     @classmethod
-    def load(cls, source: str | Path = "embedded", device: str = "cpu", precision: Precision = "float32") -> "Detector":
+    def load(
+        cls,
+        source: str | Path = "embedded",
+        device: str = "cpu",
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> "Detector":
         """Load a bundle: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
 
-        `bfloat16` runs CLIP's matrix products in that type, for speed: maps then differ from the exact ones in the third digit.
-        Raises BundleError, BackboneError or ConfigError with what to do.
+        `bfloat16` runs CLIP's matrix products in that type, for speed where the processor has AMX or on a GPU: maps then differ
+        from the exact ones in the third digit. `compiled` hands the image encoder to `torch.compile`: the first image takes
+        minutes and, on a CPU, a C++ compiler; the later ones are faster and differ from those of the same encoder not compiled
+        in the last digits. Raises BundleError, BackboneError or ConfigError with what to do.
         """
         bundle = load_bundle(source)
-        return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision)
+        return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision, compiled)
 
     def predict(
         self,
@@ -221,7 +242,7 @@ class Detector:
         """Features and draw key of one image at a time: products of the same shape whatever the batch, so the same bits."""
         tensor = image_tensor(_to_pil(image), self.config.backbone.image_size)
         with self._autocast():
-            features = self.backbone.encode_image(tensor[None].to(self.device))
+            features = self._encode_image(tensor[None].to(self.device))
         return Features(*(part.float() for part in features)), draw_key(tensor)
 
     def _add(
@@ -253,18 +274,18 @@ class Detector:
             with self._autocast():
                 prompts = self.model.encode(context, *states, self._tokens(class_name), self.encoder)
             texts.append(prompts.text)
-            image_logits.append(self.model.image_logits(features, prompts.text)[0].cpu())
+            image_logits.append(self.model.image_logits(features, prompts.text)[0])
         pixel_logits: list[list[torch.Tensor]] = [[] for _ in starts]
         for layer in range(len(features.patches)):
             patches = self.model.patch_features(features, slice(layer, layer + 1))
             for text, found in zip(texts, pixel_logits, strict=True):
-                found.append(self.model.pixel_logits(patches, text)[:, 0].cpu())
+                found.append(self.model.pixel_logits(patches, text)[:, 0])
         for pixel, image in zip(pixel_logits, image_logits, strict=True):
             maps.add(torch.cat(pixel), image)
 
     def _maps(self, wanted: list[int]) -> MapAccumulator:
         size, side = self.config.backbone.image_size, self.backbone.grid[0]
-        return MapAccumulator(size, side, wanted, self.config.model.upsampled_corners)
+        return MapAccumulator(size, side, wanted, self.config.model.upsampled_corners, self.device)
 
     def _class_tokens(self, class_name: str) -> ClassTokens:
         return pad_class_tokens([self.backbone.class_tokens(class_name)], self.device)
@@ -298,6 +319,12 @@ class Detector:
             map_score=float(scores.anomaly_map.max()),
             num_samples=num_samples,
         )
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 faster than those of float32: with AMX."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch have no such list
+    return bool(capabilities.get("amx_bf16", False))
 
 
 def draw_key(image: torch.Tensor) -> bytes:

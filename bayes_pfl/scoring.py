@@ -37,14 +37,14 @@ class MapAccumulator:
     the first prompt: the variance of plain probabilities would drown in the rounding of their squares.
     """
 
-    def __init__(self, size: int, side: int, wanted: list[int], corners: bool) -> None:
+    def __init__(
+        self, size: int, side: int, wanted: list[int], corners: bool, device: torch.device | None = None
+    ) -> None:
         self.size, self.side, self.wanted = size, side, sorted(set(wanted))
         self.low = interpolation(side, size, corners)[0].tolist()
-        self.columns = interpolation_matrix(side, size, corners)
+        self.columns = interpolation_matrix(side, size, corners).to(device)
         self.rows = self.columns.T.contiguous()
-        self.first = torch.zeros(size, size)
-        self.total = torch.zeros(size, size)
-        self.squares = torch.zeros(size, size)
+        self.first, self.total, self.squares = (torch.zeros(size, size, device=device) for _ in range(3))
         self.seen = 0
         self.bank = 0
         self.text: list[Tensor] = []
@@ -61,7 +61,7 @@ class MapAccumulator:
         kept = [self.seen + index + 1 for index in range(used) if self.seen + index + 1 in self.wanted]
         snapshots = {number: (torch.empty_like(self.total), torch.empty_like(self.total)) for number in kept}
         wide = (pixel.float().unflatten(-1, (self.side, self.side)).movedim(-2, 0) @ self.columns).flatten(1)
-        maxima = torch.full((group, bank), -torch.inf)
+        maxima = wide.new_full((group, bank), -torch.inf)
         step = max(1, BAND // wide.shape[1])
         for rows in (slice(start, min(start + step, self.size)) for start in range(0, self.size, step)):
             between = slice(self.low[rows.start], self.low[rows.stop - 1] + 2)
@@ -85,13 +85,14 @@ class MapAccumulator:
         self.maxima.append(maxima[:used])
 
     def result(self, num_samples: int) -> PromptScores:
-        """The average over the first `num_samples` samples, which must be among the wanted ones."""
+        """The average over the first `num_samples` samples, which must be among the wanted ones; in the CPU's memory."""
         total, squares = self.kept[num_samples]
         prompts = num_samples * self.bank
         difference = total / prompts
         variance = (squares / prompts - difference.square()).clamp_(min=0)
         text, maxima = torch.cat(self.text)[:num_samples], torch.cat(self.maxima)[:num_samples]
-        return PromptScores(self.first + difference, variance.sqrt_(), text, maxima)
+        scores = (self.first + difference, variance.sqrt_(), text, maxima)
+        return PromptScores(*(part.cpu() for part in scores))
 
 
 def interpolation(side: int, size: int, corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:

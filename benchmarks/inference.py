@@ -1,24 +1,26 @@
 """Inference, fast and exact, against a straightforward implementation with the same weights (`straightforward.py`).
 
     python benchmarks/inference.py            ViT-L-14-336's shape, 518 px: about five core minutes
-    python benchmarks/inference.py --quick    ViT-B-16's shape, 224 px, once: under a core minute; its encoder is so small that
+    python benchmarks/inference.py --quick    ViT-B-16's shape, 224 px, once: half a core minute; its encoder is so small that
                                               ratios over both parts differ
     python benchmarks/inference.py --variant published    the released implementation's choices instead of the paper's
 
 Random weights; one thread; process CPU time, so that other programs disturb little; both sides in turn, medians. The memory
-of each head is measured in a process of its own. How many samples `num_samples="auto"` takes is counted with the embedded
-model on painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result says whether it
-does. The last line is one JSON object.
+of each head is measured in a copy of the process, and so is that of one large image in tiles, with the embedded model: with few
+and many tiles, and four times as large. How many samples `num_samples="auto"` takes is counted with the embedded model on
+painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result says whether it does, and how
+fast products of CLIP's shape are in either type. The last line is one JSON object.
 """
 
 import argparse
+import ctypes
+import functools
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,11 +33,12 @@ import straightforward
 import torch
 from PIL import Image
 from scipy.stats import spearmanr
+from torch.nn import functional as F
 
 from bayes_pfl.backbone import Backbone, Features
 from bayes_pfl.bundle import Bundle
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
-from bayes_pfl.detector import MAX_SAMPLES, Detector
+from bayes_pfl.detector import MAX_SAMPLES, Detector, multiplies_bfloat16
 from bayes_pfl.draws import keyed_draws
 from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.preprocess import image_tensor
@@ -44,6 +47,7 @@ from bayes_pfl.synthetic.splits import HELD_OUT
 
 CLASS_NAME = "bottle"
 NUM_SAMPLES = 10
+NESTED = [1, 3, 5, 10, 20]
 SEED = 0
 KEY = b"image"
 
@@ -127,20 +131,45 @@ def cpu_seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def extra_megabytes(shape: Shape, variant: str, head: str) -> float:
-    """Peak memory that a head takes on top of weights and features, in a fresh process."""
-    command = [sys.executable, __file__, "--variant", variant, "--measure-memory", head]
-    command += ["--quick"] if shape == QUICK else []
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def in_own_process(measure: Callable[[], float]) -> float:
+    """What `measure` gives in a child that starts as a copy of this process: measured before anything else has run here."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(measure()))
+    child.start()
+    sender.close()
+    result = float(receiver.recv())
+    child.join()
+    return result
 
 
-def measure_memory(setup: Setup, head: str) -> float:
-    """VmHWM after one run minus VmRSS before it, in MB; the high-water mark is reset in between."""
-    run = {"fast": fast_head, "straightforward": slow_head}[head]
+@torch.inference_mode()
+def head_memory(setup: Setup) -> dict[str, float]:
+    """Peak memory that each head takes on top of weights and features, in MB."""
+    heads = {"straightforward": slow_head, "fast": fast_head}
+    runs = {name: functools.partial(head, setup, setup.features) for name, head in heads.items()}
+    return {name: in_own_process(lambda run=run: peak_megabytes(run, 1, NUM_SAMPLES)) for name, run in runs.items()}
+
+
+def tiled_megabytes(side: int, overlap: float) -> float:
+    """Peak memory of one image of `side` x `side` pixels in tiles, with the embedded model."""
+    detector = Detector.load("embedded")
+    image = np.random.default_rng(SEED).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    def run(pixels: int) -> Any:
+        return detector.predict_tiled(image[:pixels, :pixels], CLASS_NAME, overlap, num_samples=1)
+
+    return peak_megabytes(run, detector.config.backbone.image_size, side)
+
+
+def peak_megabytes(run: Callable[[int], Any], small: int, large: int) -> float:
+    """VmHWM after `run(large)` minus VmRSS before it, in MB; `run(small)` goes first and brings in code and what stays."""
+    run(small)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still ours would hide some of the need
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    run(setup, setup.features, NUM_SAMPLES)
+    run(large)
     return (_status("VmHWM") - before) / 1e3
 
 
@@ -155,27 +184,25 @@ def _status(field: str) -> float:
 def benchmark(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
     """Both sides in turn: seconds, ratios, differences, sizes and versions."""
     setup = make_setup(shape, variant)
+    memory, tiles = head_memory(setup), tiling(shape)
     detector, features, tensor = setup.detector, setup.features, pixels(setup)
     slow, fast = slow_head(setup, features, NUM_SAMPLES), fast_head(setup, features, NUM_SAMPLES)
+    fused = {"straightforward_head_fused_attention": lambda: slow_head(setup, features, NUM_SAMPLES, False)}
     seconds = cpu_seconds(
         {
             "straightforward_encoder": lambda: straightforward.encode_image(detector.backbone, tensor),
             "fast_encoder": lambda: detector.backbone.encode_image(tensor),
             "straightforward_head": lambda: slow_head(setup, features, NUM_SAMPLES),
-            "straightforward_head_fused_attention": lambda: slow_head(
-                setup, features, NUM_SAMPLES, stored_weights=False
-            ),
             "fast_head": lambda: fast_head(setup, features, NUM_SAMPLES),
             "fast_head_r1": lambda: fast_head(setup, features, 1),
             "fast_head_r20": lambda: fast_head(setup, features, 20),
-        },
+        }
+        | ({} if shape == QUICK else fused),
         repeats,
     )
     slow_total = seconds["straightforward_encoder"] + seconds["straightforward_head"]
-    memory = {name: extra_megabytes(shape, variant, name) for name in ("straightforward", "fast")}
     result = {
         "head_ratio": seconds["straightforward_head"] / seconds["fast_head"],
-        "head_ratio_to_fused_attention": seconds["straightforward_head_fused_attention"] / seconds["fast_head"],
         "encoder_ratio": seconds["straightforward_encoder"] / seconds["fast_encoder"],
         "end_to_end_ratio": slow_total / (seconds["fast_encoder"] + seconds["fast_head"]),
         "memory_ratio": memory["straightforward"] / memory["fast"],
@@ -189,12 +216,30 @@ def benchmark(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
         "seconds": seconds,
         "head_extra_mb": memory,
     }
+    if "straightforward_head_fused_attention" in seconds:
+        result["head_ratio_to_fused_attention"] = seconds["straightforward_head_fused_attention"] / seconds["fast_head"]
     return (
         result
+        | nested(setup)
         | reduced_precision(setup, slow_total, repeats)
         | adaptive(shape)
+        | tiles
         | circumstances(shape, variant, repeats)
     )
+
+
+def nested(setup: Setup) -> dict[str, Any]:
+    """Whether one pass with the largest R gives what separate runs give, to the last bit."""
+    run = setup.detector.predict_features
+    together = run(setup.features, KEY, CLASS_NAME, NESTED, SEED)
+    alone = {number: run(setup.features, KEY, CLASS_NAME, [number], SEED)[number] for number in NESTED}
+    equal = [
+        np.array_equal(one.anomaly_map, other.anomaly_map)
+        and np.array_equal(one.uncertainty_map, other.uncertainty_map)
+        and (one.image_score, one.uncertainty) == (other.image_score, other.uncertainty)
+        for one, other in ((together[number], alone[number]) for number in NESTED)
+    ]
+    return {"nested_num_samples": NESTED, "nested_equals_separate_runs": all(equal)}
 
 
 def reduced_precision(setup: Setup, slow_total: float, repeats: int) -> dict[str, Any]:
@@ -207,13 +252,39 @@ def reduced_precision(setup: Setup, slow_total: float, repeats: int) -> dict[str
     difference = np.abs(reduced.anomaly_map - reference.anomaly_map)
     return {
         "bf16_end_to_end_ratio": slow_total / seconds,
-        "bf16_in_hardware": torch.cpu._is_amx_tile_supported(),
+        "bf16_in_hardware": multiplies_bfloat16(),
+        "bf16_product_ratio": product_ratio(),
         "bf16_largest_map_difference": float(difference.max()),
         "bf16_map_rank_correlation": float(
             spearmanr(reduced.anomaly_map.ravel(), reference.anomaly_map.ravel()).statistic
         ),
         "bf16_score_difference": abs(reduced.image_score - reference.image_score),
         "exact_map_std_of_the_image": float(reference.anomaly_map.std()),
+    }
+
+
+def product_ratio() -> float:
+    """How much faster one product of the image encoder's perceptron is in bfloat16 than in float32."""
+    tokens, matrix = torch.randn(1370, 1024), torch.randn(4096, 1024)
+    reduced = tokens.bfloat16(), matrix.bfloat16()
+    runs = {"float32": lambda: F.linear(tokens, matrix), "bfloat16": lambda: F.linear(*reduced)}
+    cpu_seconds(runs, 1)
+    seconds = cpu_seconds(runs, 5)
+    return seconds["float32"] / seconds["bfloat16"]
+
+
+def tiling(shape: Shape) -> dict[str, Any]:
+    """Peak memory of one large image in few tiles, in many, and of one with four times as many pixels."""
+    side = 448 if shape == QUICK else 1120
+    few, many, large = (
+        in_own_process(functools.partial(tiled_megabytes, pixels, overlap))
+        for pixels, overlap in ((side, 0.0), (side, 0.5), (2 * side, 0.0))
+    )
+    return {
+        "tiling_image_px": side,
+        "tiling_extra_mb": few,
+        "tiling_extra_mb_half_overlap": many,
+        "tiling_extra_mb_four_times_the_pixels": large,
     }
 
 
@@ -261,14 +332,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller shape: ViT-B-16 at 224 px")
     parser.add_argument("--variant", choices=["paper", "published"], default="paper")
-    parser.add_argument("--measure-memory", choices=["fast", "straightforward"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shape = QUICK if arguments.quick else FULL
-    if arguments.measure_memory:
-        with torch.inference_mode():
-            print(measure_memory(make_setup(shape, arguments.variant), arguments.measure_memory))
-        return
     print(json.dumps(benchmark(shape, arguments.variant, repeats=1 if arguments.quick else 3)))
 
 
