@@ -14,6 +14,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # "constructor arguments in the object store", said of every actor pool
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the programs draw their own
+    "RAY_AIR_NEW_OUTPUT": "0",  # Ray Tune's tables on standard output, which is for results
 }
 """Environment of Ray that keeps its own chatter off the terminal; what is set already stays."""
 

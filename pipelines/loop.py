@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from bayes_pfl.backbone import Backbone
+from bayes_pfl.errors import TrainingError
 from bayes_pfl.features import FeatureShards
 from bayes_pfl.samples import SampleRef, global_batches
 from bayes_pfl.training import Trainer, TrainingState, head_weights, mean_terms
@@ -25,9 +26,19 @@ SELECTION = "validation_pixel_ap"
 """What the best epoch is chosen by, on images of the auxiliary dataset that are not trained on."""
 
 
-def training_loop(config: dict[str, Any]) -> None:
-    """Train, or go on from the last checkpoint, until all stages are done."""
-    loop = _Loop(config)
+def training_loop(config: dict[str, Any]) -> str:
+    """Train, or go on from the last checkpoint, until all stages are done; returns why that is not possible, or nothing.
+
+    A loss that is not finite is the same for all workers, and the same again after a restart: it is no failure to Ray.
+    """
+    try:
+        _all_stages(_Loop(config))
+    except TrainingError as error:
+        return str(error)
+    return ""
+
+
+def _all_stages(loop: "_Loop") -> None:
     options = loop.settings.training
     if loop.trainer.second_stage_start is None:
         loop.epochs(options.epochs)
@@ -91,7 +102,7 @@ class _Loop:
                 if self.counter is not None:
                     self.counter.put.remote(self.trainer.steps)
             speed = sum(map(len, by_epoch[epoch])) / (time.monotonic() - began)
-            self._end_epoch(epoch, {**mean_terms(terms), "images_per_second": speed})
+            self._end_epoch(epoch, {**mean_terms(terms), "images_per_second": speed, "workers": self.workers})
 
     def _end_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Validate, record, keep the best head, and hand a checkpoint to Ray Train."""

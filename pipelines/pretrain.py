@@ -76,17 +76,13 @@ def pretrain(settings: PretrainSettings, fresh: bool = False) -> dict[str, Any]:
     cluster = settings.cluster
     start_ray(cluster.num_workers * cluster.cpus_per_worker, cluster.num_workers if cluster.use_gpu else 0)
     tracked = _tracked_run(settings, folder)
-    try:
+    with closing(tracked):
         checkpoint = _fit(settings, folder, tracked)
         pretraining = Pretraining(settings.pretraining)
         pretraining.restore(checkpoint / STATE_FILE)
         digest = export_weights(pretraining.model.clip, output / WEIGHTS_FILE)
         (output / CURVE_FILE).write_text(json.dumps(pretraining.curve, indent=1) + "\n", encoding="utf-8")
         tracked.log_folder(output, "embedded")
-    except BaseException:
-        tracked.finish(succeeded=False)
-        raise
-    tracked.finish()
     return {
         "weights": str(output / WEIGHTS_FILE),
         "sha256": digest,

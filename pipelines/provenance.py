@@ -69,7 +69,7 @@ def tracked_run(
     if begun:
         return Run(settings.tracking, begun["run_id"])
     tracked = start_run(settings.tracking, settings.name(), {"stage": "train"}, parent)
-    tracked.log_params(_flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
+    tracked.log_params(flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
     if tracked.run_id:
         store.write_json(RUN_FILE, {"run_id": tracked.run_id})
     return tracked
@@ -89,8 +89,9 @@ def keep_history(history: Sequence[dict[str, float]], file: Path, missed: Run | 
             missed.log_metrics(metrics, int(entry["epoch"]) + 1)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -91,13 +91,22 @@ def space(sweep: SweepSettings) -> dict[str, Any]:
 
 
 def optuna_search(sweep: SweepSettings, metric: str, known: list[tuple[Overrides, float]]) -> Any:
-    """Optuna's tree of Parzen estimators, told what earlier trials found."""
+    """Optuna's tree of Parzen estimators, told what earlier trials found.
+
+    Its seed moves on with them: a sweep that goes on would else be proposed the very combinations it began with.
+    """
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     points = [{f"overrides/{key}": value for key, value in overrides.items()} for overrides, _ in known]
     rewards = [value for _, value in known]
     return OptunaSearch(
-        metric=metric, mode="max", seed=sweep.seed, points_to_evaluate=points or None, evaluated_rewards=rewards or None
+        metric=metric,
+        mode="max",
+        seed=sweep.seed + len(known),
+        points_to_evaluate=points or None,
+        evaluated_rewards=rewards or None,
     )
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bayes_pfl.errors import BundleError, TrainingError
 from bayes_pfl.remote import cache_folder
@@ -81,9 +81,9 @@ class Run:
         """Keep one file, in a folder of this name."""
         self._attempt(lambda client: client.log_artifact(self.run_id, str(file), name))
 
-    def finish(self, succeeded: bool = True) -> None:
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """Close the run."""
-        self._attempt(lambda client: client.set_terminated(self.run_id, "FINISHED" if succeeded else "FAILED"))
+        self._attempt(lambda client: client.set_terminated(self.run_id, status))
 
     @contextlib.contextmanager
     def system_metrics(self) -> Iterator[None]:
@@ -161,11 +161,14 @@ def run_of_model(settings: TrackingSettings, source: str, record: Mapping[str, A
 
 @contextlib.contextmanager
 def closing(run: Run) -> Iterator[Run]:
-    """Mark the run finished at the end of a block, or failed if the block raised."""
+    """Mark the run finished at the end of a block, failed if the block raised, killed if it was told to end."""
     try:
         yield run
+    except (KeyboardInterrupt, SystemExit):
+        run.finish("KILLED")
+        raise
     except BaseException:
-        run.finish(succeeded=False)
+        run.finish("FAILED")
         raise
     run.finish()
 

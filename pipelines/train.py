@@ -23,7 +23,7 @@ from pipelines.progress import EpochLines, StepCounter
 from pipelines.provenance import METRICS_FILE, keep_history, tracked_run
 from pipelines.settings import TrainSettings, home
 from pipelines.storage import Store, absolute, local_folder
-from pipelines.tracking import BUNDLE_ARTIFACT, Run, resolved
+from pipelines.tracking import BUNDLE_ARTIFACT, Run, closing, resolved
 from pipelines.train_report import write_training_report
 
 FINISHED_FILE = "finished.json"
@@ -98,7 +98,7 @@ def train(
     start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest if cluster.use_gpu else 0)
     tracked = tracked_run(settings, store, training, validation, parent_run)
     _announce(settings, training, validation)
-    try:
+    with closing(tracked):
         with tracked.system_metrics():
             outcome = _fit(settings, store, tracked, training, validation)
         config = settings.detector()
@@ -118,10 +118,6 @@ def train(
                 Path(temporary) / "training", bundle, backbone, outcome.history, validation or training
             )
             tracked.log_folder(report, "training")
-    except BaseException:
-        tracked.finish(succeeded=False)
-        raise
-    tracked.finish()
     result = {
         "bundle": settings.output,
         "run_id": tracked.run_id,
@@ -234,6 +230,8 @@ def _fit(
             result = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(f"Training stopped: {_root_cause(error)}") from error
+    if result.return_value:
+        raise TrainingError(f"Training stopped: {result.return_value}")
     if result.checkpoint is None:
         raise TrainingError("Training ended without a checkpoint; run it again with --fresh.")
     with result.checkpoint.as_directory() as folder:

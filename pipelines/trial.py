@@ -19,6 +19,7 @@ from bayes_pfl.samples import SampleRef, global_batches
 from bayes_pfl.training import Trainer, mean_terms
 from pipelines.batches import feature_batches
 from pipelines.loop import SELECTION
+from pipelines.provenance import flat
 from pipelines.search import Overrides, SweepSettings, trial_name
 from pipelines.settings import TrainSettings
 from pipelines.storage import Store
@@ -68,7 +69,7 @@ def trial(config: dict[str, Any], shared: dict[str, Any]) -> None:
     trainer = Trainer(settings, backbone, device, steps, workers=1)
     tracked = start_run(settings.tracking, name, {"stage": "trial"}, shared["parent"])
     with closing(tracked):
-        tracked.log_params(overrides)
+        tracked.log_params(flat(settings.model_dump(mode="json", exclude={"sweep"})) | shared["provenance"])
         kept = _kept_bundle(store, name)
         if kept is None:
             seconds = _train(trainer, settings, training, validation, shards, tracked)

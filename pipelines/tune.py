@@ -21,6 +21,7 @@ from bayes_pfl.samples import SampleRef
 from pipelines.cluster import start_ray
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.loop import SELECTION
+from pipelines.provenance import flat, provenance
 from pipelines.report import table
 from pipelines.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.settings import home
@@ -88,6 +89,10 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         if begun.get("run_id")
         else start_run(settings.tracking, "sweep", {"stage": "tune"})
     )
+    if not begun.get("run_id"):
+        tracked.log_params(
+            flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation)
+        )
     store.write_json(SWEEP_FILE, {**begun, "run_id": tracked.run_id})
     with closing(tracked):
         if remaining:
@@ -170,6 +175,7 @@ def _run_trials(
         "training": [tuple(ref) for ref in training],
         "validation": [tuple(ref) for ref in validation],
         "parent": parent,
+        "provenance": provenance(settings.data.train, training, validation),
     }
     known = [(result["overrides"], result["rows"][-1][SELECTION]) for result in _finished(store)]
     asha = ASHAScheduler(time_attr="epoch", metric=SELECTION, mode="max", max_t=settings.training.epochs)
@@ -184,6 +190,7 @@ def _run_trials(
             else optuna_search(sweep, SELECTION, [(o, v) for o, v in known if math.isfinite(v)]),
             num_samples=1 if missing else count,
             scheduler=asha if sweep.early_stopping else FIFOScheduler(),
+            reuse_actors=True,  # a trial's process has torch and CLIP's library loaded already
         ),
         run_config=ray_tune.RunConfig(
             name=f"tune-{time.time_ns()}",

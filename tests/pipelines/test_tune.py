@@ -19,6 +19,7 @@ from small import BACKBONE
 from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, TrainingConfig
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.shards import read_manifest
 from pipelines.search import SweepSettings, combine, optuna_search, space, trial_name
 from pipelines.settings import ClusterSettings, DataSettings
 from pipelines.sweep_results import pareto_front
@@ -122,6 +123,11 @@ def test_results_are_files_best_first(sweep):
     assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") == 2
 
 
+def finished_children(runs, parent):
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return [run for run in children if run.info.status == "FINISHED"]
+
+
 @pytest.mark.ray
 def test_trials_are_children_of_one_run(sweep):
     folder, _, _, _ = sweep
@@ -129,8 +135,12 @@ def test_trials_are_children_of_one_run(sweep):
     runs = client.search_runs([client.get_experiment_by_name("bayes-pfl").experiment_id])
     parents = [run for run in runs if run.data.tags.get("stage") == "tune"]
     assert len(parents) == 1
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
-    finished = [run for run in children if run.info.status == "FINISHED"]
+    for run in [parents[0], *finished_children(runs, parents[0])]:
+        assert run.data.params["training.batch_size"] == "3"
+        assert run.data.params["training.seed"] == "0"
+        assert run.data.params["dataset_digest"] == read_manifest(sweep[1].data.train)["digest"]
+        assert run.data.params["git_revision"]
+    finished = finished_children(runs, parents[0])
     assert {run.data.params["model.num_prompts"] for run in finished} == {"1", "2"}
     assert all("validation_pixel_ap" in run.data.metrics for run in finished)
 
@@ -141,6 +151,65 @@ def test_other_fixed_settings_in_the_same_folder_are_refused(sweep):
     other = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 3})})
     with pytest.raises(ConfigError, match="holds a sweep of other data"):
         tune(other)
+
+
+@pytest.fixture
+def again(sweep, tmp_path, monkeypatch):
+    """The sweep's settings with its features, one training at a time, in a folder of their own."""
+    folder, settings, _, _ = sweep
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    data = settings.data.model_copy(update={"features": str(folder / "sweep" / "features")})
+
+    def changed(epochs: int, **choice) -> TuneSettings:
+        choice = {"grid": {}, "num_samples": (1,), "cpus_per_trial": 2} | choice
+        training = settings.training.model_copy(update={"epochs": epochs})
+        update = {
+            "data": data,
+            "training": training,
+            "output": str(tmp_path / "sweep"),
+            "sweep": SweepSettings(**choice),
+        }
+        return settings.model_copy(update=update)
+
+    return changed
+
+
+@pytest.mark.ray
+def test_a_weak_trial_is_stopped_early_and_stays_stopped(again, tmp_path):
+    rates = {"training.learning_rate": (1e-3, 1e-7)}  # the second learns nothing
+    settings = again(4, grid=rates, early_stopping=True)
+    results = tune(settings)
+    assert [row["training.learning_rate"] for row in results["rows"]] == [1e-3]
+    client = MlflowClient(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+
+    def epochs_of(rate: float) -> tuple[str, int]:
+        experiment = client.get_experiment_by_name("bayes-pfl").experiment_id
+        wanted = f"tags.stage = 'trial' and params.`training.learning_rate` = '{rate}'"
+        (run,) = client.search_runs([experiment], wanted)
+        return run.info.status, len(client.get_metric_history(run.info.run_id, "total"))
+
+    assert epochs_of(1e-3) == ("FINISHED", 4)
+    assert epochs_of(1e-7) == ("KILLED", 2)
+    assert tune(settings, resume=True)["rows"] == results["rows"]
+    assert epochs_of(1e-7) == ("KILLED", 2)  # one run still
+
+
+@pytest.mark.ray
+def test_random_and_bayesian_choices_are_trained_and_go_on(again, tmp_path, capsys):
+    rates = {"training.learning_rate": (1e-5, 1e-2)}
+    random = again(1, log_ranges=rates, random_trials=1)
+    (drawn,) = combine(random.sweep)
+    found = tune(random)["rows"]
+    assert [row["training.learning_rate"] for row in found] == [drawn["training.learning_rate"]]
+    bayesian = [again(1, log_ranges=rates, bayesian_trials=count) for count in (1, 2)]
+    bayesian = [settings.model_copy(update={"output": str(tmp_path / "bayesian")}) for settings in bayesian]
+    first, both = (tune(settings)["rows"] for settings in bayesian)
+    assert len(first) == 1
+    assert len({row["training.learning_rate"] for row in both}) == 2
+    assert first[0] in both
+    assert all(1e-5 <= row["training.learning_rate"] <= 1e-2 for row in both)
+    assert capsys.readouterr().out == ""  # where --json prints its answer
 
 
 def test_nothing_to_resume_is_said(tmp_path):
