@@ -100,12 +100,17 @@ def published_detector(
     pretrained: str,
     feature_layers: tuple[int, ...] = (6, 12, 18, 24),
     image_size: int = 518,
+    draws_in_order: bool = False,
 ) -> DetectorConfig:
-    """The whole configuration the published weights run with: by default 518 px, blocks 6, 12, 18, 24; always exact GELU."""
+    """The whole configuration the published weights run with: by default 518 px, blocks 6, 12, 18, 24; always exact GELU.
+
+    The weights decide everything about the model, and nothing about where its noise comes from: draws stay keyed by seed and
+    image unless `draws_in_order` asks for the released code's, which make a prediction depend on the images before it.
+    """
     clip = BackboneConfig(
         name=backbone, pretrained=pretrained, image_size=image_size, feature_layers=feature_layers, quick_gelu=False
     )
-    return DetectorConfig(backbone=clip, model=model, scoring=ScoringConfig())
+    return DetectorConfig(backbone=clip, model=model, scoring=ScoringConfig(draws_in_order=draws_in_order))
 
 
 def _published_key(ours: str) -> str:

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=int, default=518, metavar="PX", help="side of the input image; default 518"
     )
+    parser.add_argument(
+        "--released-draws",
+        action="store_true",
+        help="draw noise in the images' order and keep the first one's states, as the released code does",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle to write")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -38,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     """Convert and write; CLIP's own weights are not needed for it."""
     digest, head = read_checkpoint(args.weights)
     model, weights = convert_published(head)
+    layers = _feature_layers(args.backbone, weights)
     config = published_detector(
-        model, args.backbone, args.pretrained, _feature_layers(args.backbone, weights), args.image_size
+        model, args.backbone, args.pretrained, layers, args.image_size, draws_in_order=args.released_draws
     )
     training = {"kind": "the authors' published weights", "file": args.weights.name, "file_sha256": digest}
     save_bundle(args.output, config, weights, training, [])

@@ -58,6 +58,12 @@ def test_a_checkpoint_becomes_a_bundle_without_clips_weights(head, architecture,
     assert torch.equal(bundle.weights["attention.query.weight"], head["RCA.q_proj_pre.weight"][:, :, 0])
 
 
+def test_the_released_draws_are_there_where_they_are_asked_for(head, architecture, tmp_path):
+    for flags, expected in (((), False), (("--released-draws",), True)):
+        assert import_into(tmp_path, {"MyModel": head}, "--backbone", str(architecture), *flags) == 0
+        assert load_bundle(tmp_path / "bundle").config.scoring.draws_in_order is expected
+
+
 def test_weights_that_are_never_used_need_not_be_there(head):
     unused = ("context_decoder.", "state_decoder.", "PFL_context.p_mu.", "PFL_normal.decoder.", "PFL_abnormal.encoder.")
     without = {key: value for key, value in head.items() if not key.startswith(unused)}
