@@ -203,7 +203,7 @@ def _fit(
     counter = ray.remote(num_cpus=0)(StepCounter).remote() if sys.stderr.isatty() else None
     workers: Any = cluster.num_workers if cluster.min_workers is None else (cluster.min_workers, cluster.num_workers)
     trainer = TorchTrainer(
-        training_loop,
+        training_loop,  # type: ignore[arg-type]  # Ray hands back what rank 0 returns; its types do not say so
         train_loop_config={
             "settings": settings.model_dump(mode="json"),
             "run_id": tracked.run_id,
@@ -227,7 +227,7 @@ def _fit(
     steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
     try:
         with EpochLines(store, options.epochs + options.second_stage_epochs, steps, counter):
-            result = trainer.fit()
+            result: Any = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(f"Training stopped: {_root_cause(error)}") from error
     if result.return_value:

@@ -1,6 +1,7 @@
 """A program for test_cluster_walk: ingest, train and evaluate on three nodes, one of which is killed on the way.
 
-Everything the stages hand on is named by URI, and each node has a folder of its own for copies.
+Everything the stages hand on is named by URI, and copied before it is read. A worker runs on each node; after the kill
+there is room for two.
 """
 
 import json
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from plain import plain_shards
 from small import BACKBONE
 
 from bayes_pfl.config import ModelConfig, TrainingConfig
@@ -23,28 +25,31 @@ EPOCHS = 4
 
 
 def main(folder: Path) -> None:
-    """Print what happened as one line of JSON."""
+    """Write what happened to walk.json: standard output has what Ray says of its dead node."""
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+    soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}  # a dead node is noticed in 2 s, not 15
+    head = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "_system_config": soon}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     others = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     write_dataset(folder / "images", ("carpet", "gear"), 2, 4, size=64, seed=31)
-    write_dataset(folder / "unseen", ("leather",), 2, 3, size=64, seed=32)
-    for name in ("images", "unseen"):
-        ingest(
-            "folder",
-            folder / name,
-            folder / f"{name}-shards",
-            IngestConfig(splits=("test",), name=name, rows_per_shard=4),
-        )
+    options = IngestConfig(splits=("test",), name="images", rows_per_shard=4)
+    ingest("folder", folder / "images", folder / "images-shards", options)
+    unseen = plain_shards(folder, ("leather",), seed=32)
     settings = TrainSettings(
         backbone=BACKBONE,
         model=ModelConfig(num_prompts=2, flow_length=1),
         training=TrainingConfig(epochs=EPOCHS, batch_size=4, learning_rate=1e-3),
         data=DataSettings(train=f"file://{folder}/images-shards"),
-        cluster=ClusterSettings(storage=f"file://{folder}/checkpoints", cpus_per_worker=0.75, cpus_per_loader=0.25),
+        cluster=ClusterSettings(
+            num_workers=3,
+            min_workers=2,
+            storage=f"file://{folder}/checkpoints",
+            cpus_per_worker=0.75,
+            cpus_per_loader=0.25,
+        ),
         output=f"file://{folder}/bundles/model",
     )
     checkpoints = Store(f"file://{folder}/checkpoints/{settings.name()}")
@@ -62,20 +67,24 @@ def main(folder: Path) -> None:
     killer.join(60)
     result = evaluate(
         EvaluateSettings(
-            model=str(folder / "bundles" / "model"),
-            shards=(str(folder / "unseen-shards"),),
+            model=trained["bundle"],
+            shards=(f"file://{unseen}",),
             num_samples=1,
             cases=0,
             workers=1,
-            output=str(folder / "evaluation"),
+            output=f"file://{folder}/evaluation",
         )
     )
     alive = sum(node["Alive"] for node in ray.nodes())
-    images = result["datasets"]["unseen"]["images"]
-    print(
-        json.dumps({"nodes_left": alive, "killed": len(killed), "bundle": trained["bundle"], "images": images}),
-        flush=True,
-    )
+    lines = Path(trained["metrics_file"]).read_text(encoding="utf-8").splitlines()
+    report = {
+        "nodes_left": alive,
+        "killed": len(killed),
+        "bundle": trained["bundle"],
+        "images": result["datasets"]["painted"]["images"],
+        "workers": [json.loads(line)["workers"] for line in lines],
+    }
+    (folder / "walk.json").write_text(json.dumps(report), encoding="utf-8")
     ray.shutdown()
     cluster.shutdown()
 

@@ -27,10 +27,15 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), str(TESTS), os.environ.get("PYTHONPATH", "")])
     own = {"PYTHONPATH": path, "BAYES_PFL_HOME": str(folder / "home"), "BAYES_PFL_CACHE": str(folder / "cache")}
     inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    return inherited | {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"} | own | more
+    quick = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return inherited | quick | own | more
 
 
-def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed(tmp_path):
+def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed_and_go_on_with_two(tmp_path):
     walk = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("cluster_walk.py")), str(tmp_path)],
         env=environment(tmp_path),
@@ -41,10 +46,14 @@ def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed(tmp_path):
         check=False,
     )
     assert walk.returncode == 0, walk.stderr[-4000:]
-    result = json.loads(walk.stdout.strip().splitlines()[-1])
+    result = json.loads((tmp_path / "walk.json").read_text(encoding="utf-8"))
     assert (result["nodes_left"], result["killed"], result["images"]) == (2, 1, 5)
+    assert result["workers"][0] == 3
+    assert result["workers"][-1] == 2
+    assert len(result["workers"]) == 4
     assert result["bundle"] == f"file://{tmp_path}/bundles/model"
     assert load_bundle(tmp_path / "bundles" / "model").config.model.num_prompts == 2
+    assert (tmp_path / "evaluation" / "metrics.json").is_file()
     assert list((tmp_path / "cache").rglob("shard-*.arrow"))  # shards named by URI were copied, not opened in place
 
 

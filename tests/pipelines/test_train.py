@@ -18,10 +18,11 @@ from small import BACKBONE
 from bayes_pfl.bundle import load_bundle, training_images
 from bayes_pfl.config import ModelConfig, TrainingConfig
 from bayes_pfl.detector import Detector
-from bayes_pfl.errors import ConfigError, DataError, TrainingError
+from bayes_pfl.errors import BundleError, ConfigError, DataError, TrainingError
 from bayes_pfl.samples import index_shards
 from bayes_pfl.shards import iterate_rows, read_manifest
 from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.register import register
 from pipelines.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.train import split_samples, train
 
@@ -105,6 +106,9 @@ def _kill_twice(folder: Path, settings: TrainSettings, checkpoints: Path, addres
         driver.send_signal(signal.SIGKILL)
         _, error = driver.communicate()
     assert not (checkpoints / f"epoch_{EPOCHS - 1:04d}").exists(), error.decode()
+    assert b"epoch 2/5" in error
+    assert b"INFO" not in error  # nor what Ray and MLflow have to say of themselves
+    assert b"Set ray log level" not in error
 
 
 def _head(run: dict) -> str:
@@ -142,13 +146,57 @@ def test_evaluating_images_that_were_trained_on_is_refused(runs, shards):
         evaluate(EvaluateSettings(model=str(runs["straight"]["folder"] / "model"), shards=(str(shards),)))
 
 
+def test_evaluations_go_into_the_training_run_and_the_registry_compares_them(runs, tmp_path_factory, monkeypatch):
+    straight = runs["straight"]
+    monkeypatch.setenv("BAYES_PFL_HOME", str(straight["folder"] / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path_factory.mktemp("register")
+    unseen = plain_shards(folder, ("screw",), seed=12)
+    shorter = straight["settings"].training.model_copy(update={"epochs": 1, "augment": False})
+    other = train(straight["settings"].model_copy(update={"training": shorter, "output": str(folder / "other")}))
+    found = {}
+    for trained in (straight["result"], other):
+        settings = EvaluateSettings(
+            model=trained["bundle"],
+            shards=(str(unseen),),
+            num_samples=1,
+            cases=0,
+            workers=1,
+            output=str(folder / "out"),
+        )
+        result = evaluate(settings)
+        assert result["run_id"] == trained["run_id"]
+        found[trained["run_id"]] = result["datasets"]["painted"]["mean"]["values"]["pixel_ap"]
+    better, worse = sorted(found, key=found.get, reverse=True)
+    assert register(TrackingSettings(), better)["version"] == 1
+    numbers = rf"painted pixel_ap is {found[worse]:.4f}, version 1 \(champion\) has {found[better]:.4f}"
+    with pytest.raises(BundleError, match=numbers):
+        register(TrackingSettings(), worse, margin=0.0)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{straight['folder'] / 'home' / 'mlflow.db'}")
+    files = {file.path for file in client.list_artifacts(better, "evaluation")}
+    assert files == {f"evaluation/{name}" for name in ("metrics.json", "predictions.csv", "report.html")}
+    allowed = EvaluateSettings(  # figures on images that were trained on are not for the registry to compare
+        model=straight["result"]["bundle"],
+        shards=(straight["settings"].data.train,),
+        categories=("gear",),
+        num_samples=1,
+        cases=0,
+        workers=1,
+        allow_overlap=True,
+        output=str(folder / "marked"),
+    )
+    assert evaluate(allowed)["run_id"] not in {"", *found}
+
+
 def test_everything_is_recorded_once(runs):
     from mlflow import MlflowClient
 
     for run in runs.values():
         client = MlflowClient(f"sqlite:///{run['folder'] / 'home' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("bayes-pfl")
-        found = client.search_runs([experiment.experiment_id])
+        found = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{run['result']['name']}'")
         assert [each.info.run_id for each in found] == [run["result"]["run_id"]]
         assert found[0].info.status == "FINISHED"
         assert found[0].data.params["training.learning_rate"] == "0.001"
@@ -190,7 +238,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence(settings, tmp_pa
     monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     training = settings.training.model_copy(update={"learning_rate": 1e30, "epochs": 2})
-    cluster = settings.cluster.model_copy(update={"max_failures": 0, "num_workers": 1})
+    cluster = settings.cluster.model_copy(update={"num_workers": 1})
     with pytest.raises(TrainingError, match=r"Step \d+: .* is not finite.*painted/"):
         train(settings.model_copy(update={"training": training, "cluster": cluster, "output": str(tmp_path / "model")}))
     from mlflow import MlflowClient
