@@ -1,4 +1,9 @@
-"""Adaptive numbers of samples, large images in tiles, and reduced precision."""
+"""Adaptive numbers of samples, large images in tiles, reduced precision, and a compiled encoder."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import random_bundle
 
-from bayes_pfl.detector import MAX_SAMPLES, SAMPLE_GROUP, Detector
+from bayes_pfl.backbone import Backbone
+from bayes_pfl.bundle import Bundle
+from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
+from bayes_pfl.detector import MAX_SAMPLES, SAMPLE_GROUP, Detector, multiplies_bfloat16
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.model import BayesPFL, Widths
 from bayes_pfl.tiling import BlendedMap, tile_starts
 
 
@@ -95,10 +104,40 @@ def test_an_overlap_that_is_no_share_is_refused(detector):
             detector.predict_tiled(noise(64, 64), "gear", overlap=overlap)
 
 
-def test_bfloat16_stays_near_the_exact_map(folder, detector):
+def test_bfloat16_stays_near_the_exact_map(folder, detector, caplog):
     picture = Image.fromarray(noise(64, 64))
     (exact,) = detector.predict([picture], ["gear"], 5)
-    (reduced,) = Detector.load(folder, precision="bfloat16").predict([picture], ["gear"], 5)
+    with caplog.at_level(logging.WARNING, "bayes_pfl.detector"):
+        (reduced,) = Detector.load(folder, precision="bfloat16").predict([picture], ["gear"], 5)
+    assert ("float32 is faster" in caplog.text) is not multiplies_bfloat16()
     assert reduced.anomaly_map.dtype == np.float32
     assert not np.array_equal(exact.anomaly_map, reduced.anomaly_map)
     assert np.abs(exact.anomaly_map - reduced.anomaly_map).max() < 0.05
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_encoder_predicts_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    bundle, backbone = tiny_vision_transformer(tmp_path / "clip-to-compile.json")
+    pictures, names = [noise(28, 28, seed) for seed in range(2)], ["gear", "nut"]
+    plain = Detector(bundle, backbone, torch.device("cpu")).predict(pictures, names, 2)
+    compiled = Detector(bundle, backbone, torch.device("cpu"), compiled=True)
+    together = compiled.predict(pictures, names, 2)
+    backwards = compiled.predict(pictures[::-1], names[::-1], 2)[::-1]
+    for exact, one, other in zip(plain, together, backwards, strict=True):
+        assert np.allclose(exact.anomaly_map, one.anomaly_map, atol=1e-5)
+        assert np.array_equal(one.anomaly_map, other.anomaly_map)
+
+
+def tiny_vision_transformer(architecture: Path) -> tuple[Bundle, Backbone]:
+    """One block each, so that compiling takes seconds."""
+    vision = {"image_size": 28, "layers": 1, "width": 64, "patch_size": 14, "head_width": 64}
+    text = {"context_length": 30, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    architecture.write_text(json.dumps({"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}))
+    clip = BackboneConfig(name=str(architecture), pretrained="random:0", image_size=28, feature_layers=(1,))
+    config = DetectorConfig(
+        backbone=clip, model=ModelConfig(num_prompts=1), scoring=ScoringConfig(smoothing_sigma_px=0)
+    )
+    backbone = Backbone(clip)
+    torch.manual_seed(0)
+    return Bundle(architecture.parent, config, BayesPFL(config.model, Widths.of(backbone)).state_dict(), {}), backbone
