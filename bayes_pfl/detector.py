@@ -323,7 +323,9 @@ class Detector:
 
 def multiplies_bfloat16() -> bool:
     """Whether this processor multiplies matrices of bfloat16 faster than those of float32: with AMX."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch have no such list
+    capabilities: dict[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older releases of torch have no such list
     return bool(capabilities.get("amx_bf16", False))
 
 
