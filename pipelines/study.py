@@ -6,6 +6,7 @@ and the paper's ablations. Every result is a file named by what decides it: a st
 
 import argparse
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -227,11 +228,17 @@ def _run(settings: StudySettings, store: Store, jobs: list[Job]) -> None:
     """The jobs as Ray tasks of one core each; every result is written when it arrives."""
     import ray
 
-    waiting = {ray.remote(num_cpus=1)(job.work).remote(*job.arguments): job for job in jobs}
+    ahead = iter(jobs)
+    running: dict[Any, Job] = {}
     with tqdm(total=len(jobs), unit="job", disable=None) as bar:
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            job = waiting.pop(ready)
+        while True:
+            # no more than there are cores, so that they start in this order: Ray promises none among waiting tasks
+            for job in itertools.islice(ahead, settings.workers - len(running)):
+                running[ray.remote(num_cpus=1)(job.work).remote(*job.arguments)] = job
+            if not running:
+                return
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            job = running.pop(ready)
             try:
                 store.write_json(job.file, ray.get(ready))
             except ray.exceptions.RayTaskError as error:
