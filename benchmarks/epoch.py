@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[6, 12, 18, 24])
     parser.add_argument("--images", type=int, default=2, help="images an epoch, one batch")
     parser.add_argument("--repeats", type=int, default=2, help="pairs of epochs")
+    parser.add_argument("--quick", action="store_true", help="one image, one pair: under a minute")
     args = parser.parse_args()
+    if args.quick:
+        args.images = args.repeats = 1
     torch.set_num_threads(1)
     config = BackboneConfig(
         name=args.backbone, pretrained="random:0", image_size=args.image_size, feature_layers=tuple(args.layers)
@@ -60,6 +63,8 @@ def main() -> None:
     result = {
         "backbone": args.backbone,
         "image_size": args.image_size,
+        "threads": 1,
+        "torch": torch.__version__,
         "cpu_seconds_per_image_from_images": statistics.median(slow for slow, _ in pairs) / args.images,
         "cpu_seconds_per_image_from_features": statistics.median(fast for _, fast in pairs) / args.images,
         "ratios": [round(ratio, 1) for ratio in ratios],

@@ -1,180 +1,147 @@
-"""A sweep over B, K and R as `bayes-pfl tune` does it, against each combination as its own training and evaluation.
+"""`bayes-pfl tune` over B, K and R by the clock, against each combination as its own `train` and `evaluate`.
 
     python benchmarks/sweep.py
 
-On the embedded CLIP and painted images, about 4 core minutes. Both sides do their work in this one process on one thread,
-without Ray, MLflow or the start of a program (which would favour the sweep further); process CPU time is measured.
+The real programs with their start-up on both sides, on the embedded CLIP and painted images: 4 (B, K) by 5 R, about 6 minutes
+on two cores. Both sides use the same shards, recipe, validation images and cores; nothing else should run.
 
-The sweep is measured whole: features once, one training a (B, K), one evaluation with the largest R. The other side's parts
-are all measured too, but a training does not depend on R, so each (B, K) is trained from images once and that time counted
-for every R; every evaluation is run. The factor for the paper's 25 x 8 sweep is extrapolated from the same parts and marked so.
+Measured: the sweep, whole; and for each (B, K) one training and one evaluation as programs of their own, each with another R.
+Extrapolated: a training does not depend on R, so its time is counted for every R of its (B, K); the other evaluations are
+counted with the mean of those that were run. `measured_share` says how much of the slow side was run.
 """
 
 import argparse
 import itertools
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
+import yaml
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import Bundle
-from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, RunConfig, TrainingConfig
-from bayes_pfl.detector import Detector, draw_key
-from bayes_pfl.features import UNAUGMENTED, EncodedSample, FeatureKey, FeatureShards, collate, write_features, write_key
-from bayes_pfl.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
-from bayes_pfl.samples import Sample, SampleRef, global_batches, stack
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY
-from bayes_pfl.training import Trainer
+from pipelines.ingest import IngestConfig, ingest
 
-EMBEDDED = BackboneConfig(
-    name="package:embedded/bayes-pfl-embedded.json",
-    pretrained="package:embedded/bayes-pfl-embedded.safetensors",
-    image_size=112,
-    feature_layers=(6, 8, 10, 12),
-)
 BANKS, LENGTHS, SAMPLES = (1, 3), (0, 10), (1, 3, 5, 10, 20)
-PAPER_BANKS, PAPER_LENGTHS, PAPER_SAMPLES = 5, 5, 8
-
-
-class Photo(NamedTuple):
-    """One painted image as its files' bytes."""
-
-    ref: SampleRef
-    image: bytes
-    mask: bytes | None
+VALIDATION = AUXILIARY[0].replace(" ", "_")
+RECIPE = {
+    "backbone": {
+        "name": "package:embedded/bayes-pfl-embedded.json",
+        "pretrained": "package:embedded/bayes-pfl-embedded.safetensors",
+        "image_size": 112,
+        "feature_layers": [6, 8, 10, 12],
+    },
+    "scoring": {"smoothing_sigma_px": 2},
+}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6, help="of each training; the paper trains 20")
-    parser.add_argument("--categories", type=int, default=4)
-    parser.add_argument("--validation", type=int, default=8, help="images that every combination is evaluated on")
+    parser.add_argument("--categories", type=int, default=5, help="one of them is for validation")
+    parser.add_argument("--quick", action="store_true", help="1 (B, K) by 5 R, 1 epoch: about a minute, another ratio")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    backbone = Backbone(EMBEDDED)
-    with tempfile.TemporaryDirectory() as folder:
-        photos = paint(Path(folder) / "images", args.categories)
-        training, validation = photos[args.validation :], photos[: args.validation]
-        began = time.process_time()
-        shards = encode_all(Path(folder) / "features", backbone, photos)
-        encoding = time.process_time() - began
-        fast, slow, parts = encoding, 0.0, []
-        for bank, length in itertools.product(BANKS, LENGTHS):
-            run = RunConfig(
-                backbone=EMBEDDED,
-                model=ModelConfig(num_prompts=bank, flow_length=length),
-                training=TrainingConfig(epochs=args.epochs, batch_size=16, learning_rate=1e-3),
-            )
-            sweep_train, trainer = timed_training(run, backbone, training, shards)
-            sweep_score = timed_scores(trainer, validation, SAMPLES, shards)
-            alone_train, _ = timed_training(run, backbone, training, None)
-            alone_scores = [timed_scores(trainer, validation, (number,), None) for number in SAMPLES]
-            fast += sweep_train + sweep_score
-            slow += alone_train * len(SAMPLES) + sum(alone_scores)
-            parts.append((sweep_train, sweep_score, alone_train, float(np.mean(alone_scores))))
-    mean = np.mean(parts, axis=0)
-    trainings = PAPER_BANKS * PAPER_LENGTHS
-    paper_fast = encoding + trainings * (mean[0] + mean[1])
-    paper_slow = trainings * PAPER_SAMPLES * (mean[2] + mean[3])
+    banks, lengths = ((1,), (0,)) if args.quick else (BANKS, LENGTHS)
+    if args.quick:
+        args.epochs, args.categories = 1, 2
+    combinations = list(itertools.product(banks, lengths))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        paint_and_ingest(folder, args.categories)
+        sweep_seconds = timed(folder, "tune", "--config", str(sweep_file(folder, args.epochs, banks, lengths)))
+        trainings, evaluations = [], []
+        for index, (bank, length) in enumerate(combinations):
+            model, config = folder / f"model-{index}", training_file(folder, args.epochs)
+            chosen = [f"model.num_prompts={bank}", f"model.flow_length={length}", f"output={model}"]
+            trainings.append(timed(folder, "train", "--config", str(config), *settings(chosen)))
+            options = [f"num_samples={SAMPLES[index % len(SAMPLES)]}", "cases=0"]
+            shards = ["--shards", str(folder / "validation"), "--output", str(folder / f"evaluation-{index}")]
+            evaluations.append(timed(folder, "evaluate", "--model", str(model), *shards, *settings(options)))
+    evaluation = sum(evaluations) / len(evaluations)
+    alone = len(SAMPLES) * (sum(trainings) + len(combinations) * evaluation)
     result = {
         "epochs": args.epochs,
-        "trainings": len(parts),
-        "combinations": len(parts) * len(SAMPLES),
-        "ratio": round(slow / fast, 1),
-        "encoder_saved_only": round(float(mean[2] / mean[0]), 2),
-        "trainings_saved_only": len(SAMPLES),
-        "paper_sweep_25_x_8_extrapolated": round(float(paper_slow / paper_fast), 1),
-        "cpu_seconds": {
-            "sweep": round(fast, 1),
-            "each_on_its_own": round(slow, 1),
-            "encoding_once": round(encoding, 1),
+        "trainings": len(combinations),
+        "combinations": len(combinations) * len(SAMPLES),
+        "ratio": round(alone / sweep_seconds, 1),
+        "wall_seconds": {
+            "sweep": round(sweep_seconds, 1),
+            "each_on_its_own_extrapolated": round(alone, 1),
+            "trainings_run": [round(seconds, 1) for seconds in trainings],
+            "evaluations_run": [round(seconds, 1) for seconds in evaluations],
         },
+        "measured_share": round((sum(trainings) + sum(evaluations)) / alone, 2),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
     }
     print(json.dumps(result, indent=1))
 
 
-def paint(folder: Path, categories: int) -> list[Photo]:
-    """Painted test images, in an order that mixes categories."""
-    write_dataset(folder, AUXILIARY[:categories], 4, 12, 128, 7)
-    photos = []
-    for path in sorted(folder.glob("*/test/*/*.png")):
-        category, _, defect, name = path.relative_to(folder).parts
-        mask = (
-            next((folder / category / "ground_truth" / defect).glob(f"{Path(name).stem}*"), None)
-            if defect != "good"
-            else None
-        )
-        ref = SampleRef("", len(photos), str(path), category, category, int(defect != "good"), f"{len(photos):064x}")
-        photos.append(Photo(ref, path.read_bytes(), mask.read_bytes() if mask else None))
-    return [photos[index] for index in np.random.default_rng(0).permutation(len(photos))]
+def paint_and_ingest(folder: Path, categories: int) -> None:
+    """Shards of all images for the sweep, and of either part for the other side; their making is counted on neither."""
+    write_dataset(folder / "images", AUXILIARY[:categories], 4, 12, 128, 7)
+    names = tuple(name.replace(" ", "_") for name in AUXILIARY[:categories])
+    parts = {"all": names, "training": names[1:], "validation": names[:1]}
+    for part, some in parts.items():
+        chosen = IngestConfig(splits=("test",), categories=some, name="painted")
+        ingest("folder", folder / "images", folder / part, chosen)
 
 
-def sample(photo: Photo) -> Sample:
-    """Decoded and resized, as in training."""
-    image = decode_image(photo.image)
-    mask = np.zeros((image.height, image.width), np.uint8) if photo.mask is None else decode_mask(photo.mask)
-    return Sample(image_tensor(image, EMBEDDED.image_size), mask_tensor(mask, EMBEDDED.image_size))
+def training_file(folder: Path, epochs: int) -> Path:
+    """The recipe of a training on its own: no validation in between, which the sweep has not either."""
+    return written(folder / "train.yaml", recipe(epochs) | {"data": {"train": str(folder / "training")}})
 
 
-def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> FeatureShards:
-    """Features of all images on disk, memory-mapped again."""
-    key = FeatureKey.of(backbone, "float32")
-
-    def encoded(photo: Photo) -> EncodedSample:
-        each = sample(photo)
-        features = backbone.encode_image(each.image[None])
-        return EncodedSample(
-            photo.ref, UNAUGMENTED, draw_key(each.image), features.image[0], features.patches[:, 0], each.mask
-        )
-
-    write_key(folder, key)
-    write_features(folder / "features-000-00000.arrow", key, map(encoded, photos))
-    return FeatureShards(folder, backbone)
+def sweep_file(folder: Path, epochs: int, banks: tuple[int, ...], lengths: tuple[int, ...]) -> Path:
+    """The same recipe as a sweep."""
+    grid = {"model.num_prompts": list(banks), "model.flow_length": list(lengths)}
+    content = {
+        "data": {"train": str(folder / "all"), "validation_categories": [VALIDATION]},
+        "sweep": {"grid": grid, "num_samples": list(SAMPLES)},
+        "output": str(folder / "sweep"),
+    }
+    return written(folder / "tune.yaml", recipe(epochs) | content)
 
 
-def timed_training(
-    run: RunConfig, backbone: Backbone, photos: list[Photo], shards: FeatureShards | None
-) -> tuple[float, Trainer]:
-    """CPU seconds of all epochs, from features if there are `shards`, else from images; and the trained head."""
-    began, options = time.process_time(), run.training
-    trainer = Trainer(
-        run, backbone, torch.device("cpu"), len(global_batches(len(photos), options.batch_size, 0, 0)), workers=1
+def recipe(epochs: int) -> dict[str, object]:
+    """What both sides train."""
+    return RECIPE | {"training": {"epochs": epochs, "batch_size": 16, "learning_rate": 0.001}}
+
+
+def written(path: Path, content: dict[str, object]) -> Path:
+    """The file, as YAML."""
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def settings(overrides: list[str]) -> list[str]:
+    """Overrides as a command line has them."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def timed(folder: Path, *arguments: str) -> float:
+    """Seconds that a program takes from its start to its end."""
+    environment = os.environ | {"BAYES_PFL_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    for epoch in range(options.epochs):
-        for positions in global_batches(len(photos), options.batch_size, options.seed, epoch):
-            chosen = [photos[position] for position in positions]
-            refs = [photo.ref for photo in chosen]
-            if shards is not None:
-                trainer.step(trainer.encoded_batch(*collate([shards.load(ref) for ref in refs]), refs))
-            else:
-                trainer.step(trainer.batch(*stack([sample(photo) for photo in chosen]), refs))
-    return time.process_time() - began, trainer
-
-
-def timed_scores(
-    trainer: Trainer, photos: list[Photo], num_samples: tuple[int, ...], shards: FeatureShards | None
-) -> float:
-    """CPU seconds of the predictions of all images for some R: nested and from features, or from images."""
-    began = time.process_time()
-    config = DetectorConfig(backbone=trainer.run.backbone, model=trainer.run.model, scoring=trainer.run.scoring)
-    weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
-    detector = Detector(Bundle(Path(), config, weights, {}), trainer.backbone, trainer.device)
-    for photo in photos:
-        name = photo.ref.class_name
-        if shards is not None:
-            stored = shards.load(photo.ref)
-            features, _ = collate([stored])
-            detector.predict_features(features, stored.draw_key, name, num_samples)
-        else:
-            detector.predict_nested([photo.image], [name], num_samples)
-    return time.process_time() - began
+    seconds = time.monotonic() - began
+    if done.returncode:
+        sys.exit(f"bayes-pfl {' '.join(arguments)} failed:\n{done.stderr}")
+    print(f"{arguments[0]}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 if __name__ == "__main__":
