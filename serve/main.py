@@ -147,7 +147,7 @@ def absolute(source: str) -> str:
         raise BundleError(
             f"{folder} is no bundle. Give the folder that training wrote, models:/NAME@ALIAS, or embedded."
         )
-    return source if source == EMBEDDED or re.match(r"[a-z]{2,}:/", source) else str(folder.resolve())
+    return source if source == EMBEDDED or re.match(r"[a-z][a-z0-9]+:/", source) else str(folder.resolve())
 
 
 def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.Namespace) -> None:
