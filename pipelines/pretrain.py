@@ -19,7 +19,7 @@ from bayes_pfl.pretraining import Losses, Pretraining, PretrainingConfig, export
 from bayes_pfl.synthetic.batches import training_batch, validation_set
 from pipelines.cluster import start_ray
 from pipelines.settings import ClusterSettings, TrackingSettings, home
-from pipelines.tracking import Run, resolved, start_run
+from pipelines.tracking import Run, closing, resolved, start_run
 
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "bayes-pfl-embedded.safetensors"
