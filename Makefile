@@ -24,7 +24,7 @@ check: setup ## style and types
 	$(BIN)/mypy
 
 test: setup check ## everything that CI runs
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 ui: setup ## MLflow's pages of runs and models, http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --workers 1
