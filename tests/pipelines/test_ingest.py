@@ -92,17 +92,19 @@ class TestOverRay:
         with pytest.raises(DataError, match="no finished ingest"):
             read_manifest(tmp_path / "out")
 
-        finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*.arrow")}
+        # A worker may outlive its driver for a moment: what is noted now is done; more may still come.
+        finished = [tmp_path / "out" / note.stem for note in notes.glob("*.json")]
+        times = [path.stat().st_mtime_ns for path in finished]
         config = IngestConfig(rows_per_shard=1)
         resumed = ingest.ingest("folder", tree.root, tmp_path / "out", config)
         whole = ingest.ingest("folder", tree.root, tmp_path / "whole", config)
-        assert 0 < resumed["shards_written"] <= 24 - 3
+        assert len(finished) >= 3
+        assert 0 < resumed["shards_written"] <= 24 - len(finished)
         assert resumed["digest"] == whole["digest"]
         assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
         paths = [row["path"] for row in iterate_rows(tmp_path / "out")]
         assert paths == [f"good/{number:02d}.png" for number in range(24)]
-        kept = [path for path, written in finished.items() if path.stat().st_mtime_ns == written]
-        assert len(kept) >= 24 - resumed["shards_written"]
+        assert [path.stat().st_mtime_ns for path in finished] == times
         assert not list((tmp_path / "out").rglob("*.part"))
 
 
