@@ -41,6 +41,8 @@ class Backbone(nn.Module):
         self.config = config
         self.clip = _load_clip(config)
         self.clip.requires_grad_(False)
+        # Tokens become a picture for convolutions without a copy where weights lie channels last; values stay the same.
+        self.clip.visual.to(memory_format=torch.channels_last)
         self.train()
         self.text_tower: Any = getattr(self.clip, "text", self.clip)
         if not hasattr(self.text_tower, "token_embedding"):

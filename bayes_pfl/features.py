@@ -4,11 +4,10 @@ The image encoder never changes, so training and sweeps may read what it said on
 weights, layers, size and precision (`FeatureKey`), and is refused for any other.
 """
 
-import json
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +17,11 @@ from torch import Tensor
 
 from bayes_pfl.backbone import Backbone, Features
 from bayes_pfl.errors import DataError
+from bayes_pfl.remote import Store, landing, local_copy
 from bayes_pfl.samples import UNAUGMENTED, SampleRef
-from bayes_pfl.shards import MANIFEST_FOLDER, replacing, write_json
+from bayes_pfl.shards import MANIFEST_FOLDER
 
-KEY_FILE = "features.json"
+KEY_FILE = f"{MANIFEST_FOLDER}/features.json"
 ROWS_PER_BATCH = 16
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -56,10 +56,14 @@ class EncodedSample(NamedTuple):
     mask: Float[Tensor, "size size"]
 
 
-def write_features(path: Path, key: FeatureKey, samples: Iterable[EncodedSample]) -> None:
-    """Write one shard of features under a temporary name, then rename. Raises OutputError if it cannot be written."""
+def write_features(folder: Path | str, name: str, key: FeatureKey, samples: Iterable[EncodedSample]) -> None:
+    """Write one shard of features into a folder or URI, whole or not at all. Raises OutputError if it cannot be written."""
     schema = _schema(key)
-    with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        landing(folder, name) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
         pending: list[dict[str, object]] = []
         for sample in samples:
             pending.append(_row(sample, DTYPES[key.dtype]))
@@ -70,29 +74,28 @@ def write_features(path: Path, key: FeatureKey, samples: Iterable[EncodedSample]
             writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=schema))
 
 
-def write_key(folder: Path, key: FeatureKey) -> None:
+def write_key(folder: Path | str, key: FeatureKey) -> None:
     """Record in the folder's manifest what its features depend on."""
-    (folder / MANIFEST_FOLDER).mkdir(parents=True, exist_ok=True)
-    write_json(folder / MANIFEST_FOLDER / KEY_FILE, key._asdict())
+    Store(folder).write_json(KEY_FILE, key._asdict())
 
 
-def read_key(folder: Path) -> FeatureKey:
+def read_key(folder: Path | str) -> FeatureKey:
     """What the folder's features depend on. Raises DataError if it holds none."""
     try:
-        values = json.loads((folder / MANIFEST_FOLDER / KEY_FILE).read_text(encoding="utf-8"))
+        values: Any = Store(folder).read_json(KEY_FILE)
         values |= {name: tuple(values[name]) for name in ("layers", "shape")}
         return FeatureKey(**values)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise DataError(f"{folder} holds no frozen features; make them with `bayes-pfl features`.") from error
 
 
 class FeatureShards:
-    """All features of a folder, memory-mapped: a sample's pages are read when it is asked for.
+    """All features of a folder, memory-mapped: a sample's pages are read when it is asked for. Those behind a URI are copied first.
 
     Raises DataError if the folder holds no features, or those of another backbone, weights, layers or size.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
+    def __init__(self, folder: Path | str, backbone: Backbone) -> None:
         self.key = read_key(folder)
         wanted = FeatureKey.of(backbone, self.key.dtype)
         if wanted != self.key:
@@ -102,8 +105,10 @@ class FeatureShards:
             )
         self._batches: list[pa.RecordBatch] = []
         self._where: dict[tuple[str, int], tuple[int, int]] = {}
-        for path in sorted(folder.glob("features-*.arrow")):
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        for name in Store(folder).names():
+            if not (name.startswith("features-") and name.endswith(".arrow")):
+                continue
+            reader = pa.ipc.open_file(pa.memory_map(str(local_copy(f"{folder}/{name}"))))
             for index in range(reader.num_record_batches):
                 batch = reader.get_batch(index)
                 for row, (digest, view) in enumerate(

@@ -7,22 +7,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def planar_step(
+def planar_flow(
     z: Float[Tensor, "*batch dim"],
-    u: Float[Tensor, "*#batch dim"],
-    w: Float[Tensor, "*#batch dim"],
-    b: Float[Tensor, "*#batch"],
+    u: Float[Tensor, "steps *#batch dim"],
+    w: Float[Tensor, "steps *#batch dim"],
+    b: Float[Tensor, "steps *#batch"],
     epsilon: float,
 ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-    """h(z) = z + u tanh(w.z + b) and log|1 + u.psi(z)|, psi(z) = tanh'(w.z + b) w (eq. 6; Rezende and Mohamed, 2015).
+    """z_K of K steps h(z) = z + u tanh(w.z + b), and sum_k log|1 + u_k.psi_k(z)|, psi(z) = tanh'(w.z + b) w (eq. 6; Rezende and Mohamed, 2015).
 
     `epsilon` is added to |1 + u.psi| inside the logarithm (0 in the paper). u is not constrained to keep h invertible:
     neither the paper nor the released code does so.
     """
-    activation = torch.tanh((w * z).sum(-1) + b)
-    slope = 1 - activation.square()
-    log_det = torch.log((1 + slope * (u * w).sum(-1)).abs() + epsilon)
-    return z + u * activation.unsqueeze(-1), log_det
+    if len(u) == 0:
+        return z, z.new_zeros(z.shape[:-1])
+    activations = []
+    for step_u, step_w, step_b in zip(u.unbind(), w.unbind(), b.unbind(), strict=True):
+        activation = torch.tanh((step_w * z).sum(-1) + step_b)
+        z = z + step_u * activation.unsqueeze(-1)
+        activations.append(activation)
+    slopes = 1 - torch.stack(activations).square()
+    products = (u * w).sum(-1)
+    products = products.view(len(u), *[1] * (slopes.ndim - products.ndim), *products.shape[1:])
+    return z, torch.log((1 + slopes * products).abs() + epsilon).sum(0)
 
 
 class PlanarFlow(nn.Module):
@@ -40,11 +47,7 @@ class PlanarFlow(nn.Module):
 
     def forward(self, z: Float[Tensor, "*batch dim"]) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
         """z_K and the summed log-determinant of the steps."""
-        total = z.new_zeros(z.shape[:-1])
-        for u, w, b in zip(self.u, self.w, self.b, strict=True):
-            z, log_det = planar_step(z, u, w, b, self.epsilon)
-            total = total + log_det
-        return z, total
+        return planar_flow(z, self.u, self.w, self.b, self.epsilon)
 
 
 class AmortizedPlanarFlow(nn.Module):
@@ -63,14 +66,10 @@ class AmortizedPlanarFlow(nn.Module):
     ) -> tuple[Float[Tensor, "batch samples dim"], Float[Tensor, "batch samples"]]:
         """z_K and the summed log-determinant, every image with the steps of its own condition."""
         batch, _, dim = z.shape
-        u = self.u(condition).view(batch, self.length, 1, dim)
-        w = self.w(condition).view(batch, self.length, 1, dim)
-        b = self.b(condition).view(batch, self.length, 1)
-        total = z.new_zeros(z.shape[:-1])
-        for k in range(self.length):
-            z, log_det = planar_step(z, u[:, k], w[:, k], b[:, k], self.epsilon)
-            total = total + log_det
-        return z, total
+        u = self.u(condition).view(batch, self.length, 1, dim).transpose(0, 1)
+        w = self.w(condition).view(batch, self.length, 1, dim).transpose(0, 1)
+        b = self.b(condition).view(batch, self.length, 1).transpose(0, 1)
+        return planar_flow(z, u, w, b, self.epsilon)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -101,7 +101,7 @@ def make_features(
         patches = features.patches[:, 0]
         encoded.append(EncodedSample(ref, UNAUGMENTED, draw_key(sample.image), features.image[0], patches, sample.mask))
     write_key(folder, key)
-    write_features(folder / "features-000-00000.arrow", key, encoded)
+    write_features(folder, "features-000-00000.arrow", key, encoded)
     return FeatureShards(folder, backbone)
 
 

@@ -140,7 +140,7 @@ def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> Feature
         )
 
     write_key(folder, key)
-    write_features(folder / "features-000-00000.arrow", key, map(encoded, photos))
+    write_features(folder, "features-000-00000.arrow", key, map(encoded, photos))
     return FeatureShards(folder, backbone)
 
 

@@ -20,13 +20,13 @@ from bayes_pfl.detector import Detector
 from bayes_pfl.errors import DataError
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
 from bayes_pfl.preprocess import decode_image, decode_mask
-from bayes_pfl.remote import is_remote
+from bayes_pfl.remote import Store, is_remote
 from bayes_pfl.samples import SampleRef, index_shards
 from pipelines.cluster import start_ray
 from pipelines.report import Case, metrics_table, table, write_report
 from pipelines.scoring import read_row, score_rows
 from pipelines.settings import TrackingSettings
-from pipelines.storage import Store, absolute, dataset_manifest
+from pipelines.storage import absolute, dataset_manifest
 from pipelines.study import run as run_study
 from pipelines.tracking import Run, dataset_key, run_of_model, start_run
 

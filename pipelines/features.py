@@ -18,11 +18,12 @@ from bayes_pfl.config import BackboneConfig, Settings, parse_config, read_config
 from bayes_pfl.detector import draw_key
 from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
+from bayes_pfl.remote import Store
 from bayes_pfl.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
 from bayes_pfl.shards import MANIFEST_FOLDER
 from pipelines.cluster import start_ray
 from pipelines.decoding import tile_columns, tiles_of
-from pipelines.storage import local_folder
+from pipelines.storage import absolute
 
 IMAGES_PER_SHARD = 64
 
@@ -31,9 +32,9 @@ class FeatureSettings(Settings):
     """Which features of which images."""
 
     backbone: BackboneConfig = BackboneConfig()
-    shards: str = Field("shards/train", description="folder of shards")
+    shards: str = Field("shards/train", description="folder or URI of shards")
     split: str | None = Field("test", description="split that is encoded; none: all")
-    output: str = Field("features/train", description="folder for the features")
+    output: str = Field("features/train", description="folder or URI for the features")
     views: int = Field(0, ge=0, description="seeded augmented views of each image, beside the plain one")
     mosaic_probability: float = Field(
         0.0, ge=0, le=1, description="share of the anomalous images that become a mosaic, in augmented views"
@@ -46,8 +47,8 @@ class FeatureSettings(Settings):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl features`."""
-    parser.add_argument("--shards", help="folder of shards")
-    parser.add_argument("--output", help="folder for the features")
+    parser.add_argument("--shards", help="folder or URI of shards")
+    parser.add_argument("--output", help="folder or URI for the features")
     parser.add_argument("--config", type=Path, help="YAML file; backbone as in a training configuration")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -76,35 +77,37 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     if settings.dtype not in DTYPES:
         raise ConfigError(f"dtype '{settings.dtype}' is unknown; choose among {', '.join(DTYPES)}.")
     began = time.monotonic()
-    folder = local_folder(settings.output, "output")
+    folder = absolute(settings.output).rstrip("/")
+    store = Store(folder)
     refs = index_shards(settings.shards, settings.split)
     key = FeatureKey.of(Backbone(settings.backbone), settings.dtype)
-    if (folder / MANIFEST_FOLDER).is_dir() and read_key(folder) != key:
+    if MANIFEST_FOLDER in store.names() and read_key(folder) != key:
         raise DataError(
             f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
         )
     write_key(folder, key)
-    work = [row for row in _plan(settings, refs, folder) if not Path(row["path"]).is_file()]
+    there = set(store.names())
+    work = [row for row in _plan(settings, refs) if row["name"] not in there]
     samples = len(refs) * (settings.views + 1)
     if work:
         start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
         gigabytes = samples * np.prod(key.shape[:3]) * torch.finfo(DTYPES[settings.dtype]).bits / 8 / 1e9
         print(f"Encoding {samples} views, about {gigabytes:.2f} GB, on {settings.workers} workers.", file=sys.stderr)
         with tqdm(total=sum(len(row["tiles"]) for row in work), unit="view", disable=None) as bar:
-            for row in _encode(settings, work):
+            for row in _encode(settings.model_copy(update={"output": folder}), work):
                 bar.update(row["views"])
-    return {"samples": samples, "output": str(folder), "seconds": time.monotonic() - began}
+    return {"samples": samples, "output": folder, "seconds": time.monotonic() - began}
 
 
-def _plan(settings: FeatureSettings, refs: Sequence[SampleRef], folder: Path) -> list[dict[str, Any]]:
+def _plan(settings: FeatureSettings, refs: Sequence[SampleRef]) -> list[dict[str, Any]]:
     """One row a feature shard: which rows of which shards, as which view."""
     work = []
     for view in [UNAUGMENTED, *range(settings.views)]:
         partners = mosaic_partners(refs, None if view == UNAUGMENTED else view, settings.mosaic_probability)
         samples = [(ref, *others) for ref, others in zip(refs, partners, strict=True)]
         for start in range(0, len(refs), IMAGES_PER_SHARD):
-            path = folder / f"features-{view + 1:03d}-{start // IMAGES_PER_SHARD:05d}.arrow"
-            work.append({"path": str(path), "view": view, **tile_columns(samples[start : start + IMAGES_PER_SHARD])})
+            name = f"features-{view + 1:03d}-{start // IMAGES_PER_SHARD:05d}.arrow"
+            work.append({"name": name, "view": view, **tile_columns(samples[start : start + IMAGES_PER_SHARD])})
     return work
 
 
@@ -113,6 +116,7 @@ class Encoder:
 
     def __init__(self, settings: FeatureSettings) -> None:
         torch.set_num_threads(settings.threads)
+        self._output = settings.output
         self._device = torch.device("cuda" if settings.use_gpu else "cpu")
         self._backbone = Backbone(settings.backbone).to(self._device)
         self._key = FeatureKey.of(self._backbone, settings.dtype)
@@ -120,7 +124,8 @@ class Encoder:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encode the images of one row of the plan, one at a time: features then do not depend on the batch."""
         view, tiles = int(rows["view"][0]), tiles_of(rows)
-        write_features(Path(str(rows["path"][0])), self._key, (self._encode(each, view) for each in tiles))
+        name, encoded = str(rows["name"][0]), (self._encode(each, view) for each in tiles)
+        write_features(self._output, name, self._key, encoded)
         return {"views": np.array([len(tiles)])}
 
     def _encode(self, tiles: list[SampleRef], view: int) -> EncodedSample:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from bayes_pfl.config import Settings, parse_config, read_config
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
-from bayes_pfl.datasets.output import begin, claim, finish
+from bayes_pfl.datasets.output import begin, claim, finish, notes_of
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_shards
 from bayes_pfl.datasets.source import Source, printable
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl ingest`."""
     parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or folder for images of your own")
     parser.add_argument("--source", required=True, help="the dataset's unpacked folder")
-    parser.add_argument("--output", required=True, help="folder for the shards")
+    parser.add_argument("--output", required=True, help="folder or URI for the shards")
     parser.add_argument("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
     parser.add_argument("--subset", choices=("complete", "paper"), help="default: complete")
     parser.add_argument("--split", choices=("train", "test"), help="default: both")
@@ -104,18 +105,14 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
 
     Raises:
         DataError: the dataset is not there, or ``strict`` met an image that cannot be used.
-        OutputError: ``output`` cannot be written, is in use, holds another ingest, or is a URI.
-        ConfigError: a path is empty, or begins with a user's home that is not there.
+        OutputError: ``output`` cannot be written, is in use, or holds another ingest.
+        ConfigError: a path is empty or begins with a user's home that is not there; a URI's scheme is unknown.
     """
-    if is_remote(output):
-        raise OutputError(
-            f"Shards are written to a folder: give a path as --output and copy the whole folder to {output}; "
-            "train, tune and evaluate read it from there."
-        )
     started = time.monotonic()
     config = config or IngestConfig()
     description = get_dataset(dataset)
-    source, output = local_path(source, "--source"), local_path(output, "--output")
+    source = local_path(source, "--source")
+    output = str(output).rstrip("/") if is_remote(output) else local_path(output, "--output")
     listing = Source(source)
     found = find(
         description,
@@ -140,10 +137,10 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
         "root": found.root,
         "options": config.model_dump(mode="json"),
     }
-    with claim(output):
+    with nullcontext() if isinstance(output, str) else claim(output):
         todo = begin(output, tasks)
         if config.strict:
-            _refuse_set_aside(tasks)
+            _refuse_set_aside(notes_of(output, tasks))
         with Progress(sum(len(task.records) for task in todo)) as progress:
             for index, note in _pack(todo, progress):
                 if config.strict and note["set_aside"]:
@@ -295,9 +292,9 @@ def summary_text(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _refuse_set_aside(tasks: Sequence[ShardTask]) -> None:
+def _refuse_set_aside(notes: Iterable[dict[str, Any] | None]) -> None:
     """Raises DataError if a shard that is done lacks images: an ingest without ``strict`` may have written it."""
-    skipped = [entry for note in (task.done() for task in tasks) if note for entry in note["set_aside"]]
+    skipped = [entry for note in notes if note for entry in note["set_aside"]]
     if skipped:
         raise _strict(skipped)
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from bayes_pfl.remote import is_remote
-from pipelines.storage import Store
+from bayes_pfl.errors import DataError
+from bayes_pfl.remote import Store, is_remote
 
 POLL_S = 0.5
 POLL_REMOTE_S = 5.0
@@ -73,7 +73,11 @@ class EpochLines:
 
     def _finished(self) -> list[dict[str, float]]:
         """History of the newest readable checkpoint: every epoch so far."""
-        for name in reversed([name for name in self._store.names() if name.startswith("epoch_")]):
+        try:
+            names = [name for name in self._store.names() if name.startswith("epoch_")]
+        except DataError:  # the store does not answer at the moment; the lines come later
+            return []
+        for name in reversed(names):
             progress = self._store.read_json(f"{name}/progress.json")
             if progress is not None:  # else it is being written or was just removed
                 history: list[dict[str, float]] = progress["history"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bayes_pfl.errors import DataError
+from bayes_pfl.remote import Store
 from bayes_pfl.samples import SampleRef, refs_digest
 from pipelines.settings import TrainSettings
-from pipelines.storage import Store, dataset_manifest
+from pipelines.storage import dataset_manifest
 from pipelines.tracking import Run, start_run
 
 RUN_FILE = "mlflow_run.json"

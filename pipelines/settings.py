@@ -15,7 +15,7 @@ class DataSettings(Settings):
 
     train: str = Field("shards/train", description="folder of shards, by path or URI: the auxiliary dataset")
     features: str | None = Field(
-        None, description="folder of frozen features of these shards; none: encode images in every epoch"
+        None, description="folder or URI of frozen features of these shards; none: encode images in every epoch"
     )
     split: str | None = Field("test", description="split of the shards that is used; the method trains on test splits")
     validation_categories: tuple[str, ...] = Field((), description="categories kept out of training, for validation")

@@ -21,6 +21,7 @@ from bayes_pfl.backbone import Backbone
 from bayes_pfl.bundle import load_bundle, training_images
 from bayes_pfl.config import Settings, parse_config, read_config
 from bayes_pfl.errors import TrainingError
+from bayes_pfl.remote import Store
 from bayes_pfl.samples import index_shards, refs_digest
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import SPLITS
@@ -28,7 +29,6 @@ from pipelines.cluster import start_ray
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.settings import TrackingSettings, TrainSettings
-from pipelines.storage import Store
 from pipelines.study_jobs import Images, dataset_job, head_job, probe_job, prompts_job, rule_job, timing_job
 from pipelines.study_report import metrics_of, printed, summarise, write_study
 from pipelines.tracking import closing, start_run

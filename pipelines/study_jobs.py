@@ -4,7 +4,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +58,7 @@ def head_job(
     """Train a head from features with the recipe's seed; measure it for every seed of the draws and every R."""
     torch.set_num_threads(1)
     trainer, seconds = train_head(recipe, auxiliary)
-    detector, shards = current_detector(trainer, recipe), FeatureShards(Path(reported.features), trainer.backbone)
+    detector, shards = current_detector(trainer, recipe), FeatureShards(reported.features, trainer.backbone)
     samples = [shards.load(ref) for ref in index_shards(reported.shards)]
     rows = []
     for draw_seed in draw_seeds:
@@ -74,7 +73,7 @@ def head_job(
 def train_head(recipe: TrainSettings, auxiliary: Images) -> tuple[Trainer, float]:
     """One worker's training from frozen features; returns the trainer and the seconds of all steps."""
     backbone = Backbone(recipe.backbone)
-    shards, refs = FeatureShards(Path(auxiliary.features), backbone), index_shards(auxiliary.shards)
+    shards, refs = FeatureShards(auxiliary.features, backbone), index_shards(auxiliary.shards)
     options = recipe.training
     steps = len(global_batches(len(refs), options.batch_size, options.seed, 0))
     trainer = Trainer(recipe, backbone, torch.device("cpu"), steps, workers=1)
@@ -91,7 +90,7 @@ def prompts_job(recipe: TrainSettings, reported: Images) -> dict[str, Any]:
     torch.set_num_threads(1)
     backbone = Backbone(recipe.backbone)
     prompts = HandWrittenPrompts(backbone, recipe.scoring.smoothing_sigma_px)
-    shards = FeatureShards(Path(reported.features), backbone)
+    shards = FeatureShards(reported.features, backbone)
     samples = [shards.load(ref) for ref in index_shards(reported.shards)]
     return {
         "rows": [measure(Scored(s.ref, _mask(s), prompts.read(collate([s])[0], s.ref.class_name)) for s in samples)]
@@ -102,7 +101,7 @@ def probe_job(recipe: TrainSettings, auxiliary: Images, reported: Images) -> dic
     """A linear probe fitted on the auxiliary images."""
     torch.set_num_threads(1)
     backbone = Backbone(recipe.backbone)
-    known, asked = (FeatureShards(Path(images.features), backbone) for images in (auxiliary, reported))
+    known, asked = (FeatureShards(images.features, backbone) for images in (auxiliary, reported))
     began = time.monotonic()
     training = (collate([known.load(ref)]) for ref in index_shards(auxiliary.shards))
     probe = LinearProbe.fit(training, recipe.scoring.smoothing_sigma_px)
@@ -115,7 +114,7 @@ def probe_job(recipe: TrainSettings, auxiliary: Images, reported: Images) -> dic
 def rule_job(recipe: TrainSettings, reported: Images) -> dict[str, Any]:
     """The deviation from the image's median colour; no model."""
     size, sigma = recipe.backbone.image_size, recipe.scoring.smoothing_sigma_px
-    shards = FeatureShards(Path(reported.features), Backbone(recipe.backbone))
+    shards = FeatureShards(reported.features, Backbone(recipe.backbone))
 
     def scored(ref: SampleRef) -> Scored:
         picture = decode_image(read_row(ref.shard, ref.row)[0])

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from bayes_pfl.errors import TrainingError
-from bayes_pfl.remote import is_remote
+from bayes_pfl.remote import Store, is_remote
 from pipelines.loop import SELECTION
 from pipelines.report import Table, write_report
-from pipelines.storage import Store
 from pipelines.trial import TuneSettings
 
 Row = dict[str, Any]

@@ -15,14 +15,14 @@ from bayes_pfl.bundle import save_bundle
 from bayes_pfl.config import read_config
 from bayes_pfl.errors import ConfigError, TrainingError
 from bayes_pfl.features import FeatureShards
-from bayes_pfl.remote import is_remote
+from bayes_pfl.remote import Store, is_remote
 from bayes_pfl.samples import SampleRef, global_batches, index_shards
 from pipelines.cluster import start_ray
 from pipelines.loop import SELECTION, final_head, training_loop
 from pipelines.progress import EpochLines, StepCounter
 from pipelines.provenance import METRICS_FILE, keep_history, tracked_run
 from pipelines.settings import TrainSettings, home
-from pipelines.storage import Store, absolute, local_folder
+from pipelines.storage import absolute
 from pipelines.tracking import BUNDLE_ARTIFACT, Run, closing, resolved
 from pipelines.train_report import write_training_report
 
@@ -80,9 +80,7 @@ def train(
     """
     settings = _absolute(settings)
     store = Store(f"{settings.cluster.storage or home() / 'training'}/{settings.name()}")
-    if fresh:
-        store.clear()
-    finished: dict[str, Any] | None = store.read_json(FINISHED_FILE)
+    finished: dict[str, Any] | None = None if fresh else store.read_json(FINISHED_FILE)
     if finished and finished["bundle"] == settings.output and Store(settings.output).read_json("bundle.json"):
         print(f"This run is finished already ({settings.name()}); --fresh starts over.", file=sys.stderr)
         return finished
@@ -92,6 +90,8 @@ def train(
         )
     training, validation = split_samples(settings)
     backbone = _check(settings, training, validation)
+    if fresh:
+        store.clear()
     store.make()
     cluster = settings.cluster
     fewest = cluster.min_workers or cluster.num_workers
@@ -167,7 +167,7 @@ def _check(settings: TrainSettings, training: list[SampleRef], validation: list[
         )
     backbone = Backbone(settings.backbone)
     if settings.data.features is not None:
-        FeatureShards(Path(settings.data.features), backbone)
+        FeatureShards(settings.data.features, backbone)
     return backbone
 
 
@@ -249,7 +249,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _absolute(settings: TrainSettings) -> TrainSettings:
-    features = settings.data.features and str(local_folder(settings.data.features, "data.features"))
+    features = settings.data.features and absolute(settings.data.features)
     data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
     storage = settings.cluster.storage and absolute(settings.cluster.storage).rstrip("/")
     cluster = settings.cluster.model_copy(update={"storage": storage})

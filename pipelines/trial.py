@@ -15,6 +15,7 @@ from bayes_pfl.bundle import load_bundle, save_bundle
 from bayes_pfl.config import parse_config
 from bayes_pfl.features import FeatureShards, collate
 from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.remote import Store
 from bayes_pfl.samples import SampleRef, global_batches
 from bayes_pfl.training import Trainer, mean_terms
 from pipelines.batches import feature_batches
@@ -22,7 +23,6 @@ from pipelines.loop import SELECTION
 from pipelines.provenance import flat
 from pipelines.search import Overrides, SweepSettings, trial_name
 from pipelines.settings import TrainSettings
-from pipelines.storage import Store
 from pipelines.tracking import BUNDLE_ARTIFACT, Run, closing, start_run
 from pipelines.validation import current_detector, predict_ref
 
@@ -64,7 +64,7 @@ def trial(config: dict[str, Any], shared: dict[str, Any]) -> None:
     training, validation = ([SampleRef(*ref) for ref in shared[kind]] for kind in ("training", "validation"))
     device = torch.device("cuda" if settings.cluster.use_gpu else "cpu")
     backbone = Backbone(settings.backbone).to(device)
-    shards = FeatureShards(Path(str(settings.data.features)), backbone)
+    shards = FeatureShards(str(settings.data.features), backbone)
     steps = len(global_batches(len(training), settings.training.batch_size, 0, 0))
     trainer = Trainer(settings, backbone, device, steps, workers=1)
     tracked = start_run(settings.tracking, name, {"stage": "trial"}, shared["parent"])

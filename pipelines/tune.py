@@ -16,7 +16,7 @@ from typing import Any
 
 from bayes_pfl.config import read_config
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.remote import is_remote
+from bayes_pfl.remote import Store, is_remote
 from bayes_pfl.samples import SampleRef
 from pipelines.cluster import start_ray
 from pipelines.features import FeatureSettings, compute_features
@@ -25,7 +25,7 @@ from pipelines.provenance import flat, provenance
 from pipelines.report import table
 from pipelines.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.settings import home
-from pipelines.storage import Store, absolute, local_folder
+from pipelines.storage import absolute
 from pipelines.sweep_results import gather, printable
 from pipelines.tracking import Run, closing, resolved, start_run
 from pipelines.train import split_samples
@@ -212,7 +212,7 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
     """Frozen features that all trials share, computed unless the settings name some."""
     if settings.data.features is not None:
         return settings
-    features = str(Path(settings.output) / "features")
+    features = f"{settings.output}/features"
     compute_features(
         FeatureSettings(
             backbone=settings.backbone,
@@ -230,11 +230,7 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
 
 
 def _absolute(settings: TuneSettings) -> TuneSettings:
-    if is_remote(settings.output) and settings.data.features is None:
-        raise ConfigError(
-            "With a URI as output, compute the features first and name them: data.features, a folder every machine reaches."
-        )
-    features = settings.data.features and str(local_folder(settings.data.features, "data.features"))
+    features = settings.data.features and absolute(settings.data.features)
     data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
     return settings.model_copy(
         update={"data": data, "output": absolute(settings.output).rstrip("/"), "tracking": resolved(settings.tracking)}

@@ -1,9 +1,8 @@
-"""The folder an ingest writes: who may write it, what it was started for, what it holds at the end."""
+"""The place an ingest writes, a folder or a URI: who may write it, what it was started for, what it holds at the end."""
 
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -15,8 +14,12 @@ from typing import Any
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
 from bayes_pfl.datasets.source import Found
 from bayes_pfl.errors import OutputError
-from bayes_pfl.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write, read_shard, write_json
+from bayes_pfl.remote import Store, is_remote
+from bayes_pfl.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 
+PLAN = f"{MANIFEST_FOLDER}/plan.json"
+MANIFEST = f"{MANIFEST_FOLDER}/manifest.json"
+NOTES = f"{MANIFEST_FOLDER}/shards"
 SPARE_BYTES = 32 * 2**20
 """Room that must stay free beside the shards, for the notes and everyone else."""
 
@@ -52,41 +55,51 @@ def claim(output: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def begin(output: Path, tasks: Sequence[ShardTask]) -> list[ShardTask]:
+def begin(output: Path | str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
     """Make sure that ``output`` is for this plan, and return what is left to do of it.
 
     Raises:
         OutputError: it holds shards of another plan, or has too little room.
     """
+    store = Store(output)
     _remove_parts(output)
-    path = output / MANIFEST_FOLDER / "plan.json"
     digest = plan_digest(tasks)
-    try:
-        held = json.loads(path.read_text("utf-8"))["digest"]
-    except (OSError, ValueError, KeyError, TypeError):
-        held = None
-    work = [*output.glob("shard-*.arrow"), *output.glob(f"{MANIFEST_FOLDER}/shards/*.json")]
-    if held != digest and work:  # a plan of which nothing is done yet binds nobody
+    plan = store.read_json(PLAN)
+    held = plan.get("digest") if isinstance(plan, dict) else None
+    work = [*store.names(), *Store(f"{store.root}/{NOTES}").names()]
+    # A plan of which nothing is done yet binds nobody.
+    if held != digest and any(name.startswith("shard-") for name in work):
         raise OutputError(
             f"{output} holds another ingest: other files, another dataset or other options. "
             "Choose another --output, or delete the folder first."
         )
-    write_json(path, {"digest": digest, "shards": len(tasks)})
-    todo = [task for task in tasks if task.done() is None]
+    store.write_json(PLAN, {"digest": digest, "shards": len(tasks)})
+    todo = [task for task, note in zip(tasks, notes_of(output, tasks), strict=True) if note is None]
     if todo:
-        (output / MANIFEST_FOLDER / "manifest.json").unlink(missing_ok=True)
-        _check_room(output, todo)
+        store.remove(MANIFEST)
+        if not is_remote(output):
+            _check_room(Path(output), todo)
     return todo
 
 
-def finish(output: Path, tasks: Sequence[ShardTask], found: Found, about: dict[str, Any]) -> dict[str, Any]:
+def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, Any] | None]:
+    """For every task its note, if it is there and true of the source files and the shard as they are now."""
+    store = Store(output)
+    sizes, noted = store.sizes(), set(Store(f"{store.root}/{NOTES}").names())
+    notes = []
+    for task in tasks:
+        note = store.read_json(f"{NOTES}/{task.shard}.json") if f"{task.shard}.json" in noted else None
+        notes.append(note if task.done(note, sizes.get(task.shard, 0)) else None)
+    return notes
+
+
+def finish(output: Path | str, tasks: Sequence[ShardTask], found: Found, about: dict[str, Any]) -> dict[str, Any]:
     """Gather the notes of all shards into ``manifest.json``, and return it.
 
     Raises:
         OutputError: a shard is not done, or the manifest cannot be written.
     """
-    notes = [task.done() for task in tasks]
-    done = [note for note in notes if note is not None]
+    done = [note for note in notes_of(output, tasks) if note is not None]
     if len(done) < len(tasks):
         raise OutputError(
             f"{len(tasks) - len(done)} shards of {output} were not written, or their source files "
@@ -103,7 +116,7 @@ def finish(output: Path, tasks: Sequence[ShardTask], found: Found, about: dict[s
         "rows": sum(note["rows"] for note in shards),
         "size_bytes": sum(note["size_bytes"] for note in shards),
         "counts": _counts(done),
-        "identical_images": _identical(output, (note["shard"] for note in shards)),
+        "identical_images": _identical(done),
         "empty_masks": sorted(path for note in done for path in note["empty_masks"]),
         "set_aside": sorted(set_aside),
         "ignored": [[*skipped] for skipped in found.ignored],
@@ -111,18 +124,19 @@ def finish(output: Path, tasks: Sequence[ShardTask], found: Found, about: dict[s
         "shards": [{key: note[key] for key in ("shard", "rows", "size_bytes", "sha256")} for note in shards],
     }
     _remove_parts(output)  # workers of a killed ingest may have outlived its successor's start
-    path = output / MANIFEST_FOLDER / "manifest.json"
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text("utf-8")) == manifest:
-            return manifest
-    write_json(path, manifest)
+    store = Store(output)
+    if store.read_json(MANIFEST) != manifest:
+        store.write_json(MANIFEST, manifest)
     return manifest
 
 
-def _remove_parts(output: Path) -> None:
+def _remove_parts(output: Path | str) -> None:
     """Delete what writers left that were killed; whoever holds the claim is the only one alive."""
-    for part in (*output.glob(".*.part"), *output.glob(f"{MANIFEST_FOLDER}/**/.*.part")):
-        part.unlink(missing_ok=True)
+    for folder in (f"{output}", f"{output}/{MANIFEST_FOLDER}", f"{output}/{NOTES}"):
+        store = Store(folder)
+        for name in store.names():
+            if name.endswith(".part"):
+                store.remove(name)
 
 
 def _check_room(output: Path, todo: Iterable[ShardTask]) -> None:
@@ -147,9 +161,7 @@ def _counts(notes: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, in
     return {category: dict(sorted(splits.items())) for category, splits in sorted(counts.items())}
 
 
-def _identical(output: Path, names: Iterable[str]) -> int:
-    """How many images have the same bytes as one before them; only one column is paged in."""
-    seen: Counter[str] = Counter()
-    for name in names:
-        seen.update(read_shard(output / name)["sha256"].to_pylist())
-    return sum(count - 1 for count in seen.values())
+def _identical(notes: Iterable[dict[str, Any]]) -> int:
+    """How many images have the same bytes as one before them."""
+    seen = Counter(digest for note in notes for digest in note["images_sha256"])
+    return seen.total() - len(seen)

@@ -7,9 +7,11 @@ check, write under a temporary name, rename, and then leave a note (its sidecar)
 import hashlib
 import itertools
 import json
+import socket
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +20,9 @@ from PIL import Image
 
 from bayes_pfl.datasets.record import Record
 from bayes_pfl.datasets.source import Skipped, read_file
-from bayes_pfl.errors import ImageError
+from bayes_pfl.errors import DataError, ImageError
 from bayes_pfl.preprocess import decode_image, decode_mask, encode_mask, encode_png, shrink
+from bayes_pfl.remote import Store, is_remote
 from bayes_pfl.shards import (
     MANIFEST_FOLDER,
     SCHEMA_VERSION,
@@ -69,25 +72,27 @@ class ShardTask:
         return cls(**values)
 
     @property
+    def shard(self) -> str:
+        """File name of the shard."""
+        return shard_name(self.index)
+
+    @property
     def sidecar(self) -> Path:
         """The note that the shard is done."""
-        return Path(self.output, MANIFEST_FOLDER, "shards", f"{shard_name(self.index)}.json")
+        return Path(self.output, MANIFEST_FOLDER, "shards", f"{self.shard}.json")
 
-    def done(self) -> dict[str, Any] | None:
-        """The note, if it is there and true of the files as they are now."""
+    def done(self, note: Any, size_bytes: int) -> bool:
+        """Whether a note is true of the source files as they are now, and of a shard of this size."""
         try:
-            note = json.loads(self.sidecar.read_text("utf-8"))
-            shard = Path(self.output, shard_name(self.index))
-            size = shard.stat().st_size if note["rows"] else 0
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        fits = note["newest_ns"] == self.newest_ns and note["size_bytes"] == size
-        return note if fits else None
+            fits = note["newest_ns"] == self.newest_ns and note["size_bytes"] == (size_bytes if note["rows"] else 0)
+            return fits and len(note["images_sha256"]) == note["rows"]
+        except (KeyError, TypeError):
+            return False
 
 
 def plan_shards(
     source: Path,
-    output: Path,
+    output: Path | str,
     recipe: Recipe,
     records: Sequence[Record],
     rows_per_shard: int,
@@ -125,16 +130,38 @@ def plan_digest(tasks: Sequence[ShardTask]) -> str:
 
 
 def pack_shard(task: ShardTask) -> dict[str, Any]:
-    """Write one shard and its note, and return the note; nothing is written for no rows.
+    """Write one shard and its note, and return the note; no file is written for no rows.
+
+    For an output by URI both are made in a temporary folder and copied there, the note last.
 
     Raises:
         OutputError: the output cannot be written.
-        DataError: the source cannot be read, for a reason outside the files.
+        DataError: the source is not on this machine, or cannot be read for a reason outside the files.
     """
+    if not Path(task.source).is_dir():
+        raise DataError(
+            f"There is no folder {task.source} on {socket.gethostname()}: every machine of the cluster has to mount it."
+        )
+    if not is_remote(task.output):
+        return _pack(task)
+    store = Store(task.output)
+    with tempfile.TemporaryDirectory(prefix="bayes-pfl-") as temporary:
+        local = replace(task, output=temporary)
+        local.sidecar.parent.mkdir(parents=True)
+        note = _pack(local)
+        if note["rows"]:
+            store.put(Path(temporary, task.shard), task.shard)
+        else:
+            store.remove(task.shard)
+        store.put(local.sidecar, local.sidecar.relative_to(temporary).as_posix())
+    return note
+
+
+def _pack(task: ShardTask) -> dict[str, Any]:
     met = _Met()
     rows = _rows(task, met)
     first = next(rows, None)
-    path = Path(task.output, shard_name(task.index))
+    path = Path(task.output, task.shard)
     note: dict[str, Any] = {"shard": path.name, "rows": 0, "size_bytes": 0, "sha256": None}
     if first is None:
         path.unlink(missing_ok=True)
@@ -143,6 +170,7 @@ def pack_shard(task: ShardTask) -> dict[str, Any]:
     note |= {
         "newest_ns": task.newest_ns,
         "counts": [[*key, count] for key, count in sorted(met.counts.items())],
+        "images_sha256": met.images_sha256,
         "set_aside": met.set_aside,
         "empty_masks": met.empty_masks,
     }
@@ -189,6 +217,8 @@ def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
         except ImageError as error:
             met.set_aside.append(Skipped(record.image, str(error)))
             continue
+        digest = hashlib.sha256(data).hexdigest()
+        met.images_sha256.append(digest)
         met.counts[record.category, record.split, record.label] += 1
         if mask is not None and not mask.any():
             met.empty_masks.append(record.image)
@@ -205,7 +235,7 @@ def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
             path=record.image,
             height=image.height,
             width=image.width,
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=digest,
         )
 
 
@@ -213,6 +243,7 @@ def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
 class _Met:
     """What a shard's rows turned out to be."""
 
+    images_sha256: list[str] = field(default_factory=list)
     set_aside: list[Skipped] = field(default_factory=list)
     empty_masks: list[str] = field(default_factory=list)
     counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)

@@ -1,6 +1,6 @@
 """A program for test_cluster_walk: ingest, train and evaluate on three nodes, one of which is killed on the way.
 
-Everything the stages hand on is named by URI, and copied before it is read. A worker runs on each node; after the kill
+Everything the stages hand on lies in an object store, and is copied from there before it is read. A worker runs on each node; after the kill
 there is room for two.
 """
 
@@ -10,21 +10,20 @@ import threading
 import time
 from pathlib import Path
 
-from plain import plain_shards
 from small import BACKBONE
 
 from bayes_pfl.config import ModelConfig, TrainingConfig
+from bayes_pfl.remote import Store
 from bayes_pfl.synthetic import write_dataset
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.settings import ClusterSettings, DataSettings, TrainSettings
-from pipelines.storage import Store
 from pipelines.train import train
 
 EPOCHS = 4
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, store: str) -> None:
     """Write what happened to walk.json: standard output has what Ray says of its dead node."""
     import ray
     from ray.cluster_utils import Cluster
@@ -34,25 +33,25 @@ def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     others = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    write_dataset(folder / "images", ("carpet", "gear"), 2, 4, size=64, seed=31)
-    options = IngestConfig(splits=("test",), name="images", rows_per_shard=4)
-    ingest("folder", folder / "images", folder / "images-shards", options)
-    unseen = plain_shards(folder, ("leather",), seed=32)
+    options = IngestConfig(splits=("test",), rows_per_shard=4)
+    for name, categories in (("auxiliary", ("carpet", "gear")), ("unseen", ("leather",))):
+        write_dataset(folder / name, categories, 2, 4, size=64, seed=31 + len(categories))
+        ingest("folder", folder / name, f"{store}/shards/{name}", options)
     settings = TrainSettings(
         backbone=BACKBONE,
         model=ModelConfig(num_prompts=2, flow_length=1),
         training=TrainingConfig(epochs=EPOCHS, batch_size=4, learning_rate=1e-3),
-        data=DataSettings(train=f"file://{folder}/images-shards"),
+        data=DataSettings(train=f"{store}/shards/auxiliary"),
         cluster=ClusterSettings(
             num_workers=3,
             min_workers=2,
-            storage=f"file://{folder}/checkpoints",
+            storage=f"{store}/checkpoints",
             cpus_per_worker=0.75,
             cpus_per_loader=0.25,
         ),
-        output=f"file://{folder}/bundles/model",
+        output=f"{store}/bundles/model",
     )
-    checkpoints = Store(f"file://{folder}/checkpoints/{settings.name()}")
+    checkpoints = Store(f"{store}/checkpoints/{settings.name()}")
     killed: list[int] = []
 
     def kill_a_node() -> None:
@@ -68,11 +67,11 @@ def main(folder: Path) -> None:
     result = evaluate(
         EvaluateSettings(
             model=trained["bundle"],
-            shards=(f"file://{unseen}",),
+            shards=(f"{store}/shards/unseen",),
             num_samples=1,
             cases=0,
             workers=1,
-            output=f"file://{folder}/evaluation",
+            output=f"{store}/evaluation",
         )
     )
     alive = sum(node["Alive"] for node in ray.nodes())
@@ -81,7 +80,7 @@ def main(folder: Path) -> None:
         "nodes_left": alive,
         "killed": len(killed),
         "bundle": trained["bundle"],
-        "images": result["datasets"]["painted"]["images"],
+        "images": result["datasets"]["unseen"]["images"],
         "workers": [json.loads(line)["workers"] for line in lines],
     }
     (folder / "walk.json").write_text(json.dumps(report), encoding="utf-8")
@@ -90,4 +89,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -17,6 +17,8 @@ from plain import plain_shards
 from small import BACKBONE
 
 from bayes_pfl.bundle import load_bundle
+from bayes_pfl.remote import Store
+from pipelines.storage import download_bundle
 
 pytestmark = pytest.mark.ray
 TESTS = Path(__file__).parents[1]
@@ -35,9 +37,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return inherited | quick | own | more
 
 
-def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed_and_go_on_with_two(tmp_path):
+def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed_and_go_on_with_two(tmp_path, object_store):
     walk = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("cluster_walk.py")), str(tmp_path)],
+        [sys.executable, str(Path(__file__).with_name("cluster_walk.py")), str(tmp_path), object_store],
         env=environment(tmp_path),
         cwd=tmp_path,
         capture_output=True,
@@ -47,13 +49,13 @@ def test_three_nodes_ingest_train_and_evaluate_although_one_is_killed_and_go_on_
     )
     assert walk.returncode == 0, walk.stderr[-4000:]
     result = json.loads((tmp_path / "walk.json").read_text(encoding="utf-8"))
-    assert (result["nodes_left"], result["killed"], result["images"]) == (2, 1, 5)
+    assert (result["nodes_left"], result["killed"], result["images"]) == (2, 1, 6)
     assert result["workers"][0] == 3
     assert result["workers"][-1] == 2
     assert len(result["workers"]) == 4
-    assert result["bundle"] == f"file://{tmp_path}/bundles/model"
-    assert load_bundle(tmp_path / "bundles" / "model").config.model.num_prompts == 2
-    assert (tmp_path / "evaluation" / "metrics.json").is_file()
+    assert result["bundle"] == f"{object_store}/bundles/model"
+    assert load_bundle(download_bundle(result["bundle"])).config.model.num_prompts == 2
+    assert "metrics.json" in Store(f"{object_store}/evaluation").names()
     assert list((tmp_path / "cache").rglob("shard-*.arrow"))  # shards named by URI were copied, not opened in place
 
 

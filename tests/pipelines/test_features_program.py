@@ -14,6 +14,7 @@ from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, RunConfig, TrainingConfig
 from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.features import FeatureShards
+from bayes_pfl.remote import Store
 from bayes_pfl.samples import UNAUGMENTED, SampleRef, global_batches, index_shards, load_samples, mosaic_partners, stack
 from bayes_pfl.training import Trainer
 from pipelines.batches import feature_batches, shares
@@ -77,6 +78,23 @@ def test_features_that_are_there_are_not_computed_again(made):
 
 
 @pytest.mark.ray
+def test_features_in_an_object_store_are_those_of_a_folder(made, object_store):
+    folder, shards, settings, _ = made
+    place = f"{object_store}/features"
+    summary = compute_features(settings.model_copy(update={"output": place}))
+    assert summary["output"] == place
+    backbone, ref = Backbone(BACKBONE), index_shards(shards)[0]
+    stored, local = FeatureShards(place, backbone), FeatureShards(folder / "features", backbone)
+    assert stored.views == local.views
+    assert torch.equal(stored.load(ref, 1).patches, local.load(ref, 1).patches)
+    again = Store(place).sizes()
+    compute_features(settings.model_copy(update={"output": place}))
+    assert Store(place).sizes() == again
+    with pytest.raises(DataError, match="holds features of another backbone"):
+        compute_features(settings.model_copy(update={"output": place, "dtype": "float16"}))
+
+
+@pytest.mark.ray
 def test_training_and_validating_from_features_encode_nothing(made):
     _, shards, settings, _ = made
     refs, backbone = index_shards(shards), Backbone(BACKBONE)
@@ -106,29 +124,30 @@ def _refuse(_images):
 
 
 @pytest.mark.ray
-def test_the_released_stages_run_from_features_without_a_tracking_server(made, tmp_path, monkeypatch):
+def test_the_released_stages_run_from_features_without_a_tracking_server_and_over_again(
+    made, tmp_path, monkeypatch, capsys
+):
     _, shards, settings, _ = made
     monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    result = train(
-        TrainSettings(
-            backbone=BACKBONE,
-            model=ModelConfig(num_prompts=2, flow_length=1, mapped_classification=True, attention_pooling=True),
-            training=TrainingConfig(
-                epochs=4,
-                second_stage_epochs=1,
-                patience_epochs=1,
-                keep_best=True,
-                batch_size=4,
-                augment=True,
-                warmup_fraction=0.1,
-            ),
-            data=DataSettings(train=str(shards), features=settings.output, validation_categories=("gear",)),
-            cluster=ClusterSettings(num_workers=1),
-            tracking=TrackingSettings(uri=DOWN),
-            output=str(tmp_path / "model"),
-        )
+    run = TrainSettings(
+        backbone=BACKBONE,
+        model=ModelConfig(num_prompts=2, flow_length=1, mapped_classification=True, attention_pooling=True),
+        training=TrainingConfig(
+            epochs=4,
+            second_stage_epochs=1,
+            patience_epochs=1,
+            keep_best=True,
+            batch_size=4,
+            augment=True,
+            warmup_fraction=0.1,
+        ),
+        data=DataSettings(train=str(shards), features=settings.output, validation_categories=("gear",)),
+        cluster=ClusterSettings(num_workers=1),
+        tracking=TrackingSettings(uri=DOWN),
+        output=str(tmp_path / "model"),
     )
+    result = train(run)
     assert result["tracking_problem"].startswith(f"{DOWN} does not answer")
     history = [json.loads(line) for line in Path(result["metrics_file"]).read_text(encoding="utf-8").splitlines()]
     stages = [entry["stage"] for entry in history]
@@ -138,7 +157,14 @@ def test_the_released_stages_run_from_features_without_a_tracking_server(made, t
     assert stages == [1] * first + [2]
     assert first == 4 or best_epoch(history) == first - 2  # patience of one epoch ended it
     assert history[-1]["total"] == history[-1]["classification"]
-    assert load_bundle(tmp_path / "model").config.model.mapped_classification
+    first_head = load_bundle(tmp_path / "model")
+    assert first_head.config.model.mapped_classification
+
+    (tmp_path / "model" / "head.safetensors").unlink()
+    capsys.readouterr()
+    assert train(run, fresh=True)["metrics"]["total"] == history[-1]["total"]  # over again, to the same bits
+    assert "finished already" not in capsys.readouterr().err
+    assert load_bundle(tmp_path / "model").record["head_sha256"] == first_head.record["head_sha256"]
 
 
 def test_the_best_epoch_is_the_earliest_of_the_first_stage_with_the_highest_validation():

@@ -15,9 +15,12 @@ import pytest
 from bayes_pfl.config import parse_config
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
+from bayes_pfl.remote import Store
+from bayes_pfl.samples import index_shards
 from bayes_pfl.shards import iterate_rows, read_manifest
 from pipelines import datasets, ingest
 from pipelines.ingest import IngestConfig
+from pipelines.storage import dataset_manifest
 
 PROJECT = Path(__file__).parents[2]
 ONE_ROW = IngestConfig(rows_per_shard=1)
@@ -63,6 +66,29 @@ class TestOverRay:
         assert first["digest"] == second["digest"]
         for path in (tmp_path / "out").rglob("*.arrow*"):
             assert path.stat().st_mtime_ns == written[path]
+
+    def test_an_object_store_gets_what_a_folder_gets(self, ray_session: str, object_store: str, tmp_path: Path) -> None:
+        painted.paint("mvtec", tmp_path / "in")
+        options = IngestConfig(rows_per_shard=4)
+        ingest.ingest("mvtec", tmp_path / "in", tmp_path / "folder", options)
+        place = f"{object_store}/mvtec"
+        first = ingest.ingest("mvtec", tmp_path / "in", place, options)
+        manifest = dataset_manifest(place)
+        assert manifest == read_manifest(tmp_path / "folder")
+        assert (first["output"], first["shards_written"]) == (place, 4)
+        local = [(ref.sample_id, ref.sha256) for ref in index_shards(tmp_path / "folder")]
+        assert [(ref.sample_id, ref.sha256) for ref in index_shards(place)] == local
+        assert Store(place).sizes() == {
+            path.name: path.stat().st_size for path in (tmp_path / "folder").glob("shard-*")
+        }
+
+        Store(place).remove("shard-00001.arrow")  # and the second of four is done again
+        Store(place).write_json("_manifest/shards/shard-00002.arrow.json.0123.part", {})
+        with pytest.raises(OutputError, match="holds another ingest"):
+            ingest.ingest("mvtec", tmp_path / "in", place, IngestConfig(rows_per_shard=5))
+        assert ingest.ingest("mvtec", tmp_path / "in", place, options)["shards_written"] == 1
+        assert dataset_manifest(place) == manifest
+        assert len(Store(f"{place}/_manifest/shards").names()) == 4
 
     def test_an_output_that_fails_in_a_worker_is_one_sentence(self, ray_session: str, tmp_path: Path) -> None:
         painted.paint("kvasir", tmp_path / "in")
@@ -166,12 +192,15 @@ class TestCommandLine:
             ingest.ingest("kvasir", tmp_path / "in", tmp_path / "other", IngestConfig(strict=True))
         assert not (tmp_path / "other").exists()
 
-    def test_a_uri_as_output_is_refused_with_what_to_do(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_uri_that_leads_nowhere_is_one_sentence(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         painted.paint("kvasir", tmp_path / "in")
-        with pytest.raises(OutputError, match="copy the whole folder to s3://bucket/kvasir; train"):
-            call(ingest, "kvasir", "--source", tmp_path / "in", "--output", "s3://bucket/kvasir")
+        arguments = ("kvasir", "--source", tmp_path / "in", "--output")
+        with pytest.raises(ConfigError, match=r"^nowhere://x cannot be opened: .*Check the URI"):
+            call(ingest, *arguments, "nowhere://x")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(DataError, match=r"^s3://gone/x cannot be read .*Check it, its credentials"):
+            call(ingest, *arguments, "s3://gone/x")
 
     def test_two_at_once_are_refused(self, tmp_path: Path) -> None:
         painted.paint("kvasir", tmp_path / "in")

@@ -46,7 +46,7 @@ def encode(backbone, refs, view=UNAUGMENTED):
 def written(folder, backbone, refs, dtype="float32"):
     key = FeatureKey.of(backbone, dtype)
     write_key(folder, key)
-    write_features(folder / "features-000-00000.arrow", key, encode(backbone, refs))
+    write_features(folder, "features-000-00000.arrow", key, encode(backbone, refs))
     return folder
 
 
