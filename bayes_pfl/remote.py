@@ -132,7 +132,7 @@ class Store:
         target = f"{self._path}/{name}"
         part = f"{target}.{uuid.uuid4().hex[:8]}.part"
         try:
-            self._system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._make_folder(target.rsplit("/", 1)[0])
             yield part
             self._system.mv(part, target)
         except Exception as error:
@@ -151,11 +151,17 @@ class Store:
     def make(self) -> None:
         """See to it that the folder is there and can be written."""
         try:
-            self._system.makedirs(self._path, exist_ok=True)
+            self._make_folder(self._path)
             self._system.pipe_file(f"{self._path}/.writable", b"")
             self._system.rm_file(f"{self._path}/.writable")
         except Exception as error:
             raise self._refusal(error) from error
+
+    def _make_folder(self, path: str) -> None:
+        if path.startswith(
+            "/"
+        ):  # else the path begins with a bucket: it has no folders, and a missing bucket is a mistake
+            self._system.makedirs(path, exist_ok=True)
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import painted
 import pytest
+from s3fs import S3FileSystem
 
 from bayes_pfl.config import parse_config
 from bayes_pfl.datasets.output import claim
@@ -192,15 +193,21 @@ class TestCommandLine:
             ingest.ingest("kvasir", tmp_path / "in", tmp_path / "other", IngestConfig(strict=True))
         assert not (tmp_path / "other").exists()
 
-    def test_a_uri_that_leads_nowhere_is_one_sentence(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_uri_that_leads_nowhere_is_one_sentence(
+        self, object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         painted.paint("kvasir", tmp_path / "in")
         arguments = ("kvasir", "--source", tmp_path / "in", "--output")
         with pytest.raises(ConfigError, match=r"^nowhere://x cannot be opened: .*Check the URI"):
             call(ingest, *arguments, "nowhere://x")
+        with pytest.raises(OutputError, match=r"^Cannot write s3://gone/x: .*bucket does not exist"):
+            call(ingest, *arguments, "s3://gone/x")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        with pytest.raises(DataError, match=r"^s3://gone/x cannot be read .*Check it, its credentials"):
-            call(ingest, *arguments, "s3://gone/x")
+        S3FileSystem.clear_instance_cache()
+        with pytest.raises(DataError, match=r"^s3://shared/x cannot be read .*Check it, its credentials"):
+            call(ingest, *arguments, "s3://shared/x")
+        S3FileSystem.clear_instance_cache()
 
     def test_two_at_once_are_refused(self, tmp_path: Path) -> None:
         painted.paint("kvasir", tmp_path / "in")
