@@ -31,6 +31,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     quick = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # it waits for the dead node for so long, by default 60
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
