@@ -4,6 +4,7 @@ Departs from stock CLIP in nothing; `Features` are open_clip's own intermediates
 with exact GELU). The text tower is handed on as modules: `text.PromptEncoder` runs learned prompts through it.
 """
 
+import difflib
 import hashlib
 import json
 import logging
@@ -142,6 +143,12 @@ def _architecture(name: str) -> str:
 def _load_clip(config: BackboneConfig) -> Any:
     """Build the architecture and load its weights; random ones for `random:<seed>`."""
     name = _architecture(config.name)
+    if ":" not in name and name not in open_clip.list_models():  # hf-hub:... and local-dir:... are names too
+        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.3)
+        raise BackboneError(
+            f"open_clip has no architecture '{name}'; did you mean {' or '.join(near) or 'ViT-L-14-336'}? "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists all."
+        )
     seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
     pretrained = None
     if seed is None:

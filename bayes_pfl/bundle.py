@@ -100,7 +100,7 @@ def load_bundle(source: str | Path) -> Bundle:
         head = (folder / "head.safetensors").read_bytes()
     except (OSError, ValueError) as error:
         raise BundleError(
-            f"{folder} is no bundle ({error}). Give the folder that training wrote, or models:/NAME@ALIAS."
+            f"{folder} is no bundle ({getattr(error, 'strerror', None) or error}). Give the folder that training wrote, or models:/NAME@ALIAS."
         ) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise BundleError(

@@ -1,6 +1,7 @@
 """`bayes-pfl`: one command line for every program. Modules are imported when their command is called, so --help is quick."""
 
 import argparse
+import errno
 import importlib
 import io
 import logging
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.errors import BayesPFLError, OutputError
 
 COMMANDS = {
     "quickstart": (
@@ -71,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"bayes-pfl {args.command}: no room left to write; free some space and run it again.", file=sys.stderr)
+        return OutputError.exit_code
     except BayesPFLError as error:
         print(f"bayes-pfl {args.command}: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,11 @@ def test_a_reader_who_leaves_early_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_a_full_disk_behind_the_output_is_one_sentence():
+    program = "import sys; from pipelines.cli import main; sys.exit(main(['datasets', 'list']))"
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        answer = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert answer.returncode == 2
+    assert answer.stderr == "bayes-pfl datasets: no room left to write; free some space and run it again.\n"

@@ -120,6 +120,8 @@ def test_other_clip_weights_are_refused():
         Backbone(BACKBONE.model_copy(update={"weights_sha256": "0" * 64}))
     with pytest.raises(BackboneError, match="Cannot load CLIP"):
         Backbone(BACKBONE.model_copy(update={"pretrained": "no-such-tag"}))
+    with pytest.raises(BackboneError, match="no architecture 'ViT-L/14'; did you mean ViT-L-14 or"):
+        Backbone(BACKBONE.model_copy(update={"name": "ViT-L/14"}))
 
 
 def test_the_activation_is_the_configured_one():
