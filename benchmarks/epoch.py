@@ -70,7 +70,7 @@ def main() -> None:
         "ratios": [round(ratio, 1) for ratio in ratios],
         "ratio": round(statistics.median(ratios), 1),
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result))
 
 
 def make_photographs(count: int) -> tuple[list[Image.Image], list[SampleRef]]:

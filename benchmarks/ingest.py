@@ -1,6 +1,6 @@
 """Is spreading ingestion over Ray worth it? Images per second against one plain loop in one process.
 
-    python benchmarks/ingest.py [--images 600] [--side 1024] [--repeats 3]
+    python benchmarks/ingest.py [--images 600] [--side 1024] [--repeats 3] [--quick]
 
 Paints photograph-like PNG images, a third of them with a mask, then packs them in turn with a loop that
 reads, decodes, checks, hashes and writes shard after shard in this process, and with the ingest program
@@ -10,6 +10,7 @@ lowers its workers' priority, so on a busy machine set RAY_worker_niceness=0 for
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import shutil
@@ -81,7 +82,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--side", type=int, default=1024, help="pixels")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="120 images once: under a minute")
     args = parser.parse_args()
+    if args.quick:
+        args.images, args.repeats = 120, 1
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         paint(base / "images", args.images, args.side)
@@ -99,12 +103,14 @@ def main() -> None:
             "images": args.images,
             "side_px": args.side,
             "cpus": os.cpu_count(),
+            "threads": 1,
+            "versions": {name: importlib.metadata.version(name) for name in ("ray", "pyarrow", "pillow")},
             "loop_images_per_second": [round(args.images / seconds, 1) for seconds in loop],
             "ray_images_per_second": [round(args.images / seconds, 1) for seconds in ray],
             "ratio": round(statistics.median(one / other for one, other in zip(loop, ray, strict=True)), 2),
             "startup_seconds": [round(seconds, 1) for seconds in startup],
         }
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result))
 
 
 def paint_and_ingest(folder: Path, categories: int) -> None:

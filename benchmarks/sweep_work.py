@@ -102,7 +102,7 @@ def main() -> None:
             "encoding_once": round(encoding, 1),
         },
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result))
 
 
 def paint(folder: Path, categories: int) -> list[Photo]:
