@@ -124,12 +124,13 @@ def _refuse(_images):
 
 
 @pytest.mark.ray
-def test_the_released_stages_run_from_features_without_a_tracking_server_and_over_again(
-    made, tmp_path, monkeypatch, capsys
+def test_the_released_stages_run_from_features_by_uri_without_a_tracking_server_and_over_again(
+    made, object_store, tmp_path, monkeypatch, capsys
 ):
     _, shards, settings, _ = made
     monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    features = Store(object_store).upload(Path(settings.output), "copied-features")
     run = TrainSettings(
         backbone=BACKBONE,
         model=ModelConfig(num_prompts=2, flow_length=1, mapped_classification=True, attention_pooling=True),
@@ -142,7 +143,7 @@ def test_the_released_stages_run_from_features_without_a_tracking_server_and_ove
             augment=True,
             warmup_fraction=0.1,
         ),
-        data=DataSettings(train=str(shards), features=settings.output, validation_categories=("gear",)),
+        data=DataSettings(train=str(shards), features=features, validation_categories=("gear",)),
         cluster=ClusterSettings(num_workers=1),
         tracking=TrackingSettings(uri=DOWN),
         output=str(tmp_path / "model"),
