@@ -67,6 +67,7 @@ def measure(
     """All rounds, and what they come to."""
     ways: dict[str, Callable[[], list[float]]] = {
         "loop": lambda: loop(detector, images, args.samples),
+        "loop_beside_busy_core": lambda: loop_beside_busy_core(detector, images, args.samples),
         "one_client": lambda: ask(batched, 1, images, args.samples),
         "batched": lambda: ask(batched, CLIENTS, images, args.samples),
         "unbatched": lambda: ask(single, CLIENTS, images, args.samples),
@@ -88,6 +89,10 @@ def measure(
         ],
         "added_p50_ms": [
             (served - plain) * 1e3 for plain, served in zip(middle["loop"], middle["one_client"], strict=True)
+        ],
+        "throughput_ratio_beside_busy_core": [
+            loop_s / served_s
+            for loop_s, served_s in zip(seconds["loop_beside_busy_core"], seconds["batched"], strict=True)
         ],
         "batched_over_unbatched": [
             plain / full for plain, full in zip(seconds["unbatched"], seconds["batched"], strict=True)
@@ -139,6 +144,15 @@ def loop(detector: Detector, images: list[tuple[bytes, str]], samples: int) -> l
         detector.predict([data], [class_name], samples)
         latencies.append(time.perf_counter() - start_s)
     return latencies
+
+
+def loop_beside_busy_core(detector: Detector, images: list[tuple[bytes, str]], samples: int) -> list[float]:
+    """The same while another process computes: what the loop itself loses where cores share what they have."""
+    with subprocess.Popen([sys.executable, "-c", "while True: sum(range(1000))"]) as other:
+        try:
+            return loop(detector, images, samples)
+        finally:
+            other.kill()
 
 
 def ask(url: str, clients: int, images: list[tuple[bytes, str]], samples: int) -> list[float]:

@@ -12,6 +12,8 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
+import psutil
 import pytest
 import requests
 from local_endpoint import encoded, picture
@@ -71,6 +73,18 @@ def test_it_asks_for_the_token_and_for_its_own_host(program: Program) -> None:
     )
     assert requests.get(f"{program.url}/v1/models", headers=HEADERS | {"Host": "elsewhere.example"}).status_code == 403
     assert requests.get(f"{program.url}/v2/health/ready").status_code == 200
+
+
+def test_a_stranger_at_the_replicas_own_ports_is_refused(program: Program) -> None:
+    """They listen on all interfaces and unpickle what Ray's token lets in."""
+    codes = set()
+    for process in map(psutil.Process, program.replicas()):
+        for port in {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=10)
+            codes.add(refused.value.code())
+    assert grpc.StatusCode.UNAUTHENTICATED in codes
+    assert codes <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
 
 
 def test_headers_that_ray_s_proxy_cannot_read_are_no_error_of_ours(program: Program) -> None:
