@@ -41,8 +41,8 @@ def main() -> int:
     """Measure; 0 if the claims hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=48, help="images in each block of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=96, help="images in each block of a round")
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1, help="of the loop, and of the replica")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 16 images")
