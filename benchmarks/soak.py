@@ -42,11 +42,11 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=1, help="num_samples of each request: 1 makes the model fastest")
     parser.add_argument("--model", default="embedded")
     parser.add_argument(
-        "--quick", action="store_true", help="500 requests after 300: under a minute, no proof of anything"
+        "--quick", action="store_true", help="250 requests after 150: under a minute, no proof of anything"
     )
     args = parser.parse_args()
     if args.quick:
-        args.requests, args.warm_up = 500, 300
+        args.requests, args.warm_up = 250, 150
     bodies = make_bodies()
     with endpoint(args.model) as (url, pid):
         ask_all(url, args.warm_up, args.clients, args.samples, bodies)

@@ -45,22 +45,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6, help="of each training; the paper trains 20")
     parser.add_argument("--categories", type=int, default=5, help="one of them is for validation")
-    parser.add_argument("--quick", action="store_true", help="1 (B, K) by 5 R, 1 epoch: about a minute, another ratio")
+    parser.add_argument(
+        "--quick", action="store_true", help="1 (B, K) by 5 R, 1 epoch, 1 worker: a minute and a half, another ratio"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="of every program")
     args = parser.parse_args()
     banks, lengths = ((1,), (0,)) if args.quick else (BANKS, LENGTHS)
     if args.quick:
-        args.epochs, args.categories = 1, 2
+        args.epochs, args.categories, args.workers = 1, 2, 1
     combinations = list(itertools.product(banks, lengths))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         paint_and_ingest(folder, args.categories)
-        sweep_seconds = timed(folder, "tune", "--config", str(sweep_file(folder, args.epochs, banks, lengths)))
+        sweep_seconds = timed(folder, "tune", "--config", str(sweep_file(folder, args, banks, lengths)))
         trainings, evaluations = [], []
         for index, (bank, length) in enumerate(combinations):
-            model, config = folder / f"model-{index}", training_file(folder, args.epochs)
+            model, config = folder / f"model-{index}", training_file(folder, args)
             chosen = [f"model.num_prompts={bank}", f"model.flow_length={length}", f"output={model}"]
             trainings.append(timed(folder, "train", "--config", str(config), *settings(chosen)))
-            options = [f"num_samples={SAMPLES[index % len(SAMPLES)]}", "cases=0"]
+            options = [f"workers={args.workers}", f"num_samples={SAMPLES[index % len(SAMPLES)]}", "cases=0"]
             shards = ["--shards", str(folder / "validation"), "--output", str(folder / f"evaluation-{index}")]
             evaluations.append(timed(folder, "evaluate", "--model", str(model), *shards, *settings(options)))
     evaluation = sum(evaluations) / len(evaluations)
@@ -77,6 +80,7 @@ def main() -> None:
             "evaluations_run": [round(seconds, 1) for seconds in evaluations],
         },
         "measured_share": round((sum(trainings) + sum(evaluations)) / alone, 2),
+        "workers": args.workers,
         "cores": os.cpu_count(),
         "torch": torch.__version__,
     }
@@ -93,12 +97,12 @@ def paint_and_ingest(folder: Path, categories: int) -> None:
         ingest("folder", folder / "images", folder / part, chosen)
 
 
-def training_file(folder: Path, epochs: int) -> Path:
+def training_file(folder: Path, args: argparse.Namespace) -> Path:
     """The recipe of a training on its own: no validation in between, which the sweep has not either."""
-    return written(folder / "train.yaml", recipe(epochs) | {"data": {"train": str(folder / "training")}})
+    return written(folder / "train.yaml", recipe(args) | {"data": {"train": str(folder / "training")}})
 
 
-def sweep_file(folder: Path, epochs: int, banks: tuple[int, ...], lengths: tuple[int, ...]) -> Path:
+def sweep_file(folder: Path, args: argparse.Namespace, banks: tuple[int, ...], lengths: tuple[int, ...]) -> Path:
     """The same recipe as a sweep."""
     grid = {"model.num_prompts": list(banks), "model.flow_length": list(lengths)}
     content = {
@@ -106,12 +110,13 @@ def sweep_file(folder: Path, epochs: int, banks: tuple[int, ...], lengths: tuple
         "sweep": {"grid": grid, "num_samples": list(SAMPLES)},
         "output": str(folder / "sweep"),
     }
-    return written(folder / "tune.yaml", recipe(epochs) | content)
+    return written(folder / "tune.yaml", recipe(args) | content)
 
 
-def recipe(epochs: int) -> dict[str, object]:
+def recipe(args: argparse.Namespace) -> dict[str, object]:
     """What both sides train."""
-    return RECIPE | {"training": {"epochs": epochs, "batch_size": 16, "learning_rate": 0.001}}
+    training = {"epochs": args.epochs, "batch_size": 16, "learning_rate": 0.001}
+    return RECIPE | {"training": training, "cluster": {"num_workers": args.workers}}
 
 
 def written(path: Path, content: dict[str, object]) -> Path:
