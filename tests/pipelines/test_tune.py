@@ -19,6 +19,7 @@ from small import BACKBONE
 from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, TrainingConfig
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.remote import Store
 from bayes_pfl.shards import read_manifest
 from pipelines.search import SweepSettings, combine, optuna_search, space, trial_name
 from pipelines.settings import ClusterSettings, DataSettings
@@ -196,12 +197,18 @@ def test_a_weak_trial_is_stopped_early_and_stays_stopped(again, tmp_path):
 
 
 @pytest.mark.ray
-def test_random_and_bayesian_choices_are_trained_and_go_on(again, tmp_path, capsys):
+def test_random_and_bayesian_choices_are_trained_and_go_on(sweep, again, object_store, tmp_path, capsys):
     rates = {"training.learning_rate": (1e-5, 1e-2)}
-    random = again(1, log_ranges=rates, random_trials=1)
+    place = {
+        "output": f"{object_store}/sweep",
+        "data": sweep[1].data,
+    }  # features, trials and results in an object store
+    random = again(1, log_ranges=rates, random_trials=1).model_copy(update=place)
     (drawn,) = combine(random.sweep)
     found = tune(random)["rows"]
     assert [row["training.learning_rate"] for row in found] == [drawn["training.learning_rate"]]
+    assert {"features", "results", "sweep.json", "trials"} <= set(Store(f"{object_store}/sweep").names())
+    assert tune(random, resume=True)["rows"] == found
     bayesian = [again(1, log_ranges=rates, bayesian_trials=count) for count in (1, 2)]
     bayesian = [settings.model_copy(update={"output": str(tmp_path / "bayesian")}) for settings in bayesian]
     first, both = (tune(settings)["rows"] for settings in bayesian)
