@@ -108,6 +108,8 @@ class Detector:
         minutes and, on a CPU, a C++ compiler; the later ones are faster and differ from those of the same encoder not compiled
         in the last digits. Raises BundleError, BackboneError or ConfigError with what to do.
         """
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("There is no GPU that torch can use here; leave device out, or install its driver.")
         bundle = load_bundle(source)
         return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision, compiled)
 
@@ -337,12 +339,16 @@ def draw_key(image: torch.Tensor) -> bytes:
 def _to_pil(image: Picture) -> Image.Image:
     if isinstance(image, bytes):
         return decode_image(image)
+    if isinstance(image, str | Path):
+        raise ConfigError(f"{image} is a path; give the file's bytes: Path(...).read_bytes().")
     if isinstance(image, np.ndarray):
         return Image.fromarray(image).convert("RGB")
     return image.convert("RGB")
 
 
 def _check_names(images: Sequence[Picture], class_names: Sequence[str]) -> None:
+    if isinstance(class_names, str):
+        raise ConfigError(f'class_names is one string; give a list with one name for each image: ["{class_names}"].')
     if len(images) != len(class_names):
         raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
 

@@ -271,7 +271,7 @@ def _bundle_source(client: Any, settings: TrackingSettings, run_id: str) -> str:
         return f"{client.get_run(run_id).info.artifact_uri}/{BUNDLE_ARTIFACT}"
     except MlflowException as error:
         raise BundleError(
-            f"There is no run {run_id} at {tracking_uri(settings)}; see `bayes-pfl ui`, or give another id."
+            f"There is no run {run_id} at {tracking_uri(settings)}; `make ui` shows the runs; give the id that training or evaluation printed."
         ) from error
 
 

@@ -1,6 +1,9 @@
 """A prediction depends on image, class name, R and seed alone; bundles survive nothing that damages them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,3 +138,20 @@ def test_the_activation_is_the_configured_one():
     )
     kinds = [type(backbone.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ for backbone in (plain, quick)]
     assert kinds == ["GELU", "QuickGELU"]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("Detector.load().predict(['part.png'], ['nut'])", "part.png is a path; give the file's bytes"),
+        ("Detector.load().predict([b''], 'nut')", 'give a list with one name for each image: ["nut"]'),
+        ("Detector.load(device='cuda')", "There is no GPU that torch can use here"),
+    ],
+)
+def test_what_people_try_first_is_answered_with_a_sentence(call, sentence):
+    """In a process of its own: here the checked signatures would speak first."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    program = f"from bayes_pfl import Detector\n{call}"
+    answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert "ConfigError" in answer.stderr
+    assert sentence in answer.stderr
