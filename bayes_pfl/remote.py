@@ -158,9 +158,8 @@ class Store:
             raise self._refusal(error) from error
 
     def _make_folder(self, path: str) -> None:
-        if path.startswith(
-            "/"
-        ):  # else the path begins with a bucket: it has no folders, and a missing bucket is a mistake
+        # A path without a slash in front begins with a bucket: it has no folders, and a missing bucket is a mistake.
+        if path.startswith("/"):
             self._system.makedirs(path, exist_ok=True)
 
     def remove(self, name: str) -> None:

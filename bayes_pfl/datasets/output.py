@@ -135,7 +135,7 @@ def _remove_parts(output: Path | str) -> None:
     for folder in (f"{output}", f"{output}/{MANIFEST_FOLDER}", f"{output}/{NOTES}"):
         store = Store(folder)
         for name in store.names():
-            if name.endswith(".part"):
+            if name.endswith(".part") and name.lstrip(".").startswith(("shard-", "plan.json", "manifest.json")):
                 store.remove(name)
 
 

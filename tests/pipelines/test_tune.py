@@ -199,10 +199,8 @@ def test_a_weak_trial_is_stopped_early_and_stays_stopped(again, tmp_path):
 @pytest.mark.ray
 def test_random_and_bayesian_choices_are_trained_and_go_on(sweep, again, object_store, tmp_path, capsys):
     rates = {"training.learning_rate": (1e-5, 1e-2)}
-    place = {
-        "output": f"{object_store}/sweep",
-        "data": sweep[1].data,
-    }  # features, trials and results in an object store
+    # Features, trials and results in an object store.
+    place = {"output": f"{object_store}/sweep", "data": sweep[1].data}
     random = again(1, log_ranges=rates, random_trials=1).model_copy(update=place)
     (drawn,) = combine(random.sweep)
     found = tune(random)["rows"]
