@@ -29,15 +29,15 @@ def encode_image(backbone: Backbone, images: Tensor) -> Features:
     visual: Any = backbone.clip.visual
     x = visual.conv1(images).flatten(2).transpose(1, 2)
     start = visual.class_embedding.expand(len(x), 1, -1)
-    x = visual.ln_pre(torch.cat([start, x], dim=1) + visual.positional_embedding)
+    x = visual.ln_pre(torch.cat([start, x], dim=1) + visual.positional_embedding).transpose(0, 1)
     kept = []
     for number, block in enumerate(visual.transformer.resblocks, start=1):
         x, _ = _block(block, x, None)
         if number in backbone.config.feature_layers:
-            kept.append(x[:, 1:])
+            kept.append(x[1:].transpose(0, 1))
     projected = [visual.ln_post(tokens) @ visual.proj for tokens in kept]
     assert len(projected) == len(kept)
-    return Features(visual.ln_post(x[:, 0]) @ visual.proj, torch.stack(kept))
+    return Features(visual.ln_post(x[0]) @ visual.proj, torch.stack(kept))
 
 
 def encode_text(backbone: Backbone, vectors: Tensor, name: list[int], stored_weights: bool = True) -> Tensor:
@@ -54,8 +54,10 @@ def encode_text(backbone: Backbone, vectors: Tensor, name: list[int], stored_wei
     x = torch.cat([embedded[:, :1], vectors, embedded[:, 1 + vectors.shape[1] :]], dim=1) + tower.positional_embedding
     mask = torch.full((length, length), -torch.inf, device=x.device).triu(1)
     if stored_weights:
+        x = x.transpose(0, 1)
         for block in tower.transformer.resblocks:
             x, _ = _block(block, x, mask)
+        x = x.transpose(0, 1)
     else:
         x = tower.transformer(x, attn_mask=mask)
     x = tower.ln_final(x)[:, end]
@@ -147,7 +149,7 @@ def head(
 
 
 def _block(block: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One residual attention block through torch's own module, which returns the attention weights averaged over heads."""
+    """One residual attention block on (tokens, batch, width) through torch's own module, which returns the attention weights averaged over heads."""
     normed = block.ln_1(x)
     attended, weights = block.attn(normed, normed, normed, attn_mask=mask)
     x = x + block.ls_1(attended)
