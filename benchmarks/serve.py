@@ -2,8 +2,9 @@
 
     python benchmarks/serve.py [--quick] [--model SOURCE]
 
-A loop over `Detector.predict` and two endpoints, `python -m serve` with and without batching, take turns over the same images, round
-after round in one run, each with the same number of threads; a ratio is the median of the rounds' ratios. Prints one JSON object.
+A loop over `Detector.predict` and an endpoint, `python -m serve`, take turns over the same images, round after round in one run, with the
+same number of threads; then two endpoints, with and without batching. (Even one that nobody asks takes time from two cores, so the first
+is alone.) A ratio is the median of the rounds' ratios. Prints one JSON object.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -51,67 +52,89 @@ def main() -> int:
         args.rounds, args.images = 3, 16
     torch.set_num_threads(args.threads)
     detector = Detector.load(args.model)
+    images = make_images(args.images)
+    with endpoint(args.model, args.threads, batch=4) as (url, pid):
+        against_loop = {
+            "loop": lambda: loop(detector, images, args.samples),
+            "loop_beside_busy_core": lambda: loop_beside_busy_core(detector, images, args.samples),
+            "one_client": lambda: ask(url, 1, images, args.samples),
+            "served": lambda: ask(url, CLIENTS, images, args.samples),
+        }
+        rounds = take_turns(against_loop, args.rounds)
+        memory_mb = replica_memory_mb(pid)
     with (
-        endpoint(args.model, args.threads, batch=4) as (batched, pid),
+        endpoint(args.model, args.threads, batch=4) as (full, _),
         endpoint(args.model, args.threads, batch=1) as (single, _),
     ):
-        result = measure(batched, single, detector, make_images(args.images), args)
-        result["replica_memory_mb"] = round(replica_memory_mb(pid), 1)
+        against_single = {
+            "batched": lambda: ask(full, CLIENTS, images, args.samples),
+            "unbatched": lambda: ask(single, CLIENTS, images, args.samples),
+        }
+        rounds |= take_turns(against_single, args.rounds)
+    result = {**compare(rounds, len(images)), "replica_memory_mb": round(memory_mb, 1), **circumstances(args)}
     print(json.dumps(result))
     return 0 if all(result["holds"].values()) else 1
 
 
-def measure(
-    batched: str, single: str, detector: Detector, images: list[tuple[bytes, str]], args: argparse.Namespace
-) -> dict[str, Any]:
-    """All rounds, and what they come to."""
-    ways: dict[str, Callable[[], list[float]]] = {
-        "loop": lambda: loop(detector, images, args.samples),
-        "loop_beside_busy_core": lambda: loop_beside_busy_core(detector, images, args.samples),
-        "one_client": lambda: ask(batched, 1, images, args.samples),
-        "batched": lambda: ask(batched, CLIENTS, images, args.samples),
-        "unbatched": lambda: ask(single, CLIENTS, images, args.samples),
-    }
+class Block(NamedTuple):
+    """All images once, one way."""
+
+    seconds: float
+    middle_s: float
+    """Median of the single images."""
+
+
+def take_turns(ways: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, list[Block]]:
+    """The blocks of each way, after one that warms up. The order turns: no way always comes after the same other one."""
     for warm_up in ways.values():
         warm_up()
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    middle: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(args.rounds):
-        # Turn the order round and round: no way always comes after the same other one.
+    blocks: dict[str, list[Block]] = {way: [] for way in ways}
+    for number in range(rounds):
         for way in sorted(ways, key=lambda way: (list(ways).index(way) + number) % len(ways)):
             start_s = time.perf_counter()
             latencies = ways[way]()
-            seconds[way].append(time.perf_counter() - start_s)
-            middle[way].append(statistics.median(latencies))
+            blocks[way].append(Block(time.perf_counter() - start_s, statistics.median(latencies)))
+    return blocks
+
+
+def compare(rounds: dict[str, list[Block]], images: int) -> dict[str, Any]:
+    """What the rounds come to."""
+
+    def faster(way: str, other: str) -> list[float]:
+        return [slow.seconds / fast.seconds for fast, slow in zip(rounds[way], rounds[other], strict=True)]
+
     ratios = {
-        "throughput_ratio": [
-            loop_s / served_s for loop_s, served_s in zip(seconds["loop"], seconds["batched"], strict=True)
-        ],
+        "throughput_ratio": faster("served", "loop"),
         "added_p50_ms": [
-            (served - plain) * 1e3 for plain, served in zip(middle["loop"], middle["one_client"], strict=True)
+            (asked.middle_s - plain.middle_s) * 1e3
+            for plain, asked in zip(rounds["loop"], rounds["one_client"], strict=True)
         ],
-        "throughput_ratio_beside_busy_core": [
-            loop_s / served_s
-            for loop_s, served_s in zip(seconds["loop_beside_busy_core"], seconds["batched"], strict=True)
-        ],
-        "batched_over_unbatched": [
-            plain / full for plain, full in zip(seconds["unbatched"], seconds["batched"], strict=True)
-        ],
+        "throughput_ratio_beside_busy_core": faster("served", "loop_beside_busy_core"),
+        "batched_over_unbatched": faster("batched", "unbatched"),
     }
     found = {name: statistics.median(values) for name, values in ratios.items()}
     return {
         **{name: round(value, 3) for name, value in found.items()},
         "spread": {name: [round(min(values), 3), round(max(values), 3)] for name, values in ratios.items()},
         "images_per_second": {
-            way: round(len(images) / statistics.median(values), 2) for way, values in seconds.items()
+            way: round(images / statistics.median(block.seconds for block in blocks), 2)
+            for way, blocks in rounds.items()
         },
-        "p50_ms": {way: round(statistics.median(values) * 1e3, 1) for way, values in middle.items()},
+        "p50_ms": {
+            way: round(statistics.median(block.middle_s for block in blocks) * 1e3, 1) for way, blocks in rounds.items()
+        },
         "holds": {
             name: found[name] <= claim if name == "added_p50_ms" else found[name] >= claim
             for name, claim in CLAIMS.items()
         },
+    }
+
+
+def circumstances(args: argparse.Namespace) -> dict[str, Any]:
+    """Sizes, threads, versions."""
+    return {
         "rounds": args.rounds,
-        "images": len(images),
+        "images": args.images,
         "samples": args.samples,
         "threads": args.threads,
         "cpus": os.cpu_count(),

@@ -6,6 +6,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
+from serve.batching import CALLS_PER_REPLICA
 from serve.ingress import Endpoint
 from serve.replica import ModelReplica
 from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
@@ -40,20 +41,19 @@ def build(args: ServeSettings) -> Application:
 
 
 def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Application:
-    """One model's deployment. A full batch runs while the next one gathers; what is beyond waits, or is refused."""
+    """One model's deployment; BatchingHandle is what bounds its queue."""
     scaling: dict[str, Any] = {"num_replicas": model.replicas}
     if model.max_replicas is not None:
         autoscaling = {
             "min_replicas": model.replicas,
             "max_replicas": model.max_replicas,
-            "target_ongoing_requests": replica.max_batch,
+            "target_ongoing_requests": 1,  # batches: a second one for each replica means that images wait
         }
         scaling = {"autoscaling_config": autoscaling}
     deployment = serve.deployment(
         name=name,
         user_config=replica.model_dump(mode="json"),
-        max_ongoing_requests=2 * replica.max_batch,
-        max_queued_requests=model.max_queued,
+        max_ongoing_requests=CALLS_PER_REPLICA + 1,  # what BatchingHandle sends, and room to say which model it is
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=60,

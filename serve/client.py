@@ -1,32 +1,25 @@
-"""The ingress' way to one model: tries another replica when one dies, and feeds the challenger."""
+"""One model as the ingress sees it: pictures of the size it wants, its outcomes, and its challenger in the shadow."""
 
 import asyncio
 import logging
 import random
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
+from serve.batching import BUSY_RETRY_S, BatchingHandle, Busy
 from serve.measures import Measures
-from serve.messages import Job, ModelInfo, Outcome, Outgrown, Refused, Scored
+from serve.messages import Job, ModelInfo, Outgrown, Refused, Scored
 from serve.pictures import Decoder, Prepared
 from serve.problems import Problem
 from serve.settings import ModelSettings
 
 logger = logging.getLogger("ray.serve")
 
-TRIES = 4
-"""A job may be scored again: equal jobs have equal outcomes."""
-BUSY_RETRY_S = 1
+SIZES_TRIED = 4
+"""New models of other input sizes that may come while one image is being scored."""
 DESCRIBE_S = 5
 SHADOW_S = 60
 SHADOWS_AT_ONCE = 4
 """Shadow jobs under way; beyond it the challenger misses some instead of holding memory."""
-
-
-class Busy(Problem):
-    """The queue is full."""
 
 
 class ModelClient:
@@ -39,8 +32,12 @@ class ModelClient:
         self.settings = settings
         self.decoder = decoder
         self.measures = measures
-        self.handle = handle
-        self.challenger = challenger
+        self.champion = BatchingHandle(settings.name, settings, measures, handle)
+        self.challenger = (
+            None
+            if challenger is None
+            else BatchingHandle(f"{settings.name} (challenger)", settings, measures, challenger)
+        )
         self.latest: ModelInfo | None = None
         self.shadows: set[asyncio.Task[None]] = set()
 
@@ -48,8 +45,10 @@ class ModelClient:
         """Which model answers now. Raises Problem 503 while no replica does."""
         try:
             async with asyncio.timeout(DESCRIBE_S):
-                self.latest = await self._ask(self.handle.describe)
+                self.latest = await self.champion.describe()
         except TimeoutError as error:
+            if self.champion.calls:
+                raise Busy(503, f"The model {self.name} is busy; try again.", BUSY_RETRY_S) from error
             raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
         return self.latest
 
@@ -67,10 +66,10 @@ class ModelClient:
     ) -> tuple[Scored, Prepared]:
         """Score one encoded image. Raises Problem 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone."""
         model = self.latest or await self.describe()
-        for _ in range(TRIES):
+        for _ in range(SIZES_TRIED):
             prepared = await self.decoder.prepare(data, model.image_size)
             job = Job(prepared.pixels, class_name, num_samples, seed, want_map)
-            outcome: Outcome = await self._ask(self.handle.score, job)
+            outcome = await self.champion.score(job)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
             if isinstance(outcome, Scored):
@@ -80,42 +79,23 @@ class ModelClient:
             model = outcome.model
         raise Problem(503, "The model is being replaced; try again.", BUSY_RETRY_S)
 
-    async def _ask(self, method: Any, *arguments: Any) -> Any:
-        """Call a replica; another one if it dies over it."""
-        for attempt in range(TRIES):
-            pending = method.remote(*arguments)
-            try:
-                return await pending
-            except asyncio.CancelledError:  # the client has gone, or its time is up: the replica need not go on
-                pending.cancel()
-                raise
-            except BackPressureError as error:
-                raise Busy(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S) from error
-            except DeploymentUnavailableError as error:
-                raise Problem(503, f"The model {self.name} is not running; try later.", 5) from error
-            except (RayActorError, ObjectLostError):
-                self.measures.retries.inc(tags={"model": self.name})
-                logger.warning("replica lost", extra={"model": self.name, "attempt": attempt + 1})
-                await asyncio.sleep(0.05 * 2**attempt)
-        raise Problem(503, "Replicas are being restarted; try again.", BUSY_RETRY_S)
-
     def _shadow(self, data: bytes, job: Job, champion: Scored) -> None:
         """Have the challenger score the same picture behind the client's back, if it has room."""
         if self.challenger is None or len(self.shadows) >= SHADOWS_AT_ONCE:
             return
         if random.random() < self.settings.shadow_fraction:
-            task = asyncio.create_task(self._score_shadow(data, job, champion))
+            task = asyncio.create_task(self._score_shadow(self.challenger, data, job, champion))
             self.shadows.add(task)
             task.add_done_callback(self.shadows.discard)
 
-    async def _score_shadow(self, data: bytes, job: Job, champion: Scored) -> None:
+    async def _score_shadow(self, challenger: BatchingHandle, data: bytes, job: Job, champion: Scored) -> None:
         """Log both scores side by side. Whatever goes wrong stays here."""
         try:
             async with asyncio.timeout(SHADOW_S):
-                outcome = await self._ask(self.challenger.score, job)
+                outcome = await challenger.score(job)
                 if isinstance(outcome, Outgrown):
                     pixels = (await self.decoder.prepare(data, outcome.model.image_size)).pixels
-                    outcome = await self._ask(self.challenger.score, job._replace(pixels=pixels))
+                    outcome = await challenger.score(job._replace(pixels=pixels))
         except Exception as error:
             logger.warning("shadow failed", extra={"model": self.name, "reason": type(error).__name__})
             return

@@ -47,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add("--replicas", type=int, default=1, help="processes that run the model (default: %(default)s)")
-    add("--max-batch", type=int, default=4, help="images taken from the queue at once (default: %(default)s)")
+    add("--max-batch", type=int, default=4, help="most images that go to a replica together (default: %(default)s)")
     add(
         "--max-queued",
         type=int,
         default=32,
-        help="requests that may wait; more are answered 503 (default: %(default)s)",
+        help="images that may wait; more are answered 503 (default: %(default)s)",
     )
     add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
     add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
@@ -98,7 +98,6 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         read_tokens(None if tokens_file is None else Path(tokens_file))
     replica = {
         "source": absolute(args.model),
-        "max_batch": args.max_batch,
         "threads": args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas)),
         "refresh_s": args.refresh,
         "device": "cuda" if args.gpus else "cpu",
@@ -108,6 +107,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "replica": replica,
         "challenger": None if args.challenger is None else absolute(args.challenger),
         "replicas": args.replicas,
+        "max_batch": args.max_batch,
         "max_queued": args.max_queued,
         "gpus": args.gpus,
         # On a cluster a replica asks for a whole CPU; here everything shares what there is.

@@ -16,6 +16,7 @@ class Measures:
         self.scores = Histogram("bayes_pfl_pred_score", "image scores answered", SCORES, ("model", "version"))
         self.anomalies = Counter("bayes_pfl_anomalies", "images at or above their threshold", ("model", "version"))
         self.retries = Counter("bayes_pfl_retries", "jobs sent again because a replica was lost", ("model",))
+        self.queued = Gauge("bayes_pfl_queued", "images that wait for a replica", ("model",))
         self.gaps = Histogram("bayes_pfl_shadow_gap", "|challenger's - champion's score|", GAPS, ("model",))
 
     def request(self, route: str, status: int, seconds: float) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray import serve
 
 from bayes_pfl import Detector
 from bayes_pfl.bundle import EMBEDDED, Bundle, load_bundle, resolve
@@ -43,8 +42,6 @@ class ModelReplica:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply new settings; a changed source or revision loads the model beside the old one and swaps them."""
         self.settings = ReplicaSettings.model_validate(user_config)
-        self.score.set_max_batch_size(self.settings.max_batch)  # type: ignore[attr-defined]
-        self.score.set_batch_wait_timeout_s(self.settings.batch_wait_ms / 1000)  # type: ignore[attr-defined]
         # OpenMP keeps the number for each calling thread: said elsewhere, it would not hold where predictions are made.
         await asyncio.get_running_loop().run_in_executor(self.worker, torch.set_num_threads, self.settings.threads)
         if self.detector is None:
@@ -54,7 +51,6 @@ class ModelReplica:
         if self.follower is None:
             self.follower = asyncio.create_task(self._follow())
 
-    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.001)
     async def score(self, jobs: list[Job]) -> list[Outcome]:
         """Score a batch: images of any class names, samples and seeds together, each with an outcome of its own."""
         return await asyncio.get_running_loop().run_in_executor(self.worker, self.score_all, jobs)

@@ -29,8 +29,6 @@ class ReplicaSettings(Settings):
 
     source: str = Field("embedded", description="bundle folder, models:/NAME@ALIAS, or embedded")
     revision: str = Field("", description="free text; changing it makes every replica look at its source again")
-    max_batch: int = Field(4, ge=1, description="images taken from the queue at once")
-    batch_wait_ms: float = Field(1.0, ge=0, description="time a batch waits for company, milliseconds")
     threads: int = Field(1, ge=1, description="CPU threads of one replica")
     device: str = Field("cpu", description="torch device: cpu, or cuda where the deployment has num_gpus")
     refresh_s: float = Field(
@@ -47,7 +45,11 @@ class ModelSettings(Settings):
     shadow_fraction: float = Field(1.0, ge=0, le=1, description="share of the requests that the challenger sees too")
     replicas: int = Field(1, ge=1, description="replicas; the fewest, if max_replicas allows more")
     max_replicas: int | None = Field(None, ge=1, description="most replicas under load; none: no autoscaling")
-    max_queued: int = Field(32, ge=0, description="requests that wait for a replica; more are answered 503")
+    max_batch: int = Field(4, ge=1, description="most images that go to a replica together")
+    batch_wait_ms: float = Field(
+        20.0, ge=0, description="time an image waits for company while all replicas have work, milliseconds"
+    )
+    max_queued: int = Field(32, ge=0, description="images that wait for a replica; more are answered 503")
     cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
     gpus: float = Field(0.0, ge=0, description="GPUs, or a fraction of one, that Ray reserves for a replica")
 

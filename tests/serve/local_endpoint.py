@@ -82,7 +82,7 @@ class LocalHandle:
     def __init__(self, source: Path) -> None:
         self.replica = ModelReplica("local")
         self.load(source)
-        self.score = LocalMethod(lambda job: self.replica.score_all([job])[0])
+        self.score = LocalMethod(self.replica.score_all)
         self.describe = LocalMethod(lambda: self.replica.model)
 
     def load(self, source: Path) -> None:

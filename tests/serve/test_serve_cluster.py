@@ -57,7 +57,7 @@ def running(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
                 cpus=0.1,
                 max_queued=100,
             ),
-            ModelSettings(name="narrow", replica=replica(bundles["first"], max_batch=1), max_queued=2, cpus=0.1),
+            ModelSettings(name="narrow", replica=replica(bundles["first"]), max_batch=1, max_queued=2, cpus=0.1),
         )
         settings = ServeSettings(models=models, require_token=False, limits=LIMITS)
         own = not ray.is_initialized()
@@ -212,7 +212,7 @@ def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
 
     def exported() -> bool:
         text = requests.get(metrics, timeout=30).text
-        wanted = ("bayes_pfl_requests", "bayes_pfl_request_seconds", "bayes_pfl_pred_score", "ray_serve_batch")
+        wanted = ("bayes_pfl_requests", "bayes_pfl_request_seconds", "bayes_pfl_pred_score", "bayes_pfl_batch_images")
         return all(name in text for name in wanted)
 
     wait_until(exported, 60)
@@ -262,3 +262,16 @@ def test_clients_that_go_away_hold_nothing(running: Running) -> None:
     silent.sendall(head.encode() + body)
     wait_until(answered, 60)
     silent.close()
+
+
+def test_clients_that_go_away_take_nothing_from_the_others_of_their_batch(running: Running) -> None:
+    body = encoded(picture())
+    head = f"POST /v1/score?model=moving&num_samples=20 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    with Load(running.url, 6, model="moving", num_samples=20) as load:
+        load.after(6)
+        for number in range(60):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
+                connection.sendall(head.encode() + body)
+                time.sleep(0.01 * (number % 10))
+        load.after(20)
+    assert set(load.statuses) == {200}
