@@ -20,10 +20,16 @@ LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)
 
 def build(args: ServeSettings) -> Application:
     """The application of these settings: what `serve deploy` calls with the `args` of its YAML file."""
-    models = {model.name: _deployment(model, f"model-{model.name}", model.replica) for model in args.models}
+    models = {
+        model.name: _deployment(model, f"model-{model.name}", model.replica, args.ingress_replicas)
+        for model in args.models
+    }
     challengers = {
         model.name: _deployment(
-            model, f"challenger-{model.name}", model.replica.model_copy(update={"source": model.challenger})
+            model,
+            f"challenger-{model.name}",
+            model.replica.model_copy(update={"source": model.challenger}),
+            args.ingress_replicas,
         )
         for model in args.models
         if model.challenger is not None
@@ -40,20 +46,21 @@ def build(args: ServeSettings) -> Application:
     return ingress.bind(args, models, challengers)
 
 
-def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings) -> Application:
+def _deployment(model: ModelSettings, name: str, replica: ReplicaSettings, ingress_replicas: int) -> Application:
     """One model's deployment; BatchingHandle is what bounds its queue."""
     scaling: dict[str, Any] = {"num_replicas": model.replicas}
     if model.max_replicas is not None:
         autoscaling = {
             "min_replicas": model.replicas,
             "max_replicas": model.max_replicas,
-            "target_ongoing_requests": 1,  # batches: a second one for each replica means that images wait
+            "target_ongoing_requests": 1,  # batches: more for each replica means that images wait
         }
         scaling = {"autoscaling_config": autoscaling}
     deployment = serve.deployment(
         name=name,
         user_config=replica.model_dump(mode="json"),
-        max_ongoing_requests=CALLS_PER_REPLICA + 1,  # what BatchingHandle sends, and room to say which model it is
+        # What BatchingHandle sends from every ingress replica, and room to say which model it is.
+        max_ongoing_requests=CALLS_PER_REPLICA * ingress_replicas + 1,
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=60,

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import time
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from serve.measures import Measures
-from serve.messages import Job, ModelInfo, Outcome
+from serve.messages import BatchOutcome, Job, ModelInfo, Outcome
 from serve.problems import Problem
 from serve.settings import ModelSettings
 
@@ -21,17 +22,16 @@ TRIES = 4
 BUSY_RETRY_S = 1
 CALLS_PER_REPLICA = 2
 """One batch is scored while the next one is there already."""
-
-
-class Busy(Problem):
-    """The queue is full."""
+FORGET_S = 60
+"""A replica that has not answered for so long may have gone."""
 
 
 class BatchingHandle:
-    """A deployment's handle that gathers jobs.
+    """A deployment's handle that gathers jobs, for one ingress replica.
 
-    A batch leaves at once while a replica has nothing to do. With a call for each under way it leaves when it is full or has
-    waited for `batch_wait_ms`; with `CALLS_PER_REPLICA` for each it stays, and the queue grows up to `max_queued` jobs. ingress replica has a queue of its own; where several send more than the replicas take, calls wait in Ray.
+    While there are fewer calls under way than replicas, whatever waits leaves at once. Otherwise a batch leaves when it is full
+    or has waited `batch_wait_ms` for company; with `CALLS_PER_REPLICA` calls for each replica under way it stays, and up to
+    `max_queued` jobs wait. Replicas are counted by who has answered lately: Ray sends a call to one that has less to do.
     """
 
     def __init__(self, name: str, settings: ModelSettings, measures: Measures, handle: Any) -> None:
@@ -39,20 +39,36 @@ class BatchingHandle:
         self.settings = settings
         self.measures = measures
         self.handle = handle
-        self.most_calls = CALLS_PER_REPLICA * (settings.max_replicas or settings.replicas)
         self.waiting: dict[asyncio.Future[Outcome], Job] = {}
         self.calls: set[asyncio.Task[None]] = set()
         self.timer: asyncio.TimerHandle | None = None
+        self.answered: dict[str, float] = {}
+        """By replica, when it answered last, monotonic seconds."""
+
+    def answers_lately(self) -> int:
+        """How many replicas have answered within `FORGET_S`."""
+        since = time.monotonic() - FORGET_S
+        self.answered = {replica: then for replica, then in self.answered.items() if then > since}
+        return len(self.answered)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas there are, as far as is known."""
+        return max(self.settings.replicas, self.answers_lately())
 
     async def describe(self) -> ModelInfo:
         """Which model answers now. Raises Problem 503 if no replica can say."""
         model: ModelInfo = await self._ask(self.handle.describe)
         return model
 
-    async def score(self, job: Job) -> Outcome:
-        """Score a job in a batch with others. Raises Busy if the queue is full, Problem 503 if no replica can do it."""
-        if len(self.calls) >= self.most_calls and len(self.waiting) >= self.settings.max_queued:
-            raise Busy(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S)
+    async def score(self, job: Job, again: bool = False) -> Outcome:
+        """Score a job in a batch with others.
+
+        Raises Problem 503 if the queue is full, unless the job has been through it (`again`), or if no replica can do it.
+        """
+        full = len(self.calls) >= CALLS_PER_REPLICA * self.replicas and len(self.waiting) >= self.settings.max_queued
+        if full and not again:
+            raise Problem(503, "All replicas are busy and the queue is full; try again.", BUSY_RETRY_S)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.waiting[outcome] = job
         self._send_due()
@@ -65,8 +81,9 @@ class BatchingHandle:
         """Send what is due; if something stays though it might leave, look again when it has waited."""
         if has_waited:
             self.timer = None
-        while self.waiting and len(self.calls) < self.most_calls:
-            may_gather = len(self.calls) >= self.settings.replicas and len(self.waiting) < self.settings.max_batch
+        replicas = self.replicas
+        while self.waiting and len(self.calls) < CALLS_PER_REPLICA * replicas:
+            may_gather = len(self.calls) >= replicas and len(self.waiting) < self.settings.max_batch
             if may_gather and not has_waited:
                 if self.timer is None:
                     wait_s = self.settings.batch_wait_ms / 1000
@@ -96,8 +113,9 @@ class BatchingHandle:
     async def _call(self, batch: dict["asyncio.Future[Outcome]", Job]) -> None:
         """Have one replica score a batch, and hand out the outcomes."""
         try:
-            found: list[Outcome] = await self._ask(self.handle.score, list(batch.values()))
-            for outcome, value in zip(batch, found, strict=True):
+            answer: BatchOutcome = await self._ask(self.handle.score, list(batch.values()))
+            self.answered[answer.replica] = time.monotonic()
+            for outcome, value in zip(batch, answer.outcomes, strict=True):
                 if not outcome.done():
                     outcome.set_result(value)
         except Exception as error:
@@ -105,6 +123,9 @@ class BatchingHandle:
                 if not outcome.done():
                     outcome.set_exception(error)
         finally:
+            for outcome in batch:  # Ray has cancelled the call
+                if not outcome.done():
+                    outcome.set_exception(Problem(503, "The replica has stopped; try again.", BUSY_RETRY_S))
             self.calls.discard(asyncio.current_task())
             self._send_due()
 

@@ -5,7 +5,7 @@ import logging
 import random
 from typing import Any
 
-from serve.batching import BUSY_RETRY_S, BatchingHandle, Busy
+from serve.batching import BUSY_RETRY_S, BatchingHandle
 from serve.measures import Measures
 from serve.messages import Job, ModelInfo, Outgrown, Refused, Scored
 from serve.pictures import Decoder, Prepared
@@ -42,22 +42,19 @@ class ModelClient:
         self.shadows: set[asyncio.Task[None]] = set()
 
     async def describe(self) -> ModelInfo:
-        """Which model answers now. Raises Problem 503 while no replica does."""
+        """Which model answers now; while the replicas are too busy to say, which one answered last. Raises Problem 503 while none does."""
         try:
             async with asyncio.timeout(DESCRIBE_S):
                 self.latest = await self.champion.describe()
         except TimeoutError as error:
-            if self.champion.calls:
-                raise Busy(503, f"The model {self.name} is busy; try again.", BUSY_RETRY_S) from error
-            raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
+            if self.latest is None or not self.champion.answers_lately():
+                raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
         return self.latest
 
-    async def ready(self) -> ModelInfo | None:
-        """The model that answers, or nothing if it is too busy to say. Raises Problem 503 if there is none."""
+    async def ready(self) -> ModelInfo:
+        """The model that answers. Raises Problem 503 if there is none."""
         try:
             return await self.describe()
-        except Busy:
-            return None
         except Problem as problem:
             raise Problem(503, f"The model {self.name} is not ready; ask again in a second.", BUSY_RETRY_S) from problem
 
@@ -66,10 +63,10 @@ class ModelClient:
     ) -> tuple[Scored, Prepared]:
         """Score one encoded image. Raises Problem 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone."""
         model = self.latest or await self.describe()
-        for _ in range(SIZES_TRIED):
+        for attempt in range(SIZES_TRIED):
             prepared = await self.decoder.prepare(data, model.image_size)
             job = Job(prepared.pixels, class_name, num_samples, seed, want_map)
-            outcome = await self.champion.score(job)
+            outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
             if isinstance(outcome, Scored):

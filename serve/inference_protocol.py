@@ -103,9 +103,7 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/models/{name}/ready", responses=responses(404, 422, 504))
     async def model_ready(name: str, version: str | None = None) -> Ready:
         """The model is loaded and has passed its self-test."""
-        info = await service.client(name).ready()
-        if info is not None:
-            _check_version(info, version)
+        _check_version(await service.client(name).ready(), version)
         return Ready(ready=True, name=name)
 
     statuses = responses(404, 415, 422, 504)

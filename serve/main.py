@@ -23,6 +23,7 @@ from serve.settings import ServeSettings
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 OBJECT_STORE_BYTES = 200 * 2**20
+MESSAGE_BYTES = 512 * 2**20
 HOME_VARIABLE = "BAYES_PFL_HOME"
 """Where the programs keep runs and the local registry; models:/ sources are looked up there."""
 APPLICATION = "bayes-pfl"
@@ -160,6 +161,8 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
     os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
     # Deployments call each other over gRPC, not by actor calls: a fifth less CPU time in proxy and ingress.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+    # Ray allows 4 MiB a message otherwise: less than four maps of 518 px.
+    os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(MESSAGE_BYTES))
     import ray
     from ray import serve
 

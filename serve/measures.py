@@ -1,4 +1,4 @@
-"""What Prometheus sees, through Ray's own metrics port. Ray adds the prefix `ray_`, and its own series of queues and batches."""
+"""What Prometheus sees, through Ray's own metrics port. Ray adds the prefix `ray_`, and its own series."""
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -15,7 +15,7 @@ class Measures:
         self.latency = Histogram("bayes_pfl_request_seconds", "time from request to answer", SECONDS, ("route",))
         self.scores = Histogram("bayes_pfl_pred_score", "image scores answered", SCORES, ("model", "version"))
         self.anomalies = Counter("bayes_pfl_anomalies", "images at or above their threshold", ("model", "version"))
-        self.retries = Counter("bayes_pfl_retries", "jobs sent again because a replica was lost", ("model",))
+        self.retries = Counter("bayes_pfl_retries", "calls sent again because a replica was lost", ("model",))
         self.queued = Gauge("bayes_pfl_queued", "images that wait for a replica", ("model",))
         self.gaps = Histogram("bayes_pfl_shadow_gap", "|challenger's - champion's score|", GAPS, ("model",))
 

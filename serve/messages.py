@@ -68,3 +68,11 @@ class Outgrown(NamedTuple):
 
 
 Outcome = Scored | Refused | Outgrown
+
+
+class BatchOutcome(NamedTuple):
+    """What a replica says of a batch."""
+
+    replica: str
+    """Which one it is: so the HTTP layer learns how many there are."""
+    outcomes: list[Outcome]

@@ -1,6 +1,7 @@
 """From a request's bytes to a picture of the model's input size, with a limit at every step."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +29,11 @@ class Decoder:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.slots = asyncio.Semaphore(limits.decoders)
+        self.threads = ThreadPoolExecutor(limits.decoders, "decode")
 
     async def prepare(self, data: bytes, side: int) -> Prepared:
         """Bytes to a square of `side` pixels. Raises Problem 413 for a picture too large, 415 for anything unreadable."""
-        async with self.slots:
-            return await asyncio.to_thread(prepare, data, side, self.limits)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, prepare, data, side, self.limits)
 
 
 def prepare(data: bytes, side: int, limits: Limits) -> Prepared:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ from bayes_pfl.bundle import EMBEDDED, Bundle, load_bundle, resolve
 from bayes_pfl.errors import BackboneError, BayesPFLError, BundleError
 from serve.drift import Watch, WatchedBackbone
 from serve.measures import ReplicaMeasures
-from serve.messages import Job, ModelInfo, Outcome, Outgrown, Refused, Scored
+from serve.messages import BatchOutcome, Job, ModelInfo, Outcome, Outgrown, Refused, Scored
 from serve.settings import ReplicaSettings
 
 logger = logging.getLogger("ray.serve")
@@ -29,6 +30,7 @@ class ModelReplica:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.id = uuid.uuid4().hex
         self.settings = ReplicaSettings()
         self.detector: Detector | None = None
         self.model: ModelInfo | None = None
@@ -51,11 +53,11 @@ class ModelReplica:
         if self.follower is None:
             self.follower = asyncio.create_task(self._follow())
 
-    async def score(self, jobs: list[Job]) -> list[Outcome]:
+    async def score(self, jobs: list[Job]) -> BatchOutcome:
         """Score a batch: images of any class names, samples and seeds together, each with an outcome of its own."""
         return await asyncio.get_running_loop().run_in_executor(self.worker, self.score_all, jobs)
 
-    def score_all(self, jobs: list[Job]) -> list[Outcome]:
+    def score_all(self, jobs: list[Job]) -> BatchOutcome:
         """Score jobs one after the other with the model that is loaded now."""
         detector, model, watch = self.detector, self.model, self.watch
         assert detector is not None
@@ -65,7 +67,7 @@ class ModelReplica:
         self.measures.batches.observe(len(jobs), tags=self.measures.tags)
         if watch.due():
             self.measures.drift(watch.drift())
-        return outcomes
+        return BatchOutcome(self.id, outcomes)
 
     async def describe(self) -> ModelInfo:
         """Which model answers now."""

@@ -47,9 +47,9 @@ class ModelSettings(Settings):
     max_replicas: int | None = Field(None, ge=1, description="most replicas under load; none: no autoscaling")
     max_batch: int = Field(4, ge=1, description="most images that go to a replica together")
     batch_wait_ms: float = Field(
-        20.0, ge=0, description="time an image waits for company while all replicas have work, milliseconds"
+        20.0, ge=0, description="time a batch waits for company while all replicas have work, milliseconds"
     )
-    max_queued: int = Field(32, ge=0, description="images that wait for a replica; more are answered 503")
+    max_queued: int = Field(32, ge=0, description="images that wait in one ingress replica; more are answered 503")
     cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
     gpus: float = Field(0.0, ge=0, description="GPUs, or a fraction of one, that Ray reserves for a replica")
 

@@ -1,6 +1,7 @@
 """`python -m serve` as people run it: a registry, tokens, two replicas, one killed, a new champion, a full stop."""
 
 import argparse
+import base64
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import grpc
 import psutil
 import pytest
 import requests
-from local_endpoint import encoded, picture
+from local_endpoint import encoded, picture, write_bundle
 from program import HEADERS, STOP_S, Load, Program, Registry, running
 
 from bayes_pfl import Detector
@@ -24,6 +25,7 @@ from bayes_pfl.errors import BayesPFLError, ConfigError
 from serve.main import add_arguments, check_address, settings_of
 
 pytestmark = pytest.mark.ray
+JSON_HEADERS = HEADERS | {"Content-Type": "application/json"}
 PICTURES = [encoded(picture(seed)) for seed in range(4)]
 
 
@@ -192,3 +194,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_maps_of_a_whole_batch_fit_into_one_message(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.promote(write_bundle(tmp_path / "bundle", 1, image_size=518, threshold=0.5))
+    images = [{"image": base64.b64encode(one).decode()} for one in PICTURES * 2]
+    with running(registry) as program:
+        body = {"images": images, "options": {"class_name": "nut", "map": "npy", "num_samples": 1}}
+        answer = requests.post(f"{program.url}/v1/score:batch", json=body, headers=JSON_HEADERS, timeout=90)
+    assert answer.status_code == 200
+    maps = [one["anomaly_map"]["data"] for one in answer.json()["results"]]
+    assert len(maps) == len(images)
+    assert all(len(base64.b64decode(one)) > 4 * 518 * 518 for one in maps)

@@ -2,19 +2,22 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from local_endpoint import LocalHandle, LocalMethod, picture
+from local_endpoint import LIMITS, LocalHandle, LocalMethod, encoded, picture
 from ray.exceptions import RayActorError
 
 from bayes_pfl import Detector
-from serve.batching import TRIES, BatchingHandle, Busy
+from serve.batching import FORGET_S, TRIES, BatchingHandle
+from serve.client import ModelClient
 from serve.measures import Measures
-from serve.messages import Job, Outcome, Scored
+from serve.messages import BatchOutcome, Job, Scored
+from serve.pictures import Decoder
 from serve.problems import Problem
 from serve.settings import ModelSettings
 
@@ -33,7 +36,7 @@ class Watched(LocalHandle):
         self.losses: dict[str, int] = {}
         self.score = LocalMethod(self._score)
 
-    def _score(self, jobs: list[Job]) -> list[Outcome]:
+    def _score(self, jobs: list[Job]) -> BatchOutcome:
         self.batches.append(jobs)
         assert self.may_begin.wait(60)
         for job in jobs:
@@ -118,8 +121,9 @@ async def test_a_full_queue_refuses(replica: Watched) -> None:
     queue = queue_before(replica)
     waiting = [asyncio.create_task(queue.score(job)) for job in jobs(1 + 3 + 4)]
     await until(lambda: len(queue.waiting) == 4)
-    with pytest.raises(Busy, match="queue is full"):
+    with pytest.raises(Problem, match="queue is full") as refused:
         await queue.score(jobs(1)[0])
+    assert refused.value.status_code == 503
     replica.may_begin.set()
     assert len(await asyncio.gather(*waiting)) == 8
 
@@ -164,3 +168,66 @@ async def test_what_fails_is_told_to_all_of_its_batch_and_to_no_other(replica: W
     outcomes = await asyncio.gather(*(queue.score(job) for job in jobs(5)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Scored, Problem, Problem, Problem, Scored]
     assert all(outcome.status_code == 503 for outcome in outcomes if isinstance(outcome, Problem))
+
+
+async def test_replicas_that_answer_are_counted(replica: Watched) -> None:
+    queue = queue_before(replica)
+    replica.may_begin.set()
+    for name in ("one", "other"):
+        replica.replica.id = name
+        await queue.score(jobs(1)[0])
+    replica.may_begin.clear()
+    waiting = [asyncio.create_task(queue.score(job)) for job in jobs(3)]
+    await until(lambda: len(replica.batches) == 4)
+    assert replica.sizes() == [1, 1, 1, 1]
+    assert len(queue.waiting) == 1
+    queue.answered = dict.fromkeys(queue.answered, time.monotonic() - FORGET_S)
+    assert queue.replicas == 1
+    replica.may_begin.set()
+    waiting += [asyncio.create_task(queue.score(job)) for job in jobs(2)]
+    await asyncio.gather(*waiting)
+    assert replica.sizes() == [1, 1, 1, 1, 3]
+
+
+async def test_a_call_that_ray_cancels_leaves_nobody_waiting(replica: Watched) -> None:
+    queue = queue_before(replica)
+    cancelled = LocalMethod(replica.replica.score_all)
+    cancelled.remote = lambda *_: asyncio.get_running_loop().create_task(cancel_oneself())  # type: ignore[method-assign]
+    replica.score = cancelled
+    with pytest.raises(Problem, match="stopped") as told:
+        await queue.score(jobs(1)[0])
+    assert told.value.status_code == 503
+    assert not queue.calls
+
+
+async def cancel_oneself() -> None:
+    """As a call ends whose replica is stopped."""
+    raise asyncio.CancelledError
+
+
+async def test_who_has_waited_once_is_not_refused(replica: Watched) -> None:
+    queue = queue_before(replica)
+    waiting = [asyncio.create_task(queue.score(job)) for job in jobs(1 + 3 + 4)]
+    await until(lambda: len(queue.waiting) == 4)
+    waiting.append(asyncio.create_task(queue.score(jobs(1)[0], again=True)))
+    await until(lambda: len(queue.waiting) == 5)
+    replica.may_begin.set()
+    assert len(await asyncio.gather(*waiting)) == 9
+
+
+async def test_a_model_too_busy_to_say_is_the_one_that_answered_last(
+    replica: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.client.DESCRIBE_S", 0.1)
+    replica.may_begin.set()
+    client = ModelClient(ModelSettings(**MODEL), Decoder(LIMITS), Measures(), replica, None)
+    scored, _ = await client.score(encoded(picture()), "nut", 1, 0, False)
+    silent = threading.Event()
+    replica.describe = LocalMethod(silent.wait)
+    try:
+        assert await client.ready() == scored.model
+        client.champion.answered = dict.fromkeys(client.champion.answered, time.monotonic() - FORGET_S)
+        with pytest.raises(Problem, match="not ready"):
+            await client.ready()
+    finally:
+        silent.set()

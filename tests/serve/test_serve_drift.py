@@ -78,7 +78,7 @@ def test_a_replica_notices_other_images(tmp_path: Path) -> None:
         assert loaded is not None
         replica.detector, replica.model, replica.watch = loaded
         assert replica.watch.drift() is None
-        outcomes = replica.score_all([Job(image, "nut", 1, 0, False) for image in images])
+        outcomes = replica.score_all([Job(image, "nut", 1, 0, False) for image in images]).outcomes
         assert all(isinstance(outcome, Scored) and outcome.anomaly_map is None for outcome in outcomes)
         assert not replica.watch.due()  # the batch was looked at
         found = replica.watch.drift()
