@@ -1,0 +1,67 @@
+"""The slow side of the benchmarks still says what the library says: a ratio to something else would mean nothing."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from small import random_bundle
+
+from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.config import BackboneConfig
+from bayes_pfl.detector import Detector
+from bayes_pfl.draws import keyed_draws
+from bayes_pfl.scoring import smooth
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "straightforward.py"
+
+
+@pytest.fixture(scope="module")
+def straightforward() -> ModuleType:
+    """The module itself: with the benchmarks' folder on the path, `serve` would be another one."""
+    spec = importlib.util.spec_from_file_location("straightforward", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    """Random weights."""
+    return Detector.load(random_bundle(tmp_path_factory.mktemp("straightforward") / "bundle"))
+
+
+@torch.inference_mode()
+def test_images(straightforward: ModuleType, tmp_path: Path) -> None:
+    architecture = tmp_path / "tiny.json"
+    vision = {"image_size": 56, "layers": 4, "width": 32, "patch_size": 14, "head_width": 32}
+    text = {"context_length": 77, "vocab_size": 49409, "width": 32, "heads": 1, "layers": 2}
+    architecture.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}), encoding="utf-8")
+    config = BackboneConfig(name=str(architecture), pretrained="random:0", image_size=56, feature_layers=(2, 4))
+    backbone = Backbone(config)
+    images = torch.rand(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    slow, fast = straightforward.encode_image(backbone, images), backbone.encode_image(images)
+    assert isinstance(slow, Features)
+    for one, other in zip(slow, fast, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stored_weights", [True, False])
+@torch.inference_mode()
+def test_heads(straightforward: ModuleType, detector: Detector, stored_weights: bool) -> None:
+    backbone, key, number = detector.backbone, b"image", 3
+    features = backbone.encode_image(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    draws = keyed_draws(0, [key], number, backbone.text_width)
+    slow = straightforward.head(
+        detector.model, backbone, features, draws, backbone.class_tokens("hex nut"), 64, stored_weights
+    )
+    fast = detector.predict_features(features, key, "hex nut", [number])[number]
+    smoothed = smooth(slow.anomaly_map, detector.config.scoring.smoothing_sigma_px).numpy()
+    np.testing.assert_allclose(smoothed, fast.anomaly_map, atol=1e-5)
+    assert fast.image_score == pytest.approx(slow.image_score, abs=1e-5)
+    assert fast.text_score == pytest.approx(slow.text_score, abs=1e-5)
