@@ -149,7 +149,7 @@ def head(
 
 
 def _block(block: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One residual attention block on (tokens, batch, width) through torch's own module, which returns the attention weights averaged over heads."""
+    """One residual attention block on (tokens, batch, width), and its attention weights averaged over heads, by torch's own module."""
     normed = block.ln_1(x)
     attended, weights = block.attn(normed, normed, normed, attn_mask=mask)
     x = x + block.ls_1(attended)

@@ -112,6 +112,7 @@ class BatchingHandle:
 
     async def _call(self, batch: dict["asyncio.Future[Outcome]", Job]) -> None:
         """Have one replica score a batch, and hand out the outcomes."""
+        failure: Exception = Problem(503, "The replica has stopped; try again.", BUSY_RETRY_S)  # if Ray cancels it
         try:
             answer: BatchOutcome = await self._ask(self.handle.score, list(batch.values()))
             self.answered[answer.replica] = time.monotonic()
@@ -119,13 +120,11 @@ class BatchingHandle:
                 if not outcome.done():
                     outcome.set_result(value)
         except Exception as error:
+            failure = error
+        finally:
             for outcome in batch:
                 if not outcome.done():
-                    outcome.set_exception(error)
-        finally:
-            for outcome in batch:  # Ray has cancelled the call
-                if not outcome.done():
-                    outcome.set_exception(Problem(503, "The replica has stopped; try again.", BUSY_RETRY_S))
+                    outcome.set_exception(failure)
             self.calls.discard(asyncio.current_task())
             self._send_due()
 

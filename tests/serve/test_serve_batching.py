@@ -83,10 +83,8 @@ async def test_what_waits_leaves_together_and_everyone_gets_his_own(replica: Wat
     queue, asked = queue_before(replica), jobs(6)
     waiting = [asyncio.create_task(queue.score(job)) for job in asked]
     await until(lambda: len(replica.batches) == 2)
-    assert replica.sizes() == [
-        1,
-        3,
-    ]  # an idle replica is sent the first at once; with two calls under way the rest stays
+    # An idle replica is sent the first at once; with two calls under way the rest stays.
+    assert replica.sizes() == [1, 3]
     assert len(queue.waiting) == 2
     replica.may_begin.set()
     outcomes = await asyncio.gather(*waiting)
