@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayes_pfl.detector import Detector, Prediction
     from bayes_pfl.errors import BayesPFLError
+    from bayes_pfl.inference.detector import Detector, Prediction
 
 __all__ = ["BayesPFLError", "Detector", "Prediction"]
 
-_HOMES = {"Detector": "detector", "Prediction": "detector", "BayesPFLError": "errors"}
+_HOMES = {"Detector": "inference.detector", "Prediction": "inference.detector", "BayesPFLError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,13 +18,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bayes_pfl.backbone import Backbone
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.features import (
+    UNAUGMENTED,
+    EncodedSample,
+    FeatureKey,
+    FeatureShards,
+    collate,
+    write_features,
+    write_key,
+)
 from bayes_pfl.config import BackboneConfig, RunConfig, TrainingConfig
-from bayes_pfl.detector import draw_key
-from bayes_pfl.features import UNAUGMENTED, EncodedSample, FeatureKey, FeatureShards, collate, write_features, write_key
-from bayes_pfl.preprocess import image_tensor
-from bayes_pfl.samples import Sample, SampleRef, stack
-from bayes_pfl.training import Trainer
+from bayes_pfl.data.preprocess import image_tensor
+from bayes_pfl.data.samples import Sample, SampleRef, stack
+from bayes_pfl.inference.detector import draw_key
+from bayes_pfl.training.trainer import Trainer
 
 IMAGE_SIDE_PX = 900
 """Side of the made-up photographs: like MVTec's, larger than the model's input."""

@@ -35,13 +35,13 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from bayes_pfl.backbone import Backbone, Features
-from bayes_pfl.bundle import Bundle
+from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
-from bayes_pfl.detector import MAX_SAMPLES, Detector, multiplies_bfloat16
-from bayes_pfl.draws import keyed_draws
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.preprocess import image_tensor
+from bayes_pfl.data.preprocess import image_tensor
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import MAX_SAMPLES, Detector, multiplies_bfloat16
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.noise import keyed_draws
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import HELD_OUT
 

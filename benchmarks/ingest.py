@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.catalogue import find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish
 from bayes_pfl.datasets.packing import Recipe, pack_shard, plan_shards
 from bayes_pfl.datasets.source import Source
-from bayes_pfl.preprocess import MAX_PIXELS
 from pipelines.ingest import IngestConfig, ingest
 
 ROWS_PER_SHARD = 16

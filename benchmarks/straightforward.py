@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayes_pfl.backbone import Backbone, Features
-from bayes_pfl.model import BayesPFL
-from bayes_pfl.prompts import Draws
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.methods.prompt_flow.distributions import Draws
+from bayes_pfl.methods.prompt_flow.head import BayesPFL
 
 
 class Scores(NamedTuple):

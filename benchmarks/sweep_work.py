@@ -21,16 +21,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import Bundle
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.features import (
+    UNAUGMENTED,
+    EncodedSample,
+    FeatureKey,
+    FeatureShards,
+    collate,
+    write_features,
+    write_key,
+)
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, RunConfig, TrainingConfig
-from bayes_pfl.detector import Detector, draw_key
-from bayes_pfl.features import UNAUGMENTED, EncodedSample, FeatureKey, FeatureShards, collate, write_features, write_key
-from bayes_pfl.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
-from bayes_pfl.samples import Sample, SampleRef, global_batches, stack
+from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
+from bayes_pfl.data.samples import Sample, SampleRef, global_batches, stack
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import Detector, draw_key
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY
-from bayes_pfl.training import Trainer
+from bayes_pfl.training.trainer import Trainer
 
 EMBEDDED = BackboneConfig(
     name="package:embedded/bayes-pfl-embedded.json",

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
 from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, published_variant
-from bayes_pfl.losses import LossTerms, Target, losses
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.prompts import Draws
-from bayes_pfl.text import PromptEncoder, pad_class_tokens
+from bayes_pfl.methods.prompt_flow.distributions import Draws
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.losses import LossTerms, Target, losses
 
 SEED = 0
 SIZE = 518

@@ -13,22 +13,22 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import Bundle, load_bundle, training_images
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import Settings, parse_config, read_config
-from bayes_pfl.detector import Detector
+from bayes_pfl.data.preprocess import decode_image, decode_mask
+from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.errors import DataError
+from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
+from bayes_pfl.inference.detector import Detector
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
-from bayes_pfl.preprocess import decode_image, decode_mask
-from bayes_pfl.remote import Store, is_remote
-from bayes_pfl.samples import SampleRef, index_shards
-from pipelines.cluster import start_ray
-from pipelines.report import Case, metrics_table, table, write_report
-from pipelines.scoring import read_row, score_rows
-from pipelines.settings import TrackingSettings
-from pipelines.storage import absolute, dataset_manifest
-from pipelines.study import run as run_study
-from pipelines.tracking import Run, dataset_key, run_of_model, start_run
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.html import Case, metrics_table, table, write_report
+from pipelines.platform.settings import TrackingSettings
+from pipelines.platform.storage import absolute, dataset_manifest
+from pipelines.platform.tracking import Run, dataset_key, run_of_model, start_run
+from pipelines.scoring.actors import read_row, score_rows
+from pipelines.study.study import run as run_study
 
 
 class EvaluateSettings(Settings):

@@ -13,17 +13,17 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from bayes_pfl.backbone import Backbone
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
 from bayes_pfl.config import BackboneConfig, Settings, parse_config, read_config
-from bayes_pfl.detector import draw_key
+from bayes_pfl.data.remote import Store
+from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
+from bayes_pfl.data.shards import MANIFEST_FOLDER
 from bayes_pfl.errors import ConfigError, DataError
-from bayes_pfl.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
-from bayes_pfl.remote import Store
-from bayes_pfl.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
-from bayes_pfl.shards import MANIFEST_FOLDER
-from pipelines.cluster import start_ray
-from pipelines.decoding import tile_columns, tiles_of
-from pipelines.storage import absolute
+from bayes_pfl.inference.detector import draw_key
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.storage import absolute
+from pipelines.training.decoding import tile_columns, tiles_of
 
 IMAGES_PER_SHARD = 64
 

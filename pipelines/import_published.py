@@ -10,11 +10,11 @@ import open_clip
 import torch
 from torch import Tensor
 
-from bayes_pfl.backbone import architecture_text
-from bayes_pfl.bundle import save_bundle
+from bayes_pfl.clip.backbone import architecture_text
 from bayes_pfl.config import BackboneConfig, DetectorConfig
 from bayes_pfl.errors import BackboneError, BundleError
-from bayes_pfl.published import convert_published, published_detector, published_widths
+from bayes_pfl.inference.bundle import save_bundle
+from bayes_pfl.methods.prompt_flow.published import convert_published, published_detector, published_widths
 
 HEAD = "MyModel"
 """The only entry of a published checkpoint that is used: the head's state dict."""

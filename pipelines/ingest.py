@@ -15,15 +15,15 @@ from pydantic import Field
 from tqdm import tqdm
 
 from bayes_pfl.config import Settings, parse_config, read_config
+from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.data.remote import is_remote
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish, notes_of
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_shards
 from bayes_pfl.datasets.source import Source, printable
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
-from bayes_pfl.preprocess import MAX_PIXELS
-from bayes_pfl.remote import is_remote
-from pipelines.cluster import start_ray
+from pipelines.platform.cluster import start_ray
 
 SECONDS_BETWEEN_LINES = 10.0
 LISTED = 10

@@ -14,12 +14,12 @@ import torch
 from pydantic import Field
 
 from bayes_pfl.config import Settings, read_config
+from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
 from bayes_pfl.errors import TrainingError
-from bayes_pfl.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
 from bayes_pfl.synthetic.batches import training_batch, validation_set
-from pipelines.cluster import start_ray
-from pipelines.settings import ClusterSettings, TrackingSettings, home
-from pipelines.tracking import Run, closing, resolved, start_run
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.settings import ClusterSettings, TrackingSettings, home
+from pipelines.platform.tracking import Run, closing, resolved, start_run
 
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "bayes-pfl-embedded.safetensors"

@@ -20,19 +20,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import LossConfig, TrainingConfig
-from bayes_pfl.detector import Detector
+from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.errors import BayesPFLError
-from bayes_pfl.samples import SampleRef, index_shards
+from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.inference.detector import Detector
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY, HELD_OUT
 from pipelines.evaluate import EvaluateSettings, evaluate, table_rows
 from pipelines.ingest import IngestConfig, ingest
-from pipelines.report import table
-from pipelines.scoring import read_row
-from pipelines.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings, home
-from pipelines.tracking import register_bundle, tracking_uri
+from pipelines.platform.html import table
+from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings, home
+from pipelines.platform.tracking import register_bundle, tracking_uri
+from pipelines.scoring.actors import read_row
 from pipelines.train import train
 
 AUXILIARY_SEED, HELD_OUT_SEED = 101, 202

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.detector import Detector
 from bayes_pfl.errors import BundleError, ConfigError
-from pipelines.settings import TrackingSettings
-from pipelines.tracking import dataset_key, present_model, register_bundle, run_bundle
+from bayes_pfl.inference.detector import Detector
+from pipelines.platform.settings import TrackingSettings
+from pipelines.platform.tracking import dataset_key, present_model, register_bundle, run_bundle
 
 COMPARED = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_pro", "pixel_f1_max")
 MARGIN = 0.01

@@ -13,16 +13,16 @@ import pyarrow.compute as pc
 from PIL import Image
 from tqdm import tqdm
 
-from bayes_pfl.bundle import Bundle, load_bundle
+from bayes_pfl.data.preprocess import decode_image, encode_png
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError
-from bayes_pfl.heatmap import overlay
-from bayes_pfl.preprocess import decode_image, encode_png
-from pipelines.cluster import start_ray
-from pipelines.inputs import Item, find_items
-from pipelines.report import table
-from pipelines.results import PART, Plan, Results, Scored, complete, row_of, summarise
-from pipelines.scoring import load_detector, through_actors
+from bayes_pfl.inference.bundle import Bundle, load_bundle
+from bayes_pfl.inference.heatmap import overlay
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.html import table
+from pipelines.scoring.actors import load_detector, through_actors
+from pipelines.scoring.inputs import Item, find_items
+from pipelines.scoring.results import PART, Plan, Results, Scored, complete, row_of, summarise
 
 PART_IMAGES = 16
 """What a killed run loses at most, and what one process scores without asking Ray for help."""

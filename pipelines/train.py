@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import save_bundle
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.config import read_config
+from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.samples import SampleRef, global_batches, index_shards
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.features import FeatureShards
-from bayes_pfl.remote import Store, is_remote
-from bayes_pfl.samples import SampleRef, global_batches, index_shards
-from pipelines.cluster import start_ray
-from pipelines.loop import SELECTION, final_head, training_loop
-from pipelines.progress import EpochLines, StepCounter
-from pipelines.provenance import METRICS_FILE, keep_history, tracked_run
-from pipelines.settings import TrainSettings, home
-from pipelines.storage import absolute
-from pipelines.tracking import BUNDLE_ARTIFACT, Run, closing, resolved
-from pipelines.train_report import write_training_report
+from bayes_pfl.inference.bundle import save_bundle
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.settings import TrainSettings, home
+from pipelines.platform.storage import absolute
+from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, resolved
+from pipelines.training.loop import SELECTION, final_head, training_loop
+from pipelines.training.progress import EpochLines, StepCounter
+from pipelines.training.provenance import METRICS_FILE, keep_history, tracked_run
+from pipelines.training.report import write_training_report
 
 FINISHED_FILE = "finished.json"
 

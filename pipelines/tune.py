@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from bayes_pfl.config import read_config
+from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.remote import Store, is_remote
-from bayes_pfl.samples import SampleRef
-from pipelines.cluster import start_ray
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.loop import SELECTION
-from pipelines.provenance import flat, provenance
-from pipelines.report import table
-from pipelines.search import Overrides, combine, optuna_search, space, trial_name
-from pipelines.settings import home
-from pipelines.storage import absolute
-from pipelines.sweep_results import gather, printable
-from pipelines.tracking import Run, closing, resolved, start_run
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.html import table
+from pipelines.platform.settings import home
+from pipelines.platform.storage import absolute
+from pipelines.platform.tracking import Run, closing, resolved, start_run
+from pipelines.sweep.results import gather, printable
+from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
+from pipelines.sweep.trial import STOPPED_FILE, TuneSettings, covers, result_of, trial, trial_settings, write_stopped
 from pipelines.train import split_samples
-from pipelines.trial import STOPPED_FILE, TuneSettings, covers, result_of, trial, trial_settings, write_stopped
+from pipelines.training.loop import SELECTION
+from pipelines.training.provenance import flat, provenance
 
 SWEEP_FILE = "sweep.json"
 

@@ -6,9 +6,9 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from serve.batching import CALLS_PER_REPLICA
 from serve.ingress import Endpoint
-from serve.replica import ModelReplica
+from serve.models.batching import CALLS_PER_REPLICA
+from serve.models.replica import ModelReplica
 from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
 
 INGRESS_CPUS = 0.1

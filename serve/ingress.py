@@ -4,11 +4,11 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve.client import ModelClient
-from serve.gate import Gate
-from serve.http import create_app
-from serve.measures import Measures
-from serve.pictures import Decoder
+from serve.http.application import create_app
+from serve.http.gate import Gate
+from serve.http.measures import Measures
+from serve.http.pictures import Decoder
+from serve.models.client import ModelClient
 from serve.service import Service
 from serve.settings import ServeSettings
 

@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.bundle import EMBEDDED, resolve
 from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
-from serve.access import read_tokens
-from serve.proxy import CALLBACK, CALLBACK_VARIABLE
+from bayes_pfl.inference.bundle import EMBEDDED, resolve
+from serve.http.access import read_tokens
+from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
 from serve.settings import ServeSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from bayes_pfl import Detector
-from bayes_pfl.bundle import load_bundle
 from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, OutputError
-from serve.drift import FEWEST, REFERENCE, Reference, WatchedBackbone, make_reference, write_reference
+from bayes_pfl.inference.bundle import load_bundle
+from serve.models.drift import FEWEST, REFERENCE, Reference, WatchedBackbone, make_reference, write_reference
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serve import drawing
-from serve.client import ModelClient
-from serve.measures import Measures
-from serve.messages import Scored
-from serve.pictures import Prepared
-from serve.problems import Problem
-from serve.schema import EncodedMap, ModelBody, Picture, Region, Score, ScoreOptions, Timings
+from serve.http import drawing
+from serve.http.measures import Measures
+from serve.http.pictures import Prepared
+from serve.http.problems import Problem
+from serve.http.schema import EncodedMap, ModelBody, Picture, Region, Score, ScoreOptions, Timings
+from serve.models.client import ModelClient
+from serve.models.messages import Scored
 from serve.settings import Limits
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_pfl.config import LossConfig
-from bayes_pfl.model import BayesPFL
+from bayes_pfl.methods.prompt_flow.head import BayesPFL
 from tests.equations_clip import Weights, encode_text
 
 

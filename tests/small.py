@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import save_bundle
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.shards import iterate_rows
+from bayes_pfl.data.shards import iterate_rows
+from bayes_pfl.inference.bundle import save_bundle
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.synthetic import write_dataset
 from pipelines.ingest import IngestConfig, ingest
 

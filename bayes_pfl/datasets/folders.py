@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from bayes_pfl.data.preprocess import decode_mask
 from bayes_pfl.datasets.description import Category, Dataset, Reading
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Skipped, Source, below, is_image
 from bayes_pfl.errors import ImageError
-from bayes_pfl.preprocess import decode_mask
 
 SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test"}
 GOOD = frozenset({"good", "ok", "no", "normal"})

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
 from bayes_pfl.datasets.source import Found
 from bayes_pfl.errors import OutputError
-from bayes_pfl.remote import Store, is_remote
-from bayes_pfl.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 
 PLAN = f"{MANIFEST_FOLDER}/plan.json"
 MANIFEST = f"{MANIFEST_FOLDER}/manifest.json"

@@ -18,12 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import Skipped, read_file
-from bayes_pfl.errors import DataError, ImageError
-from bayes_pfl.preprocess import decode_image, decode_mask, encode_mask, encode_png, shrink
-from bayes_pfl.remote import Store, is_remote
-from bayes_pfl.shards import (
+from bayes_pfl.data.preprocess import decode_image, decode_mask, encode_mask, encode_png, shrink
+from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.shards import (
     MANIFEST_FOLDER,
     SCHEMA_VERSION,
     ShardRow,
@@ -31,6 +28,9 @@ from bayes_pfl.shards import (
     write_json,
     write_shard,
 )
+from bayes_pfl.datasets.record import Record
+from bayes_pfl.datasets.source import Skipped, read_file
+from bayes_pfl.errors import DataError, ImageError
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.packing import Recipe, read_pixels
 from bayes_pfl.datasets.record import Record
 from bayes_pfl.datasets.source import Found, Skipped, is_image, read_file
 from bayes_pfl.errors import ImageError
-from bayes_pfl.preprocess import MAX_PIXELS
 
 THREADS = 4
 """Decoding runs outside Python's lock, reading waits for the disk."""

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import BackboneConfig, LossConfig
 from bayes_pfl.errors import BayesPFLError
-from bayes_pfl.losses import Target, losses
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.prompts import Draws
-from bayes_pfl.published import convert_published, our_key
-from bayes_pfl.scoring import MapAccumulator
-from bayes_pfl.text import ClassTokens, PromptEncoder, pad_class_tokens
+from bayes_pfl.methods.maps import MapAccumulator
+from bayes_pfl.methods.prompt_flow.distributions import Draws
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.losses import Target, losses
+from bayes_pfl.methods.prompt_flow.published import convert_published, our_key
 
 ABSOLUTE, RELATIVE = 2e-5, 1e-4
 LOSS_NAMES = {

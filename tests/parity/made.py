@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bayes_pfl.config import LossConfig
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.published import convert_published, our_key
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.published import convert_published, our_key
 from tests.equations import Image, Step, prompt_maps, text_bank, text_logits, training_losses
 from tests.equations_clip import Weights, encode_image
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from small import BACKBONE
 
 from bayes_pfl.config import ModelConfig, TrainingConfig
-from bayes_pfl.remote import Store
+from bayes_pfl.data.remote import Store
 from bayes_pfl.synthetic import write_dataset
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import IngestConfig, ingest
-from pipelines.settings import ClusterSettings, DataSettings, TrainSettings
+from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
 from pipelines.train import train
 
 EPOCHS = 4

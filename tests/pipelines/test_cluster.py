@@ -3,12 +3,12 @@
 import pytest
 from small import random_bundle
 
-from bayes_pfl.bundle import load_bundle
+from bayes_pfl.data.remote import Store
 from bayes_pfl.errors import BundleError, ConfigError, OutputError
-from bayes_pfl.remote import Store
-from pipelines.cluster import check_resources
-from pipelines.settings import ClusterSettings, TrainSettings
-from pipelines.storage import absolute, download_bundle
+from bayes_pfl.inference.bundle import load_bundle
+from pipelines.platform.cluster import check_resources
+from pipelines.platform.settings import ClusterSettings, TrainSettings
+from pipelines.platform.storage import absolute, download_bundle
 
 
 def test_a_run_that_can_never_fit_is_refused_with_what_to_change():

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from bayes_pfl.config import published_variant, read_config
-from pipelines.search import combine
-from pipelines.settings import TrainSettings
-from pipelines.trial import TuneSettings, trial_settings
+from pipelines.platform.settings import TrainSettings
+from pipelines.sweep.search import combine
+from pipelines.sweep.trial import TuneSettings, trial_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLUSTER = CONFIGS / "cluster"

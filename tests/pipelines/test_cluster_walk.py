@@ -16,9 +16,9 @@ import yaml
 from plain import plain_shards
 from small import BACKBONE
 
-from bayes_pfl.bundle import load_bundle
-from bayes_pfl.remote import Store
-from pipelines.storage import download_bundle
+from bayes_pfl.data.remote import Store
+from bayes_pfl.inference.bundle import load_bundle
+from pipelines.platform.storage import download_bundle
 
 pytestmark = pytest.mark.ray
 TESTS = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small import painted_shards, random_bundle
 
-from bayes_pfl.detector import Detector
+from bayes_pfl.data.preprocess import decode_mask, mask_tensor
+from bayes_pfl.data.shards import iterate_rows, shard_paths
 from bayes_pfl.errors import ConfigError, DataError, OutputError
-from bayes_pfl.preprocess import decode_mask, mask_tensor
-from bayes_pfl.shards import iterate_rows, shard_paths
+from bayes_pfl.inference.detector import Detector
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
 

@@ -9,21 +9,29 @@ import torch
 from plain import plain_shards
 from small import BACKBONE
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import load_bundle
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.config import ModelConfig, RunConfig, TrainingConfig
+from bayes_pfl.data.remote import Store
+from bayes_pfl.data.samples import (
+    UNAUGMENTED,
+    SampleRef,
+    global_batches,
+    index_shards,
+    load_samples,
+    mosaic_partners,
+    stack,
+)
 from bayes_pfl.errors import ConfigError, DataError, OutputError
-from bayes_pfl.features import FeatureShards
-from bayes_pfl.remote import Store
-from bayes_pfl.samples import UNAUGMENTED, SampleRef, global_batches, index_shards, load_samples, mosaic_partners, stack
-from bayes_pfl.training import Trainer
-from pipelines.batches import feature_batches, shares
-from pipelines.decoding import tile_columns
+from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.training.trainer import Trainer
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.loop import best_epoch
-from pipelines.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
+from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.train import train
-from pipelines.validation import validate
+from pipelines.training.batches import feature_batches, shares
+from pipelines.training.decoding import tile_columns
+from pipelines.training.loop import best_epoch
+from pipelines.training.validation import validate
 
 DOWN = "http://127.0.0.1:9"
 

@@ -14,14 +14,14 @@ import pytest
 from s3fs import S3FileSystem
 
 from bayes_pfl.config import parse_config
+from bayes_pfl.data.remote import Store
+from bayes_pfl.data.samples import index_shards
+from bayes_pfl.data.shards import iterate_rows, read_manifest
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
-from bayes_pfl.remote import Store
-from bayes_pfl.samples import index_shards
-from bayes_pfl.shards import iterate_rows, read_manifest
 from pipelines import datasets, ingest
 from pipelines.ingest import IngestConfig
-from pipelines.storage import dataset_manifest
+from pipelines.platform.storage import dataset_manifest
 
 PROJECT = Path(__file__).parents[2]
 ONE_ROW = IngestConfig(rows_per_shard=1)

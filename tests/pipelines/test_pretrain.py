@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bayes_pfl.config import read_config
-from bayes_pfl.pretraining import Pretraining, export_weights
+from bayes_pfl.embedded_training.pretraining import Pretraining, export_weights
 from bayes_pfl.synthetic.batches import training_batch
 from pipelines.cli import main
 from pipelines.pretrain import PretrainSettings

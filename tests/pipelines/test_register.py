@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from small import random_bundle
 
-from bayes_pfl.bundle import load_bundle
-from bayes_pfl.detector import Detector
 from bayes_pfl.errors import BundleError, ConfigError
+from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.inference.detector import Detector
+from pipelines.platform.settings import TrackingSettings
+from pipelines.platform.tracking import Run, closing, download_model, present_model, run_bundle, run_of_model, start_run
 from pipelines.register import compare, evaluations, register
-from pipelines.settings import TrackingSettings
-from pipelines.tracking import Run, closing, download_model, present_model, run_bundle, run_of_model, start_run
 
 PIXEL = {"pixel_ap": 0.40, "pixel_auroc": 0.90}
 

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from small import painted_shards, random_bundle
 
-from bayes_pfl.detector import Detector
-from bayes_pfl.heatmap import overlay
-from bayes_pfl.preprocess import decode_image
-from bayes_pfl.shards import iterate_rows
+from bayes_pfl.data.preprocess import decode_image
+from bayes_pfl.data.shards import iterate_rows
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.heatmap import overlay
 from pipelines.cli import main
 
 PROJECT = Path(__file__).parents[2]

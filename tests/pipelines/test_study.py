@@ -7,12 +7,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from small import painted_shards
 
-from bayes_pfl.bundle import load_bundle
-from bayes_pfl.detector import Detector
-from bayes_pfl.preprocess import decode_image, decode_mask, mask_tensor
-from bayes_pfl.shards import iterate_rows
+from bayes_pfl.data.preprocess import decode_image, decode_mask, mask_tensor
+from bayes_pfl.data.shards import iterate_rows
+from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.inference.detector import Detector
 from pipelines.cli import main
-from pipelines.study import ABLATIONS, ONE_PROMPT, Images, StudySettings, embedded_recipe, planned, study, varied
+from pipelines.study.study import ABLATIONS, ONE_PROMPT, Images, StudySettings, embedded_recipe, planned, study, varied
 
 pytestmark = pytest.mark.ray
 
@@ -61,7 +61,7 @@ def test_every_method_is_measured_and_written(done):
 def test_a_second_run_computes_nothing_and_says_the_same(done, monkeypatch):
     _, settings, _, result = done
 
-    monkeypatch.setattr("pipelines.study._run", lambda settings, store, jobs: _none_of(jobs))
+    monkeypatch.setattr("pipelines.study.study._run", lambda settings, store, jobs: _none_of(jobs))
     assert study(settings) == result
 
 

@@ -16,15 +16,15 @@ import yaml
 from plain import plain_shards
 from small import BACKBONE
 
-from bayes_pfl.bundle import load_bundle, training_images
 from bayes_pfl.config import ModelConfig, TrainingConfig
-from bayes_pfl.detector import Detector
+from bayes_pfl.data.samples import index_shards
+from bayes_pfl.data.shards import iterate_rows, read_manifest
 from bayes_pfl.errors import BundleError, ConfigError, DataError, TrainingError
-from bayes_pfl.samples import index_shards
-from bayes_pfl.shards import iterate_rows, read_manifest
+from bayes_pfl.inference.bundle import load_bundle, training_images
+from bayes_pfl.inference.detector import Detector
 from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.register import register
-from pipelines.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.train import split_samples, train
 
 pytestmark = pytest.mark.ray

@@ -16,15 +16,15 @@ from PIL import Image
 from plain import plain_shards
 from small import BACKBONE
 
-from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, TrainingConfig
+from bayes_pfl.data.remote import Store
+from bayes_pfl.data.shards import read_manifest
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.remote import Store
-from bayes_pfl.shards import read_manifest
-from pipelines.search import SweepSettings, combine, optuna_search, space, trial_name
-from pipelines.settings import ClusterSettings, DataSettings
-from pipelines.sweep_results import pareto_front
-from pipelines.trial import SELECTION, TuneSettings, trial_settings
+from bayes_pfl.inference.bundle import load_bundle
+from pipelines.platform.settings import ClusterSettings, DataSettings
+from pipelines.sweep.results import pareto_front
+from pipelines.sweep.search import SweepSettings, combine, optuna_search, space, trial_name
+from pipelines.sweep.trial import SELECTION, TuneSettings, trial_settings
 from pipelines.tune import tune
 
 GRID = {"model.num_prompts": (1, 2), "model.flow_length": (0,)}

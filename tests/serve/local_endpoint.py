@@ -15,15 +15,15 @@ import torch
 import uvicorn
 from PIL import Image
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import save_bundle
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
-from bayes_pfl.model import BayesPFL, Widths
-from serve.client import ModelClient
-from serve.http import create_app
-from serve.measures import Measures
-from serve.pictures import Decoder
-from serve.replica import ModelReplica, load_newer
+from bayes_pfl.inference.bundle import save_bundle
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from serve.http.application import create_app
+from serve.http.measures import Measures
+from serve.http.pictures import Decoder
+from serve.models.client import ModelClient
+from serve.models.replica import ModelReplica, load_newer
 from serve.service import Service
 from serve.settings import Limits, ReplicaSettings, ServeSettings
 

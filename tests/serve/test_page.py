@@ -19,7 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
-from serve.page import EXAMPLES, paint
+from serve.http.page import EXAMPLES, paint
 from serve.settings import ServeSettings
 
 TOKEN = "0123456789abcdef-for-the-page"

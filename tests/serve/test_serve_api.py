@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
-from serve.drawing import coloured
+from serve.http.drawing import coloured
 
 PNG = {"Content-Type": "image/png"}
 

@@ -13,12 +13,12 @@ from local_endpoint import LIMITS, LocalHandle, LocalMethod, encoded, picture
 from ray.exceptions import RayActorError
 
 from bayes_pfl import Detector
-from serve.batching import FORGET_S, TRIES, BatchingHandle
-from serve.client import ModelClient
-from serve.measures import Measures
-from serve.messages import BatchOutcome, Job, Scored
-from serve.pictures import Decoder
-from serve.problems import Problem
+from serve.http.measures import Measures
+from serve.http.pictures import Decoder
+from serve.http.problems import Problem
+from serve.models.batching import FORGET_S, TRIES, BatchingHandle
+from serve.models.client import ModelClient
+from serve.models.messages import BatchOutcome, Job, Scored
 from serve.settings import ModelSettings
 
 pytestmark = pytest.mark.anyio
@@ -216,7 +216,7 @@ async def test_who_has_waited_once_is_not_refused(replica: Watched) -> None:
 async def test_a_model_too_busy_to_say_is_the_one_that_answered_last(
     replica: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.client.DESCRIBE_S", 0.1)
+    monkeypatch.setattr("serve.models.client.DESCRIBE_S", 0.1)
     replica.may_begin.set()
     client = ModelClient(ModelSettings(**MODEL), Decoder(LIMITS), Measures(), replica, None)
     scored, _ = await client.score(encoded(picture()), "nut", 1, 0, False)

@@ -8,13 +8,13 @@ import torch
 from local_endpoint import picture, write_bundle
 
 from bayes_pfl import Detector
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import load_bundle
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.errors import BundleError
-from serve import drift
-from serve.drift import Watch, WatchedBackbone
-from serve.messages import Job, Scored
-from serve.replica import ModelReplica, describe_bundle, load_newer, self_test
+from bayes_pfl.inference.bundle import load_bundle
+from serve.models import drift
+from serve.models.drift import Watch, WatchedBackbone
+from serve.models.messages import Job, Scored
+from serve.models.replica import ModelReplica, describe_bundle, load_newer, self_test
 from serve.settings import ReplicaSettings
 
 

@@ -14,10 +14,10 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from bayes_pfl.errors import ConfigError
-from serve import access
-from serve.access import RateLimit, Tokens
+from serve.http import access
+from serve.http.access import RateLimit, Tokens
+from serve.http.proxy import PlainHeaders
 from serve.main import main
-from serve.proxy import PlainHeaders
 from serve.settings import Limits, ModelSettings, ServeSettings
 
 BODIES = dict(hostile.bodies())

@@ -7,7 +7,7 @@ import pytest
 from local_endpoint import encoded, picture, write_bundle
 
 from bayes_pfl import Detector
-from serve.drift import read_reference
+from serve.models.drift import read_reference
 from serve.reference import main
 
 

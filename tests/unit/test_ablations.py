@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from bayes_pfl.backbone import Features
+from bayes_pfl.clip.backbone import Features
 from bayes_pfl.config import ModelConfig, parse_config
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.model import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 
 WIDTHS = Widths(joint=8, text=6, patch=5, layers=2)
 

@@ -36,7 +36,7 @@ def test_files_are_short_and_say_what_they_are(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_loads(path):
     from bayes_pfl.config import read_config
-    from pipelines.settings import TrainSettings
+    from pipelines.platform.settings import TrainSettings
     from pipelines.tune import TuneSettings
 
     kinds = {"train": TrainSettings, "tune": TuneSettings}

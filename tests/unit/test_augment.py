@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from bayes_pfl.augment import augment
+from bayes_pfl.data.augment import augment
 
 SIDE = 96
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from bayes_pfl.backbone import Backbone
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 

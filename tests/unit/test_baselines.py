@@ -8,10 +8,16 @@ from sklearn.linear_model import LogisticRegression
 from small import BACKBONE
 from torch.nn import functional as F
 
-from bayes_pfl.backbone import Backbone, Features, package_path
-from bayes_pfl.baselines import HandWrittenPrompts, LinearProbe, mean_darkness, median_deviation, projected_patches
+from bayes_pfl.clip.backbone import Backbone, Features, package_path
+from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import DataError
-from bayes_pfl.preprocess import image_tensor
+from bayes_pfl.methods.baselines import (
+    HandWrittenPrompts,
+    LinearProbe,
+    mean_darkness,
+    median_deviation,
+    projected_patches,
+)
 from bayes_pfl.synthetic.captions import DAMAGED, FLAWLESS, TEMPLATES
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import painted
 import pytest
 
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
 from bayes_pfl.datasets.packing import Recipe, read_pixels
 from bayes_pfl.datasets.source import Found, Source, printable
 from bayes_pfl.errors import DataError, ImageError
-from bayes_pfl.preprocess import MAX_PIXELS
 
 
 def read(name: str, folder: Path, **choices: object) -> Found:

@@ -10,14 +10,14 @@ import numpy as np
 import painted
 import pytest
 
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image, decode_mask
+from bayes_pfl.data.shards import iterate_rows, read_manifest
 from bayes_pfl.datasets import output as output_module
 from bayes_pfl.datasets.catalogue import find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish
 from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_digest, plan_shards
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import DataError, OutputError
-from bayes_pfl.preprocess import MAX_PIXELS, decode_image, decode_mask
-from bayes_pfl.shards import iterate_rows, read_manifest
 
 
 def plan(tree: painted.Tree, output: Path, dataset: str, rows: int = 4, **recipe: object) -> list[ShardTask]:

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from small import BACKBONE, random_bundle
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import load_bundle, save_bundle, training_images
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorConfig
-from bayes_pfl.detector import Detector
 from bayes_pfl.errors import BackboneError, BundleError, ConfigError, ImageError
+from bayes_pfl.inference.bundle import load_bundle, save_bundle, training_images
+from bayes_pfl.inference.detector import Detector
 
 NAMES = ["gear", "metal plate", "hex nut", "gear"]
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import random_bundle
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import Bundle
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
-from bayes_pfl.detector import MAX_SAMPLES, SAMPLE_GROUP, Detector, multiplies_bfloat16
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.tiling import BlendedMap, tile_starts
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import MAX_SAMPLES, SAMPLE_GROUP, Detector, multiplies_bfloat16
+from bayes_pfl.inference.tiling import BlendedMap, tile_starts
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_an_overlap_that_is_no_share_is_refused(detector):
 def test_bfloat16_stays_near_the_exact_map(folder, detector, caplog):
     picture = Image.fromarray(noise(64, 64))
     (exact,) = detector.predict([picture], ["gear"], 5)
-    with caplog.at_level(logging.WARNING, "bayes_pfl.detector"):
+    with caplog.at_level(logging.WARNING, "bayes_pfl.inference.detector"):
         (reduced,) = Detector.load(folder, precision="bfloat16").predict([picture], ["gear"], 5)
     assert ("float32 is faster" in caplog.text) is not multiplies_bfloat16()
     assert reduced.anomaly_map.dtype == np.float32

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_pfl.draws import keyed_draws
+from bayes_pfl.methods.prompt_flow.noise import keyed_draws
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
 from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, published_variant
-from bayes_pfl.losses import Target, losses
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.prompts import Draws
-from bayes_pfl.text import PromptEncoder, pad_class_tokens
+from bayes_pfl.methods.prompt_flow.distributions import Draws
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.losses import Target, losses
 from tests.equations import Image, Step, training_losses
 from tests.equations_clip import encode_image, encode_text
 

@@ -9,10 +9,8 @@ import torch
 from plain import plain_shards
 from small import BACKBONE, random_bundle
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.detector import Detector, draw_key
-from bayes_pfl.errors import DataError
-from bayes_pfl.features import (
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.features import (
     UNAUGMENTED,
     EncodedSample,
     FeatureKey,
@@ -22,8 +20,10 @@ from bayes_pfl.features import (
     write_features,
     write_key,
 )
-from bayes_pfl.samples import index_shards, load_samples
-from bayes_pfl.shards import iterate_rows
+from bayes_pfl.data.samples import index_shards, load_samples
+from bayes_pfl.data.shards import iterate_rows
+from bayes_pfl.errors import DataError
+from bayes_pfl.inference.detector import Detector, draw_key
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_pfl.flow import AmortizedPlanarFlow, PlanarFlow
-from bayes_pfl.prompts import ImageSpecificDistribution, InitialDensity
+from bayes_pfl.methods.prompt_flow.distributions import ImageSpecificDistribution, InitialDensity
+from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
 
 
 @settings(max_examples=25, deadline=None)

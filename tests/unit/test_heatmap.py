@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.heatmap import heat_map, overlay
+from bayes_pfl.inference.heatmap import heat_map, overlay
 
 
 def test_heat_map_brightens_with_the_value():

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from bayes_pfl.config import LossConfig
-from bayes_pfl.losses import Target, dice_loss, focal_loss, losses, orthogonality
-from bayes_pfl.model import Logits, Prompts
-from bayes_pfl.prompts import Sampled
+from bayes_pfl.methods.prompt_flow.distributions import Sampled
+from bayes_pfl.methods.prompt_flow.head import Logits, Prompts
+from bayes_pfl.methods.prompt_flow.losses import Target, dice_loss, focal_loss, losses, orthogonality
 
 
 def made_up(batch=3, samples=2, bank=3, layers=2, side=4, size=12, seed=0):

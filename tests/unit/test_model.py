@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from small import BACKBONE
 from torch.nn import functional as F
 
-from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
 from bayes_pfl.config import ModelConfig, published_variant
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.prompts import Draws
-from bayes_pfl.scoring import MapAccumulator, smooth
-from bayes_pfl.text import PromptEncoder, pad_class_tokens
+from bayes_pfl.methods.maps import MapAccumulator, smooth
+from bayes_pfl.methods.prompt_flow.distributions import Draws
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 
 SIZE = 20
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from bayes_pfl.errors import ImageError
-from bayes_pfl.preprocess import (
+from bayes_pfl.data.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
     decode_image,
@@ -25,6 +24,7 @@ from bayes_pfl.preprocess import (
     mask_tensor,
     shrink,
 )
+from bayes_pfl.errors import ImageError
 
 GRAY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 COLOUR = np.asarray(painted.surface(1, (20, 12)))

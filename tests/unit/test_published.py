@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_pfl.bundle import load_bundle
 from bayes_pfl.config import ModelConfig, published_variant
 from bayes_pfl.errors import BundleError
-from bayes_pfl.model import BayesPFL
-from bayes_pfl.published import convert_published, published_widths
+from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.methods.prompt_flow.head import BayesPFL
+from bayes_pfl.methods.prompt_flow.published import convert_published, published_widths
 from pipelines.cli import main
 
 RECORDED = Path(__file__).parents[1] / "parity" / "recorded.npz"

@@ -5,14 +5,14 @@ import pytest
 import torch
 from small import BACKBONE, random_bundle
 
-from bayes_pfl.backbone import Backbone
-from bayes_pfl.bundle import load_bundle, save_bundle
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import ModelConfig, ScoringConfig, published_variant
-from bayes_pfl.detector import Detector
-from bayes_pfl.draws import ordered_draws
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.model import BayesPFL, Widths
-from bayes_pfl.prompts import Draws
+from bayes_pfl.inference.bundle import load_bundle, save_bundle
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.prompt_flow.distributions import Draws
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.noise import ordered_draws
 
 NAMES = ["gear", "hex nut", "gear"]
 

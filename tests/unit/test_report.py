@@ -11,7 +11,7 @@ from PIL import Image
 
 from bayes_pfl.errors import OutputError
 from bayes_pfl.metrics import dataset_mean, image_metrics, pixel_metrics
-from pipelines.report import Case, Table, heat_map, metrics_table, overlay, table, write_report
+from pipelines.platform.html import Case, Table, heat_map, metrics_table, overlay, table, write_report
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 

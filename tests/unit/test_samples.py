@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain import plain_shards
 
+from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
+from bayes_pfl.data.samples import epoch_order, global_batches, index_shards, load_samples, mosaic_partners, stack
+from bayes_pfl.data.shards import iterate_rows, shard_paths, write_shard
 from bayes_pfl.errors import DataError
-from bayes_pfl.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
-from bayes_pfl.samples import epoch_order, global_batches, index_shards, load_samples, mosaic_partners, stack
-from bayes_pfl.shards import iterate_rows, shard_paths, write_shard
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bayes_pfl.errors import DataError, OutputError
-from bayes_pfl.shards import (
+from bayes_pfl.data.shards import (
     BYTES_PER_BATCH,
     ROWS_PER_BATCH,
     SCHEMA,
@@ -27,6 +26,7 @@ from bayes_pfl.shards import (
     write_json,
     write_shard,
 )
+from bayes_pfl.errors import DataError, OutputError
 
 
 def row(number: int) -> ShardRow:
@@ -110,7 +110,7 @@ WRITE_TOO_MUCH = """
 import sys
 from pathlib import Path
 from bayes_pfl.errors import OutputError
-from bayes_pfl.shards import shard_name, write_shard
+from bayes_pfl.data.shards import shard_name, write_shard
 row = dict(sample_id="", dataset="", category="", class_name="", split="", label=0, defect="",
            image=bytes(2**20), mask=None, path="", height=1, width=1, sha256="")
 try:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from small import random_bundle
 
-from bayes_pfl.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.config import BackboneConfig
-from bayes_pfl.detector import Detector
-from bayes_pfl.draws import keyed_draws
-from bayes_pfl.scoring import smooth
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.maps import smooth
+from bayes_pfl.methods.prompt_flow.noise import keyed_draws
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "straightforward.py"
 

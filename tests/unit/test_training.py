@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from bayes_pfl.backbone import Backbone
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig
+from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
-from bayes_pfl.samples import SampleRef
-from bayes_pfl.training import Batch, Trainer, learning_rate_factor, mean_terms
+from bayes_pfl.training.trainer import Batch, Trainer, learning_rate_factor, mean_terms
 
 BACKBONE = BackboneConfig(
     name="package:embedded/bayes-pfl-embedded.json", pretrained="random:0", image_size=64, feature_layers=(3, 6, 9, 12)

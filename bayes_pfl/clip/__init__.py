@@ -1,0 +1,1 @@
+"""The frozen CLIP encoder: images -> features, prompts -> text embeddings. It knows no method."""

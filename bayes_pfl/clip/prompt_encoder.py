@@ -1,0 +1,123 @@
+"""Learned prompts through CLIP's frozen text transformer, exactly and without repeated work.
+
+A causal encoder allows four exact savings: cut the sequence behind the end-of-text token; compute the start token's keys and
+values once; let the normal and the abnormal prompt of one (bank, sample) share their context as one tree-shaped sequence
+(positions repeat in the two branches); and compute only the end-of-text rows in the last block.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.errors import BackboneError
+
+
+class ClassTokens(NamedTuple):
+    """Token ids of a batch of class names, end of text included, padded with zeros behind it."""
+
+    ids: Int[Tensor, "batch tokens"]
+    lengths: Int[Tensor, "batch"]
+
+
+class PromptEncoder(nn.Module):
+    """Text embeddings of tree-shaped learned prompts; gradients reach the prompts, never CLIP.
+
+    Raises BackboneError where the text tower is not made of open_clip's standard residual attention blocks.
+    """
+
+    start_keys: Tensor
+    start_values: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        tower = backbone.text_tower
+        blocks = list(tower.transformer.resblocks)
+        if any(not isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
+            raise BackboneError(
+                f"{backbone.config.name}: its text tower is not CLIP's transformer; choose another architecture."
+            )
+        self._tower: tuple[Any, ...] = (tower,)  # in a tuple: frozen, so not a parameter of this module
+        self._blocks = blocks
+        keys, values = self._encode_start(int(backbone.tokenizer.sot_token_id))
+        self.register_buffer("start_keys", keys, persistent=False)
+        self.register_buffer("start_values", values, persistent=False)
+
+    def forward(
+        self,
+        context: Float[Tensor, "batch prompts context width"],
+        normal: Float[Tensor, "batch prompts state width"],
+        abnormal: Float[Tensor, "batch prompts state width"],
+        class_tokens: ClassTokens,
+    ) -> Float[Tensor, "batch prompts 2 dim"]:
+        """Embeddings of [start][context][state][class][end] with the normal (0) and the abnormal state (1), not normalised."""
+        tower = self._tower[0]
+        batch, prompts, context_length, width = context.shape
+        state_length, class_length = normal.shape[2], class_tokens.ids.shape[1]
+        branch = state_length + class_length
+        position = tower.positional_embedding[1 : 1 + context_length + branch]
+        names = tower.token_embedding(class_tokens.ids).unsqueeze(1).expand(-1, prompts, -1, -1)
+        x = torch.cat([context, normal, names, abnormal, names], dim=2)
+        x = x + torch.cat([position, position[context_length:]]).to(x.dtype)
+        x = x.flatten(0, 1)
+        ends = context_length + state_length + class_tokens.lengths - 1
+        rows = torch.stack([ends, ends + branch], dim=1).repeat_interleave(prompts, dim=0)
+        mask = tree_mask(context_length, branch, x.device)
+        for index, block in enumerate(self._blocks[:-1]):
+            x = self._block(block, x, x, index, mask)
+        last = x.gather(1, rows.unsqueeze(-1).expand(-1, -1, width))
+        x = self._block(self._blocks[-1], last, x, len(self._blocks) - 1, mask[rows].unsqueeze(1))
+        x = tower.ln_final(x)
+        projection = tower.text_projection
+        x = projection(x) if isinstance(projection, nn.Module) else x @ projection
+        return x.view(batch, prompts, 2, -1)
+
+    def _block(self, block: Any, queries: Tensor, sequence: Tensor, index: int, mask: Tensor) -> Tensor:
+        """One residual block for the rows `queries` of `sequence`, the start token's keys and values in front."""
+        attention = block.attn
+        heads, width = attention.num_heads, attention.embed_dim
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        normed = block.ln_1(sequence)
+        if queries is sequence:
+            q, k, v = F.linear(normed, weight, bias).chunk(3, dim=-1)
+        else:
+            q = F.linear(block.ln_1(queries), weight[:width], bias[:width])
+            k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+        k = torch.cat([self.start_keys[index].to(k.dtype).expand(len(k), 1, -1), k], dim=1)
+        v = torch.cat([self.start_values[index].to(v.dtype).expand(len(v), 1, -1), v], dim=1)
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = queries + block.ls_1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+    @torch.no_grad()
+    def _encode_start(self, token: int) -> tuple[Float[Tensor, "blocks width"], Float[Tensor, "blocks width"]]:
+        """Keys and values of the start token in every block: it sees only itself, so no prompt changes them."""
+        tower = self._tower[0]
+        x = tower.token_embedding.weight[token] + tower.positional_embedding[0]
+        keys, values = [], []
+        for block in self._blocks:
+            _, key, value = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
+            keys.append(key)
+            values.append(value)
+            x = x + block.ls_1(block.attn.out_proj(value))
+            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return torch.stack(keys), torch.stack(values)
+
+
+def tree_mask(context: int, branch: int, device: torch.device) -> Bool[Tensor, "rows columns"]:
+    """Who may see whom: context sees itself causally; each branch sees the context and itself causally; all see the start."""
+    length = context + 2 * branch
+    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    mask[context + branch :, context : context + branch] = False
+    return torch.cat([torch.ones(length, 1, dtype=torch.bool, device=device), mask], dim=1)
+
+
+def pad_class_tokens(tokens: list[list[int]], device: torch.device | None = None) -> ClassTokens:
+    """Token ids of class names as one padded batch."""
+    length = max(len(ids) for ids in tokens)
+    padded = [ids + [0] * (length - len(ids)) for ids in tokens]
+    return ClassTokens(torch.tensor(padded, device=device), torch.tensor([len(ids) for ids in tokens], device=device))

@@ -1,0 +1,160 @@
+"""Rows of shards as training samples: which there are, in which order an epoch visits them, and their tensors."""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from bayes_pfl.data.augment import augment, keyed_random, mosaic
+from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
+from bayes_pfl.data.remote import is_remote, list_files, local_copy
+from bayes_pfl.data.shards import read_shard, shard_paths
+from bayes_pfl.errors import DataError
+
+UNAUGMENTED = -1
+"""The augmentation's seed of a view that is not augmented."""
+
+
+class SampleRef(NamedTuple):
+    """Where one image lies, and what is known of it without decoding it."""
+
+    shard: str
+    row: int
+    sample_id: str
+    category: str
+    class_name: str
+    label: int
+    sha256: str
+
+
+class Sample(NamedTuple):
+    """One image and its mask as tensors."""
+
+    image: Float[Tensor, "3 size size"]
+    mask: Float[Tensor, "size size"]
+
+
+def index_shards(
+    folder: Path | str, split: str | None = None, categories: Collection[str] | None = None
+) -> list[SampleRef]:
+    """All rows of a folder's shards in order, optionally of one split and some categories; image bytes are not touched.
+
+    `folder` may be a URI (s3://, gs://, file://): references then hold URIs, and each machine copies the shards it reads.
+    Raises DataError if the folder has no shards, or no row is left.
+    """
+    refs = []
+    for path in _shards(folder):
+        table = read_shard(local_copy(path)).select(["sample_id", "category", "class_name", "split", "label", "sha256"])
+        for row, values in enumerate(table.to_pylist()):
+            if (split is None or values.pop("split") == split) and (
+                categories is None or values["category"] in categories
+            ):
+                values.pop("split", None)
+                refs.append(SampleRef(shard=path, row=row, **values))
+    if not refs:
+        wanted = [f"of split '{split}'"] if split is not None else []
+        wanted += [f"of categories {sorted(categories)}"] if categories is not None else []
+        what = " ".join(["no image", *wanted])
+        raise DataError(f"{folder} has {what}; check the names, or ingest again with other options.")
+    return refs
+
+
+def refs_digest(refs: Sequence[SampleRef]) -> str:
+    """SHA-256 over the images' hashes, whatever their order: names a set of images."""
+    return hashlib.sha256("".join(sorted(ref.sha256 for ref in refs)).encode()).hexdigest()
+
+
+def _shards(folder: Path | str) -> list[str]:
+    """Absolute paths, or URIs, of a folder's shards in order."""
+    if not is_remote(folder):
+        return [str(path.resolve()) for path in shard_paths(folder)]
+    paths = [path for path in list_files(str(folder)) if path.endswith(".arrow") and "/shard-" in path]
+    if not paths:
+        raise DataError(f"{folder} holds no shards. Make some with `bayes-pfl ingest` and copy them there.")
+    return paths
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """The permutation in which an epoch visits `count` samples: a function of seed and epoch alone."""
+    generator = np.random.Generator(np.random.Philox(key=(seed << 32) + epoch))
+    return generator.permutation(count).tolist()
+
+
+def global_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The epoch's order cut into batches; a last, smaller one is left out unless it is the only one."""
+    order = epoch_order(count, seed, epoch)
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    return batches if len(batches) == 1 or len(batches[-1]) == batch_size else batches[:-1]
+
+
+def mosaic_partners(
+    refs: Sequence[SampleRef], augmentation_seed: int | None, probability: float
+) -> list[tuple[SampleRef, ...]]:
+    """For every sample the three others it forms a mosaic with, or none: anomalous ones of its category, by seed and content.
+
+    Departs from the released code, which puts a mosaic in place of any image: here an anomalous image becomes one, so labels stay.
+    """
+    if augmentation_seed is None or probability == 0:
+        return [()] * len(refs)
+    anomalous: dict[str, list[SampleRef]] = {}
+    for ref in refs:
+        if ref.label == 1:
+            anomalous.setdefault(ref.category, []).append(ref)
+    partners: list[tuple[SampleRef, ...]] = []
+    for ref in refs:
+        random = keyed_random(f"mosaic/{augmentation_seed}/{ref.sha256}")
+        chosen = ref.label == 1 and random.random() < probability
+        pool = anomalous.get(ref.category, [])
+        partners.append(tuple(pool[index] for index in random.integers(len(pool), size=3)) if chosen else ())
+    return partners
+
+
+def load_samples(
+    refs: Sequence[SampleRef],
+    size: int,
+    augmentation_seed: int | None = None,
+    partners: Sequence[Sequence[SampleRef]] | None = None,
+) -> list[Sample]:
+    """Decode, put mosaics together, optionally augment (seeded by `augmentation_seed` and each image's hash), and resize.
+
+    Raises DataError if an anomalous image has no mask: pixels cannot be learned from it.
+    """
+    tables: dict[str, pa.Table] = {}
+    return [
+        _load(tables, [ref, *others], size, augmentation_seed)
+        for ref, others in zip(refs, partners or [()] * len(refs), strict=True)
+    ]
+
+
+def _load(tables: dict[str, pa.Table], tiles: Sequence[SampleRef], size: int, augmentation_seed: int | None) -> Sample:
+    decoded = [_decode(tables, ref) for ref in tiles]
+    image, mask = (
+        decoded[0] if len(decoded) == 1 else mosaic([image for image, _ in decoded], [mask for _, mask in decoded])
+    )
+    if augmentation_seed is not None:
+        image, mask = augment(image, mask, f"{augmentation_seed}/{tiles[0].sha256}")
+    return Sample(image_tensor(image, size), mask_tensor(mask, size))
+
+
+def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, np.ndarray]:
+    """Image and mask of one row; shards stay open in `tables`."""
+    if ref.shard not in tables:
+        tables[ref.shard] = read_shard(local_copy(ref.shard))
+    image_bytes, mask_bytes = (tables[ref.shard][name][ref.row].as_py() for name in ("image", "mask"))
+    if mask_bytes is None and ref.label == 1:
+        raise DataError(f"{ref.sample_id} is anomalous but has no mask; train on a dataset with masks.")
+    image = decode_image(image_bytes)
+    mask = np.zeros((image.height, image.width), np.uint8) if mask_bytes is None else decode_mask(mask_bytes)
+    return image, mask
+
+
+def stack(samples: Sequence[Sample]) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch size size"]]:
+    """Images and masks of a batch."""
+    return torch.stack([sample.image for sample in samples]), torch.stack([sample.mask for sample in samples])

@@ -1,0 +1,1 @@
+"""How the embedded demonstration CLIP is pretrained on generated images."""

@@ -1,0 +1,265 @@
+"""Pretraining of the embedded CLIP: the global token learns from captions, patches from a spare head.
+
+Like CLIP itself, only the global token is aligned with text. Patch tokens are kept informative by a
+dense head that predicts defective patches and is thrown away afterwards, so that their alignment
+with text is left to be learned, as it is on real CLIP.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bayes_pfl.config import Settings
+from bayes_pfl.embedded_training.losses import dense_loss, multi_positive, own_pair_loss, patch_targets
+from bayes_pfl.metrics import image_metrics, pixel_metrics
+from bayes_pfl.synthetic.batches import Batch, Recipe, ValidationSet
+from bayes_pfl.synthetic.captions import DAMAGED, FLAWLESS
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+ARCHITECTURE = EMBEDDED / "bayes-pfl-embedded.json"
+WEIGHTS = EMBEDDED / "bayes-pfl-embedded.safetensors"
+MAX_LOGIT_SCALE = 100.0
+"""Largest inverse temperature, as in CLIP."""
+
+
+class PretrainingConfig(Settings):
+    """The recipe of the embedded CLIP."""
+
+    seed: int = Field(7, ge=0, description="initial weights, every image, every caption")
+    crop_steps: int = Field(1600, ge=0, description="optimiser steps on small images, first")
+    full_steps: int = Field(600, ge=0, description="optimiser steps on images of full size, afterwards")
+    crop_size: int = Field(64, ge=32, multiple_of=8, description="side of the small images, pixels")
+    image_size: int = Field(112, ge=32, multiple_of=8, description="side of the full images, pixels")
+    pairs: int = Field(16, ge=1, description="twin pairs per step and worker; a pair is two images")
+    composite_share: float = Field(0.55, ge=0, le=1, description="share of invented objects")
+    name_dropout: float = Field(0.4, ge=0, le=1, description="share of captions without the object's name")
+    kind_share: float = Field(0.5, ge=0, le=1, description="share of captions that name the kind of defect")
+    feature_layers: tuple[int, ...] = Field(
+        (6, 8, 10, 12), min_length=1, description="vision blocks, from 1, whose patches the dense head reads"
+    )
+    learning_rate: float = Field(1.2e-3, gt=0, description="AdamW's peak step size")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's decay of matrices")
+    warmup_steps: int = Field(150, ge=0, description="steps of linear warm-up, then cosine over the pixels")
+    state_weight: float = Field(1.0, ge=0, description="weight of telling flawless from damaged captions")
+    dense_weight: float = Field(1.5, ge=0, description="weight of the dense head's loss")
+    bfloat16: bool = Field(False, description="autocast to bfloat16; faster only where the CPU has AMX")
+    validation_images: int = Field(12, ge=1, description="defective, and as many flawless, per category")
+    report_every: int = Field(100, ge=1, description="steps between validation, report and checkpoint")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "PretrainingConfig":
+        if self.crop_steps + self.full_steps < 1:
+            raise ValueError("crop_steps and full_steps are both 0: nothing would be trained")
+        if self.crop_size > self.image_size:
+            raise ValueError("crop_size must not exceed image_size")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.crop_steps + self.full_steps
+
+    def side(self, step: int) -> int:
+        """Side of the images of a step, pixels."""
+        return self.crop_size if step < self.crop_steps else self.image_size
+
+    def rate(self, step: int) -> float:
+        """Step size: linear warm-up, then half a cosine over the pixels seen."""
+        small, full = self.crop_size**2, self.image_size**2
+        seen = min(step, self.crop_steps) * small + max(0, step - self.crop_steps) * full
+        progress = seen / (self.crop_steps * small + self.full_steps * full)
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def recipe(self) -> Recipe:
+        """What the batches are made of."""
+        return Recipe(self.pairs, self.image_size, self.composite_share, self.name_dropout, self.kind_share)
+
+
+class DenseHead(nn.Module):
+    """One defect logit per patch and chosen block, read off linearly; thrown away after pretraining.
+
+    A linear reading leaves the work to the blocks, so that a later linear adapter finds the defect in their patches.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1)) for _ in range(layers))
+
+    def forward(self, patches: Sequence[Float[Tensor, "batch patches width"]]) -> Float[Tensor, "layers batch patches"]:
+        """Logits of each layer's patches."""
+        pairs = zip(self.heads, patches, strict=True)
+        return torch.stack([head(tokens).squeeze(-1) for head, tokens in pairs])
+
+
+class Losses(NamedTuple):
+    """The objective's parts of one batch; `total` is what is minimised."""
+
+    total: Tensor
+    contrastive: Tensor
+    state: Tensor
+    dense: Tensor
+
+
+class PretrainingModel(nn.Module):
+    """The CLIP to be trained and the dense head beside it; `forward` gives the losses of a batch."""
+
+    def __init__(self, config: PretrainingConfig) -> None:
+        super().__init__()
+        open_clip.add_model_config(ARCHITECTURE)
+        name = ARCHITECTURE.stem
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.clip: Any = open_clip.create_model(name, force_image_size=config.image_size)
+            width = self.clip.visual.trunk.num_features
+            self.head = DenseHead(width, len(config.feature_layers))
+        self.indices = [layer - 1 for layer in config.feature_layers]
+        self.state_weight, self.dense_weight = config.state_weight, config.dense_weight
+        self.tokenizer: Any = open_clip.get_tokenizer(name, bpe_path=str(EMBEDDED / "merges.txt.gz"))
+        preprocess = self.clip.visual.preprocess_cfg
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+
+    def encode(self, images: Float[Tensor, "batch 3 side side"]) -> tuple[Tensor, Tensor]:
+        """Unit global features (batch, dim) and dense logits (layers, batch, patches) of RGB in [0, 1]."""
+        normalised = (images - self.mean) / self.std
+        output = self.clip.visual.forward_intermediates(normalised, indices=self.indices, output_fmt="NLC")
+        return F.normalize(output["image_features"], dim=-1), self.head(output["image_intermediates"])
+
+    def forward(
+        self,
+        images: Float[Tensor, "images 3 side side"],
+        masks: Bool[Tensor, "images side side"],
+        tokens: Int[Tensor, "captions context"],
+        truth: Bool[Tensor, "images captions"],
+    ) -> Losses:
+        """Losses of a twin-paired batch (see `Batch` for the order of rows and captions)."""
+        features, dense_logits = self.encode(images)
+        texts = self.clip.encode_text(tokens, normalize=True)
+        scale = self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        logits = scale * features.float() @ texts.float().T
+        contrastive = 0.5 * (multi_positive(logits, truth) + multi_positive(logits.T, truth.T))
+        state = own_pair_loss(logits, masks.flatten(1).any(1))
+        dense = dense_loss(dense_logits.float(), patch_targets(masks, dense_logits.shape[-1]))
+        total = contrastive + self.state_weight * state + self.dense_weight * dense
+        return Losses(total, contrastive, state, dense)
+
+
+class Pretraining:
+    """Model, optimiser and position of a run; a checkpoint holds all of it."""
+
+    def __init__(self, config: PretrainingConfig, device: torch.device | None = None) -> None:
+        self.config = config
+        self.device = device or torch.device("cpu")
+        self.model = PretrainingModel(config).to(self.device)
+        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
+        others = [p for p in self.model.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+
+    def train_step(self, model: nn.Module, batch: Batch) -> Losses:
+        """One optimiser step through `model`: `self.model`, or a data-parallel wrapper of it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).contiguous().to(self.device)
+        tokens = self.model.tokenizer(batch.captions).to(self.device)
+        masks = torch.from_numpy(batch.masks).to(self.device)
+        truth = torch.from_numpy(batch.truth).to(self.device)
+        model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            losses: Losses = model(images, masks, tokens, truth)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        return Losses(*(part.detach() for part in losses))
+
+    def save(self, path: Path) -> None:
+        """Write the whole state under a temporary name, then rename."""
+        state = {
+            "config": self.config.model_dump_json(),
+            "step": self.step,
+            "curve": self.curve,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a state that `save` wrote."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.curve = int(state["step"]), list(state["curve"])
+
+
+@torch.no_grad()
+def validate(model: PretrainingModel, data: ValidationSet) -> dict[str, float]:
+    """Zero-shot image AUROC, and the dense head's pixel AUROC and AP, means over categories.
+
+    The text score of an image is its similarity to the mean damaged minus that to the mean
+    flawless caption of its category; the pixel map is the head's mean logit, per patch.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    names = np.array(data.categories)
+    totals: dict[str, list[float]] = {"image_auroc": [], "pixel_auroc": [], "pixel_ap": []}
+    for category in dict.fromkeys(data.categories):
+        chosen = names == category
+        images = torch.from_numpy(data.images[chosen]).permute(0, 3, 1, 2).float().to(device) / 255
+        features, dense = model.encode(images)
+        flawless, damaged = (_text_mean(model, states, category) for states in (FLAWLESS, DAMAGED))
+        scores = (features @ (damaged - flawless)).cpu().numpy()
+        labels = data.masks[chosen].any((1, 2)).astype(int)
+        totals["image_auroc"].append(image_metrics(scores, labels).values["image_auroc"])
+        grid = math.isqrt(dense.shape[-1])
+        maps = F.interpolate(dense.mean(0).view(-1, 1, grid, grid), data.masks.shape[1:], mode="bilinear")[:, 0]
+        pixels = pixel_metrics(maps.cpu().numpy(), data.masks[chosen].astype(np.uint8)).values
+        for name in ("pixel_auroc", "pixel_ap"):
+            totals[name].append(pixels[name])
+    return {name: float(np.mean(values)) for name, values in totals.items()}
+
+
+def _text_mean(model: PretrainingModel, states: Sequence[str], category: str) -> Tensor:
+    texts = ["a photo of a " + state.format(category) for state in states]
+    tokens = model.tokenizer(texts).to(next(model.parameters()).device)
+    return F.normalize(model.clip.encode_text(tokens, normalize=True).mean(0), dim=-1)
+
+
+def export_weights(clip: nn.Module, path: Path) -> str:
+    """Write CLIP's state in half precision as safetensors and return the file's SHA-256."""
+    state = {
+        name: tensor.detach().cpu().half().contiguous() if tensor.is_floating_point() else tensor.cpu()
+        for name, tensor in clip.state_dict().items()
+    }
+    data = safetensors.torch.save(state, metadata={"format": "pt"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return hashlib.sha256(data).hexdigest()

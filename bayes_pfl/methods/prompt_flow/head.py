@@ -1,0 +1,219 @@
+"""Bayes-PFL's learned head: features of the frozen CLIP -> text embeddings -> logits (sections 3.2 to 3.5).
+
+Every two-way softmax of the paper is a sigmoid of one difference, abnormal minus normal: `Logits` holds differences.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder
+from bayes_pfl.config import ModelConfig
+from bayes_pfl.methods.prompt_flow.attention import ResidualCrossModalAttention, normalize
+from bayes_pfl.methods.prompt_flow.distributions import (
+    Draws,
+    ImageAgnosticDistribution,
+    ImageSpecificDistribution,
+    InitialDensity,
+    PromptBanks,
+    Sampled,
+    empty_sample,
+)
+from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
+from bayes_pfl.methods.prompt_flow.pooling import AttentionPooling, MeanPooling
+
+
+class Widths(NamedTuple):
+    """Sizes the head takes from its backbone."""
+
+    joint: int
+    text: int
+    patch: int
+    layers: int
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "Widths":
+        """The sizes of a loaded backbone."""
+        return cls(backbone.joint_width, backbone.text_width, backbone.patch_width, len(backbone.config.feature_layers))
+
+
+class PatchFeatures(NamedTuple):
+    """Patch tokens in the joint space, layer by layer, in the one form that attention takes: plain, or L2-normalised."""
+
+    tokens: tuple[Float[Tensor, "batch patches dim"], ...]
+    scales: tuple[Float[Tensor, "batch patches"], ...]
+    """What a token is multiplied with to have length 1."""
+
+
+class Prompts(NamedTuple):
+    """L2-normalised text embeddings Z of all sampled prompts, with the samples they come from."""
+
+    text: Float[Tensor, "batch samples bank 2 dim"]
+    context: Sampled
+    normal: Sampled
+    abnormal: Sampled
+
+
+class Logits(NamedTuple):
+    """Scaled differences abnormal - normal: sigmoid gives the probability of an anomaly."""
+
+    pixel: Float[Tensor, "layers batch samples bank patches"]
+    image: Float[Tensor, "batch samples bank"]
+
+
+class BayesPFL(nn.Module):
+    """The trainable part; CLIP itself stays outside (see `Backbone` and `PromptEncoder`)."""
+
+    def __init__(self, config: ModelConfig, widths: Widths) -> None:
+        super().__init__()
+        self.config = config
+        self.banks = PromptBanks(config.num_prompts, config.context_tokens, config.state_tokens, widths.text)
+        self.context = _context_distribution(config, widths) if config.context_from_image else None
+        self.states = _state_distribution(config, widths) if config.state_distribution else None
+        self.projections = nn.ModuleList(
+            nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers)
+        )
+        self.attention = (
+            ResidualCrossModalAttention(widths.joint, config.attention_heads, config.attention_query_bias)
+            if config.residual_attention
+            else None
+        )
+        self.pooling = (
+            AttentionPooling(widths.layers * widths.patch, widths.joint, config.pooling_width)
+            if config.attention_pooling
+            else MeanPooling(widths.layers * widths.patch, widths.joint)
+        )
+        self.class_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
+        self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
+        self.pixel_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.image_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for weight in self.projections.parameters():
+            nn.init.normal_(weight, std=0.02)
+
+    def forward(
+        self,
+        features: Features,
+        class_tokens: ClassTokens,
+        draws: Draws,
+        encoder: PromptEncoder,
+        bank: slice = slice(None),
+        class_token_only: bool = False,
+    ) -> tuple[Prompts, Logits]:
+        """Prompts, and the logits of those in `bank`, of a batch of images: what the losses need.
+
+        With `class_token_only` the image logits see x_cls alone, the released code's first stage.
+        """
+        prompts = self.prompts(features, class_tokens, draws, encoder)
+        text = prompts.text[:, :, bank]
+        image_logits = self.class_token_logits if class_token_only else self.image_logits
+        return prompts, Logits(self.pixel_logits(self.patch_features(features), text), image_logits(features, text))
+
+    def global_feature(self, features: Features) -> Float[Tensor, "batch dim"]:
+        """x = x_cls + x_patch (section 3.5), or one of the two where the other is switched off (Table 2)."""
+        if not self.config.patches_in_image:
+            return features.image
+        pooled: Tensor = self.pooling(features.patches)
+        return features.image + pooled if self.config.class_token_in_image else pooled
+
+    def prompts(self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder) -> Prompts:
+        """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds."""
+        return self.encode(*self.sample(features, draws), class_tokens, encoder)
+
+    def encode(
+        self, context: Sampled, normal: Sampled, abnormal: Sampled, class_tokens: ClassTokens, encoder: PromptEncoder
+    ) -> Prompts:
+        """The same from samples that are there."""
+        batch, samples, width = context.offset.shape
+        banks, shape = self.banks, (batch, samples, self.config.num_prompts, -1, width)
+        scale = self.config.offset_scale
+        fused_context = banks.context + scale * context.offset[:, :, None, None]
+        fused_normal = (banks.normal + scale * normal.offset[:, None, None]).expand(shape)
+        fused_abnormal = (banks.abnormal + scale * abnormal.offset[:, None, None]).expand(shape)
+        text = encoder(
+            fused_context.flatten(1, 2), fused_normal.flatten(1, 2), fused_abnormal.flatten(1, 2), class_tokens
+        )
+        return Prompts(normalize(text.float()).unflatten(1, (samples, -1)), context, normal, abnormal)
+
+    def sample(self, features: Features, draws: Draws) -> tuple[Sampled, Sampled, Sampled]:
+        """Samples of the context's distribution (one per image) and of the two states' (shared by all images)."""
+        return self.sample_context(features, draws.context), *self.sample_states(draws.normal, draws.abnormal)
+
+    def sample_context(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> Sampled:
+        """Samples of the image-specific distribution, or no offset where it is switched off."""
+        if self.context is None:
+            return empty_sample(noise)
+        return self.context(
+            self.global_feature(features) if self.config.condition_on_patches else features.image, noise
+        )
+
+    def sample_states(
+        self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]
+    ) -> tuple[Sampled, Sampled]:
+        """Samples of the image-agnostic distribution: they depend on no image."""
+        if self.states is None:
+            return empty_sample(normal), empty_sample(abnormal)
+        return self.states.normal(normal), self.states.abnormal(abnormal)
+
+    def patch_features(self, features: Features, layers: slice = slice(None)) -> PatchFeatures:
+        """F_l: one linear map per layer into the joint space, of all layers or some."""
+        pairs = zip(self.projections[layers], features.patches[layers], strict=True)
+        tokens = [project(patches) for project, patches in pairs]
+        scales = [1 / layer.norm(dim=-1).clamp(min=1e-12) for layer in tokens]
+        if self.config.attention_normalized_keys:
+            tokens = [layer * scale.unsqueeze(-1) for layer, scale in zip(tokens, scales, strict=True)]
+            scales = [torch.ones_like(scale) for scale in scales]
+        return PatchFeatures(tuple(tokens), tuple(scales))
+
+    def pixel_logits(
+        self, patches: PatchFeatures, text: Float[Tensor, "batch samples bank 2 dim"]
+    ) -> Float[Tensor, "layers batch samples bank patches"]:
+        """Difference of the similarities of eq. 11 before upsampling, which is linear and so may follow."""
+        prompts = text.flatten(1, 3)
+        query = self.attention.query(prompts) if self.attention is not None else prompts
+        layers = []
+        for tokens, scale in zip(patches.tokens, patches.scales, strict=True):
+            refined = prompts if self.attention is None else self.attention(prompts, query, tokens)
+            pairs = normalize(refined).unflatten(1, text.shape[1:4])
+            direction = (pairs[..., 1, :] - pairs[..., 0, :]) * self.pixel_temperature.exp()
+            layers.append(torch.einsum("nsbd,npd->nsbp", direction, tokens) * scale[:, None, None])
+        return torch.stack(layers)
+
+    def image_logits(
+        self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"]
+    ) -> Float[Tensor, "batch samples bank"]:
+        """Difference of the similarities of x~ and Z~ (s_text of section 3.5); with the mappings where configured."""
+        image = self.global_feature(features)
+        return self._image_difference(image if self.image_mapping is None else self.image_mapping(image), text)
+
+    def class_token_logits(
+        self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"]
+    ) -> Float[Tensor, "batch samples bank"]:
+        """The same with x_cls alone and no map of the image: the released code's first stage."""
+        return self._image_difference(features.image, text)
+
+    def _image_difference(self, image: Tensor, text: Tensor) -> Tensor:
+        normed = text if self.class_mapping is None else normalize(self.class_mapping(text))
+        direction = normed[..., 1, :] - normed[..., 0, :]
+        return torch.einsum("nsbd,nd->nsb", direction, normalize(image)) * self.image_temperature.exp()
+
+
+def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.hidden_width)
+    if config.amortized_context_flow:
+        amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.log_det_epsilon)
+        return ImageSpecificDistribution(density, amortized)
+    return ImageSpecificDistribution(density, _planar_flow(config, widths))
+
+
+def _state_distribution(config: ModelConfig, widths: Widths) -> ImageAgnosticDistribution:
+    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.hidden_width)
+    count = 2 if config.separate_state_flows else 1
+    return ImageAgnosticDistribution(density, [_planar_flow(config, widths) for _ in range(count)], widths.joint)
+
+
+def _planar_flow(config: ModelConfig, widths: Widths) -> PlanarFlow:
+    return PlanarFlow(widths.text, config.flow_length, config.flow_initial_scale, config.log_det_epsilon)

@@ -1,0 +1,161 @@
+"""The training objective (section 3.6): classification, focal, dice, orthogonality and the prompt-flow KL terms.
+
+Everything that is averaged over a batch is first a sum over its images. Several workers add their sums (`add`, with
+gradients) before any ratio is taken, so that N workers on one global batch have the loss of one worker.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayes_pfl.config import LossConfig
+from bayes_pfl.methods.prompt_flow.head import Logits, Prompts
+
+
+class Target(NamedTuple):
+    """Ground truth of a batch."""
+
+    label: Float[Tensor, "batch"]
+    mask: Float[Tensor, "batch height width"]
+
+
+class BatchSums(NamedTuple):
+    """Sums over the images of a batch; `prompts` counts samples x bank."""
+
+    images: Float[Tensor, ""]
+    classification: Float[Tensor, "prompts"]
+    foreground_pixels: Float[Tensor, ""]
+    background_pixels: Float[Tensor, ""]
+    focal_foreground: Float[Tensor, "layers prompts"]
+    focal_background: Float[Tensor, "layers prompts"]
+    intersection: Float[Tensor, "layers prompts"]
+    probability: Float[Tensor, "layers prompts"]
+    orthogonality: Float[Tensor, ""]
+    context_divergence: Float[Tensor, ""]
+
+
+class LossTerms(NamedTuple):
+    """The weighted total and every term before its weight."""
+
+    total: Float[Tensor, ""]
+    classification: Float[Tensor, ""]
+    focal: Float[Tensor, ""]
+    dice: Float[Tensor, ""]
+    orthogonality: Float[Tensor, ""]
+    kl_context: Float[Tensor, ""]
+    kl_normal: Float[Tensor, ""]
+    kl_abnormal: Float[Tensor, ""]
+
+
+def losses(
+    prompts: Prompts,
+    logits: Logits,
+    target: Target,
+    config: LossConfig,
+    corners: bool,
+    add: Callable[[Tensor], Tensor] = lambda local: local,
+) -> LossTerms:
+    """L = L_ort + L_p (eq. 14): `add` returns the sum of a vector over all workers, and passes gradients.
+
+    Departs from the paper: the KL terms are weighted (`kl_weight`), which the released code also does.
+    `corners` is the model's `upsampled_corners`.
+    """
+    sums = _add_up(batch_sums(prompts, logits, target, config, corners), add)
+    classification = (sums.classification / sums.images).mean()
+    foreground = sums.focal_foreground / sums.foreground_pixels.clamp(min=1)
+    background = sums.focal_background / sums.background_pixels.clamp(min=1)
+    focal = (foreground + background).sum(0).mean()
+    dice = dice_loss(sums.intersection, sums.probability, sums.foreground_pixels, config.dice_epsilon).sum(0).mean()
+    orthogonality = sums.orthogonality / sums.images
+    kl_context = sums.context_divergence / sums.images
+    batch = sums.images if config.state_log_det_over_batch else torch.ones_like(sums.images)
+    kl_normal = (prompts.normal.log_ratio - prompts.normal.log_det / batch).mean()
+    kl_abnormal = (prompts.abnormal.log_ratio - prompts.abnormal.log_det / batch).mean()
+    total = classification + focal + dice + config.orthogonal_weight * orthogonality
+    total = total + config.kl_weight * (kl_context + kl_normal + kl_abnormal)
+    return LossTerms(total, classification, focal, dice, orthogonality, kl_context, kl_normal, kl_abnormal)
+
+
+def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossConfig, corners: bool) -> BatchSums:
+    """All sums over the images of this worker's part of the batch."""
+    batch = logits.pixel.shape[1]
+    side = int(logits.pixel.shape[-1] ** 0.5)
+    pixel = logits.pixel.flatten(2, 3)
+    mask = target.mask.unsqueeze(1)
+    rows = []
+    for layer in pixel:  # one layer at a time: full-resolution maps of all layers need not exist together
+        full = F.interpolate(
+            layer.unflatten(-1, (side, side)), size=mask.shape[-2:], mode="bilinear", align_corners=corners
+        )
+        focal = focal_loss(full, mask.expand_as(full), config.focal_gamma, config.focal_epsilon)
+        probability = full.sigmoid()
+        inside = (0, 2, 3)
+        rows.append(
+            torch.stack(
+                [
+                    (focal * mask).sum(inside),
+                    (focal * (1 - mask)).sum(inside),
+                    (probability * mask).sum(inside),
+                    probability.sum(inside),
+                ]
+            )
+        )
+    by_layer = torch.stack(rows, dim=1)
+    labels = target.label[:, None, None].expand_as(logits.image)
+    classification = F.binary_cross_entropy_with_logits(logits.image, labels, reduction="none")
+    foreground = mask.sum()
+    return BatchSums(
+        images=foreground.new_tensor(float(batch)),
+        classification=classification.sum(0).flatten(),
+        foreground_pixels=foreground,
+        background_pixels=mask.numel() - foreground,
+        focal_foreground=by_layer[0],
+        focal_background=by_layer[1],
+        intersection=by_layer[2],
+        probability=by_layer[3],
+        orthogonality=orthogonality(prompts.text, config.orthogonal_mean).sum(),
+        context_divergence=prompts.context.divergence().mean(1).sum(),
+    )
+
+
+def focal_loss(
+    logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], gamma: float, epsilon: float = 0.0
+) -> Float[Tensor, "*shape"]:
+    """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017), p_t = sigmoid(logits) where the target is 1, else its complement.
+
+    `losses` averages it over foreground and background separately and adds the two, as released. `epsilon` is added to p_t
+    inside the logarithm.
+    """
+    error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = torch.exp(-error)
+    return (1 - probability) ** gamma * (-torch.log(probability + epsilon) if epsilon else error)
+
+
+def dice_loss(
+    intersection: Float[Tensor, "*shape"],
+    probability: Float[Tensor, "*shape"],
+    foreground: Float[Tensor, ""],
+    epsilon: float = 0.0,
+) -> Float[Tensor, "*shape"]:
+    """1 - (2 sum(p m) + epsilon) / (sum p + sum m + epsilon), over all pixels of the batch."""
+    return 1 - (2 * intersection + epsilon) / (probability + foreground + epsilon)
+
+
+def orthogonality(text: Float[Tensor, "batch samples bank 2 dim"], mean: bool) -> Float[Tensor, "batch"]:
+    """sum over both banks and pairs i != j of cos^2(t_i, t_j) (eq. 13), for normalised text; its mean over B x B if `mean`."""
+    bank = text.shape[2]
+    cosine = torch.einsum("nsikd,nsjkd->nskij", text, text)
+    off_diagonal = cosine.square() * (1 - torch.eye(bank, device=text.device))
+    per_image = off_diagonal.sum((2, 3, 4)).mean(1)
+    return per_image / bank**2 if mean else per_image
+
+
+def _add_up(sums: BatchSums, add: Callable[[Tensor], Tensor]) -> BatchSums:
+    """Add the sums of all workers, as one vector."""
+    flat = add(torch.cat([value.reshape(-1) for value in sums]))
+    parts = flat.split([value.numel() for value in sums])
+    return BatchSums(*(part.view(value.shape) for part, value in zip(parts, sums, strict=True)))

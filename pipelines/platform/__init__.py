@@ -1,0 +1,1 @@
+"""The ground under all programs: Ray clusters, storage, settings, MLflow, HTML."""

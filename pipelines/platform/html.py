@@ -1,0 +1,225 @@
+"""The evaluation as one HTML file to read anywhere, and as a plain table for the terminal."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from PIL import Image
+
+from bayes_pfl.errors import OutputError
+from bayes_pfl.inference.heatmap import heat_map, overlay
+from bayes_pfl.metrics import Metrics
+
+Cell = str | int | float | None
+
+TILE_PX = 288
+"""Longest side of a picture in the report: sharp on a phone, at half a megabyte a case or less."""
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c1d22; --page: #ffffff; --soft: #666a75;
+  --line: #d9dbe1; --card: #f5f6f8; }
+@media (prefers-color-scheme: dark) { :root { --text: #e7e8ec; --page: #15161a; --soft: #9a9eaa;
+  --line: #33353d; --card: #1e2026; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+  margin: 0 auto; max-width: 72rem; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap;
+  text-align: left; }
+th.number, td.number { text-align: right; }
+tr.mean { font-weight: 600; }
+.note { color: var(--soft); font-size: .9rem; }
+article { background: var(--card); border-radius: .5rem; padding: .8rem; margin: 1rem 0; }
+article h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
+article p { margin: .2rem 0 .6rem; color: var(--soft); font-size: .9rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; }
+figure { margin: 0; max-width: 288px; } figcaption { color: var(--soft); font-size: .8rem; }
+img { width: 100%; height: auto; display: block; border-radius: .25rem; }
+a:focus-visible { outline: 3px solid; outline-offset: 3px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; padding: 0;
+  list-style: none; }
+.gallery li { background: var(--card); border-radius: .5rem; padding: .6rem; }
+.gallery p { margin: .4rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
+"""
+
+
+class Table(NamedTuple):
+    """Rows under a title; the columns are the rows' keys in order of appearance."""
+
+    title: str
+    rows: Sequence[Mapping[str, Cell]]
+    notes: Sequence[str] = ()
+    """Sentences below the table."""
+    mean_rows: int = 0
+    """How many of the last rows are means, set in bold."""
+
+
+class Case(NamedTuple):
+    """One image and what the detector said of it."""
+
+    name: str
+    image: Image.Image
+    anomaly_map: Float[np.ndarray, "height width"]
+    mask: Shaped[np.ndarray, "mask_height mask_width"] | None
+    """Anomalous where not 0; None if the dataset has no mask for the image."""
+    label: int
+    image_score: float
+    uncertainty: float
+
+
+def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics) -> Table:
+    """One row a category, then their mean; every undefined figure is explained below."""
+    rows: list[dict[str, Cell]] = [
+        {"category": category, **metrics.values} for category, metrics in [*per_category.items(), ("mean", mean)]
+    ]
+    notes = [
+        f"{category}: {name} is undefined, {reason}."
+        for category, metrics in per_category.items()
+        for name, reason in metrics.undefined.items()
+    ]
+    notes += [
+        f"The mean of {name} leaves out {', '.join(categories)}."
+        for name, categories in mean.left_out.items()
+        if name not in mean.undefined
+    ]
+    return Table(title, rows, notes, mean_rows=1)
+
+
+def table(rows: Sequence[Mapping[str, Cell]], decimals: int = 3) -> str:
+    """Rows as aligned plain text: a heading, a rule, numbers to the right with so many decimals, no trailing blanks."""
+    if not rows:
+        return ""
+    columns = _columns(rows)
+    lines = [columns] + [[_text(row.get(column), decimals) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [_is_numeric(rows, column) for column in columns]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    tables: Sequence[Table],
+    cases: Mapping[str, Sequence[Case]],
+    notes: Sequence[str] = (),
+) -> Path:
+    """One self-contained HTML file: notes, tables, then a gallery of cases under each heading.
+
+    The heat maps of all cases share one scale, from 0 to the largest value shown. The same input
+    gives the same bytes.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    peaks = [float(case.anomaly_map.max()) for group in cases.values() for case in group]
+    high = max(peaks, default=0.0)
+    high = high if high > 0 else 1.0
+    body = [f"<h1>{escape(title)}</h1>"]
+    body += [f"<p>{escape(note)}</p>" for note in notes]
+    body += [_table_html(each) for each in tables]
+    if peaks:
+        body.append(f'<p class="note">Heat maps run from 0 (dark) to {high:.3g} (bright).</p>')
+    for heading, group in cases.items():
+        body.append(f"<h2>{escape(heading)}</h2>")
+        body += [_case_html(case, high) for case in group]
+    return write_page(path, title, body)
+
+
+def write_page(path: Path, title: str, body: Sequence[str], pictures: str = "data:") -> Path:
+    """One HTML file in the report's style that loads no more than `pictures` (of a Content-Security-Policy's img-src).
+
+    Raises OutputError if it cannot be written; nothing is left behind.
+    """
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # The browser itself holds the promise that the file needs nothing else.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        f"img-src {pictures}; style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(
+            f"The report cannot be written to {path} ({error.strerror}): choose another place."
+        ) from error
+    return path
+
+
+def _table_html(each: Table) -> str:
+    columns = _columns(each.rows)
+    kinds = [' class="number"' if _is_numeric(each.rows, column) else "" for column in columns]
+    head = "".join(f"<th{k}>{escape(c)}</th>" for c, k in zip(columns, kinds, strict=True))
+    lines = [f"<tr>{head}</tr>"]
+    for index, row in enumerate(each.rows):
+        style = ' class="mean"' if index >= len(each.rows) - each.mean_rows else ""
+        cells = (f"<td{k}>{escape(_text(row.get(c)))}</td>" for c, k in zip(columns, kinds, strict=True))
+        lines.append(f"<tr{style}>{''.join(cells)}</tr>")
+    notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in each.notes)
+    rows = "\n".join(lines)
+    return f'<h2>{escape(each.title)}</h2>\n<div class="wide"><table>\n{rows}\n</table></div>{notes}'
+
+
+def _case_html(case: Case, high: float) -> str:
+    image = case.image.convert("RGB")
+    image.thumbnail((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
+    tiles = {"image": image}
+    if case.mask is not None:
+        mask = Image.fromarray(np.where(case.mask, 255, 0).astype(np.uint8))
+        tiles["mask"] = mask.resize(image.size, Image.Resampling.NEAREST)
+    heat = heat_map(case.anomaly_map, high=high)
+    tiles["anomaly map"] = heat.resize(image.size, Image.Resampling.BILINEAR)
+    tiles["overlay"] = overlay(image, case.anomaly_map, high=high)
+    figures = "\n".join(
+        f'<figure><img src="{_data_uri(picture)}" alt="{escape(f"{kind} of {case.name}")}" '
+        f'width="{picture.width}" height="{picture.height}">'
+        f"<figcaption>{kind}</figcaption></figure>"
+        for kind, picture in tiles.items()
+    )
+    facts = (
+        f"{'anomalous' if case.label else 'normal'}{'' if case.mask is not None else ', no mask'}; "
+        f"score {case.image_score:.3f}, uncertainty {case.uncertainty:.3f}, "
+        f"highest pixel {case.anomaly_map.max():.3f}"
+    )
+    return f'<article><h3>{escape(case.name)}</h3><p>{facts}</p>\n<div class="tiles">\n{figures}\n</div></article>'
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _columns(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def _is_numeric(rows: Sequence[Mapping[str, Cell]], column: str) -> bool:
+    return not any(isinstance(row.get(column), str) for row in rows)
+
+
+def _text(cell: Cell, decimals: int = 3) -> str:
+    if cell is None or cell != cell:  # NaN alone differs from itself
+        return "-"
+    return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)

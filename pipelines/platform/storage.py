@@ -1,0 +1,48 @@
+"""What the programs name by path or URI: places, an ingest's manifest, bundles."""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bayes_pfl.data.remote import Store, cache_folder, is_remote
+from bayes_pfl.data.shards import MANIFEST_FOLDER, read_manifest
+from bayes_pfl.errors import BundleError, DataError
+
+
+def absolute(path: str) -> str:
+    """A path written out, because workers run in a folder of Ray's; a URI as it is."""
+    return path if is_remote(path) else str(Path(path).resolve())
+
+
+def dataset_manifest(folder: str) -> dict[str, Any]:
+    """What the ingest that wrote a folder of shards says of it, by path or URI. Raises DataError if there is none."""
+    if not is_remote(folder):
+        return read_manifest(folder)
+    manifest: dict[str, Any] | None = Store(folder).read_json(f"{MANIFEST_FOLDER}/manifest.json")
+    if manifest is None:
+        raise DataError(
+            f"{folder} has no {MANIFEST_FOLDER}/manifest.json, or it cannot be read: copy the whole folder of a finished ingest."
+        )
+    return manifest
+
+
+def download_bundle(uri: str) -> Path:
+    """A local copy of the bundle behind a URI, kept under its record's hash. Raises BundleError if there is none."""
+    store = Store(uri)
+    record = store.read_json("bundle.json")
+    if not isinstance(record, dict) or "head_sha256" not in record:
+        raise BundleError(
+            f"{uri} holds no bundle, or cannot be read. Give the URI that training wrote, and its credentials."
+        )
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    target = cache_folder() / "bundles" / digest[:24]
+    if not (target / "bundle.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            copy = Store(uri.rpartition("/")[0]).download(uri.rpartition("/")[2], Path(temporary) / "bundle")
+            with contextlib.suppress(OSError):  # another process was faster, with the same content
+                copy.rename(target)
+    return target

@@ -1,0 +1,1 @@
+"""What evaluate, score and features share: the actor pool, inputs, results."""

@@ -1,0 +1,1 @@
+"""What `bayes-pfl evaluate --embedded` alone uses: the plan of a study, its jobs, its report."""

@@ -1,0 +1,248 @@
+"""`bayes-pfl evaluate --embedded`: the embedded recipe trained anew with several seeds and measured on held-out categories.
+
+Beside it, on the same backbone and images: hand-written prompts, one learned prompt, a linear probe, a rule without a model,
+and the paper's ablations. Every result is a file named by what decides it: a study that was stopped goes on.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+from tqdm import tqdm
+
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.config import Settings, parse_config, read_config
+from bayes_pfl.data.remote import Store
+from bayes_pfl.data.samples import index_shards, refs_digest
+from bayes_pfl.errors import TrainingError
+from bayes_pfl.inference.bundle import load_bundle, training_images
+from bayes_pfl.synthetic import write_dataset
+from bayes_pfl.synthetic.splits import SPLITS
+from pipelines.features import FeatureSettings, compute_features
+from pipelines.ingest import IngestConfig, ingest
+from pipelines.platform.cluster import start_ray
+from pipelines.platform.settings import TrackingSettings, TrainSettings
+from pipelines.platform.tracking import closing, start_run
+from pipelines.study.jobs import Images, dataset_job, head_job, probe_job, prompts_job, rule_job, timing_job
+from pipelines.study.report import metrics_of, printed, summarise, write_study
+
+PAINTING_SEEDS = {"auxiliary": 101, "held-out": 202, "validation": 303}
+MAIN = "Bayes-PFL"
+
+LEARNED_PROMPT = {
+    "num_prompts": 1,
+    "flow_length": 0,
+    "context_from_image": False,
+    "state_distribution": False,
+}
+"""One static pair of learned prompts: nothing is sampled, nothing depends on the image."""
+
+ONE_PROMPT: dict[str, dict[str, Any]] = {
+    "one learned prompt": {"model": LEARNED_PROMPT | {"residual_attention": False}},
+    "one learned prompt, with RCA": {"model": LEARNED_PROMPT},
+}
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "without ISD": {"model": {"context_from_image": False}},
+    "without IAD": {"model": {"state_distribution": False}},
+    "without ISD and IAD": {"model": {"context_from_image": False, "state_distribution": False}},
+    "without RCA": {"model": {"residual_attention": False}},
+    "without orthogonality loss": {"loss": {"orthogonal_weight": 0.0}},
+    "without x_cls": {"model": {"class_token_in_image": False}},
+    "without x_patch": {"model": {"patches_in_image": False}},
+    "without flow (K = 0)": {"model": {"flow_length": 0}},
+}
+"""Table 2 of the paper, and no flow; "without s_text" and "without s_img" are read off the full model's two scores."""
+
+
+class StudySettings(Settings):
+    """How much is trained and measured on what."""
+
+    seeds: int = Field(5, ge=1, description="trainings of the full model, seeds 0, 1, ...")
+    baseline_seeds: int = Field(5, ge=0, description="trainings of each learned-prompt baseline")
+    ablation_seeds: int = Field(3, ge=0, description="trainings of each ablation")
+    draw_seeds: int = Field(8, ge=1, description="seeds of the Monte Carlo draws, for the first training")
+    num_samples: tuple[int, ...] = Field((1, 3, 5, 10, 20), description="R that are measured; 10 is reported")
+    categories: Literal["held-out", "validation"] = Field("held-out", description="set of categories that is measured")
+    normal: int = Field(20, ge=1, description="flawless images of each category that is measured")
+    defective: int = Field(40, ge=1, description="defective images of each category that is measured")
+    auxiliary_normal: int = Field(12, ge=1, description="flawless training images of each auxiliary category")
+    auxiliary_defective: int = Field(30, ge=1, description="defective training images of each auxiliary category")
+    shards: tuple[str, ...] = Field((), description="folders of other shards for the embedded bundle and the rules")
+    split: str | None = Field("test", description="split of those; none: all")
+    workers: int = Field(2, ge=1, description="jobs at a time, one core each")
+    output: str = Field("runs/embedded-study", description="folder for images, features, results and the report")
+    tracking: TrackingSettings = TrackingSettings()
+
+
+class Job(NamedTuple):
+    """One unit of work: a function of `study_jobs` and its arguments."""
+
+    method: str
+    seed: int
+    work: Callable[..., dict[str, Any]]
+    arguments: tuple[Any, ...]
+    data: str
+    """Digest of the images it works on."""
+    minutes: float
+    """About how long it takes on one core."""
+
+    @property
+    def file(self) -> str:
+        """Name of its result: its method and seed, and a hash of all that decides it, places excepted."""
+        plain = [a.model_dump_json() if isinstance(a, Settings) else a for a in self.arguments]
+        plain = [value for value in plain if not isinstance(value, Images)]
+        digest = hashlib.sha256(json.dumps([self.data, self.work.__name__, plain]).encode()).hexdigest()[:12]
+        return f"results/{re.sub('[^A-Za-z0-9]+', '-', self.method)}-{self.seed}-{digest}.json"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the study and print its tables, or its result as JSON."""
+    settings = read_config(StudySettings, args.config, args.set)
+    given = {"seeds": args.seeds, "output": args.output, "shards": args.shards}
+    changes = {key: value for key, value in given.items() if value is not None}
+    result = study(parse_config(StudySettings, {**settings.model_dump(), **changes}, "the command line"))
+    print(json.dumps(result, indent=1) if args.json else f"{printed(result)}\n\nReport: {result['report']}")
+    return 0
+
+
+def study(settings: StudySettings) -> dict[str, Any]:
+    """Paint, encode, train, measure, sum up; writes study.json, a picture of the R curve and report.html, and returns the former.
+
+    Raises TrainingError naming the first job that failed; the results of the others are kept.
+    """
+    folder = Path(settings.output).resolve()
+    store = Store(folder)
+    recipe = embedded_recipe()
+    print(
+        f"The embedded recipe on {settings.categories} categories, in {folder}: painting and encoding first, about "
+        "3 minutes; what is done already is kept.",
+        file=sys.stderr,
+    )
+    auxiliary = _images(settings, recipe, folder, "auxiliary", settings.auxiliary_normal, settings.auxiliary_defective)
+    reported = _images(settings, recipe, folder, settings.categories, settings.normal, settings.defective)
+    known, asked = index_shards(auxiliary.shards), index_shards(reported.shards)
+    jobs = planned(settings, recipe, auxiliary, reported)
+    missing = [job for job in jobs if store.read_json(job.file) is None]
+    start_ray(settings.workers)
+    minutes = sum(job.minutes for job in missing) / settings.workers
+    print(
+        f"{len(jobs)} jobs, {len(jobs) - len(missing)} done; the others take about {minutes:.0f} minutes on "
+        f"{settings.workers} cores.",
+        file=sys.stderr,
+    )
+    _run(settings, store, [job for job in missing if job.work is not timing_job])
+    _run(settings, store, [job for job in missing if job.work is timing_job])  # alone, so that it measures itself
+    results = [(job.method, job.seed, store.read_json(job.file) or {}) for job in jobs]
+    about = {
+        "model": load_bundle("embedded").version,
+        "set": settings.categories,
+        "images": len(asked),
+        "auxiliary_images": len(known),
+        "auxiliary_as_shipped": {ref.sha256 for ref in known} == training_images(load_bundle("embedded")),
+    }
+    result = about | summarise(results, MAIN)
+    write_study(folder, result)
+    with closing(start_run(settings.tracking, "embedded study", {"stage": "evaluate"})) as tracked:
+        tracked.log_metrics(metrics_of(result))
+        for name in ("study.json", "report.html", "samples.png"):
+            tracked.log_file(folder / name, "study")
+    return result
+
+
+def embedded_recipe() -> TrainSettings:
+    """What the shipped head was trained with, as its bundle records it."""
+    return parse_config(TrainSettings, load_bundle("embedded").record["training"]["settings"], "the embedded bundle")
+
+
+def varied(recipe: TrainSettings, changes: dict[str, dict[str, Any]], seed: int) -> TrainSettings:
+    """The recipe with some settings replaced, section by section, and another training seed."""
+    values = recipe.model_dump()
+    for section, replaced in changes.items():
+        values[section] |= replaced
+    values["training"]["seed"] = seed
+    return parse_config(TrainSettings, values, "the embedded study")
+
+
+def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, reported: Images) -> list[Job]:
+    """All jobs in the order in which they start."""
+    sampled, first = settings.num_samples, tuple(range(settings.draw_seeds))
+    model, backbone = load_bundle("embedded").version, Backbone(recipe.backbone).digest
+    asked = f"{backbone}/{refs_digest(index_shards(reported.shards))}"
+    data = f"{refs_digest(index_shards(auxiliary.shards))}/{asked}"
+    jobs = [
+        Job("hand-written prompts", 0, prompts_job, (recipe, reported), data, 0.5),
+        Job("linear probe", 0, probe_job, (recipe, auxiliary, reported), data, 1.0),
+        Job("median deviation", 0, rule_job, (recipe, reported), data, 0.5),
+    ]
+
+    def head(method: str, changes: dict[str, Any], seed: int, draws: tuple[int, ...], numbers: tuple[int, ...]) -> None:
+        arguments = (varied(recipe, changes, seed), auxiliary, reported, draws, numbers)
+        jobs.append(Job(method, seed, head_job, arguments, data, 1.5 + len(draws) * max(numbers) / 20))
+
+    for seed in range(settings.seeds):
+        head(MAIN, {}, seed, first if seed == 0 else (0,), sampled)
+    for method, changes in ONE_PROMPT.items():
+        for seed in range(settings.baseline_seeds):
+            head(method, changes, seed, (0,), (1,))
+    for method, changes in ABLATIONS.items():
+        for seed in range(settings.ablation_seeds):
+            head(method, changes, seed, (0,), (10,))
+    for shards in settings.shards:
+        path = str(Path(shards).resolve())
+        images = f"{model}/{refs_digest(index_shards(path, settings.split))}"
+        arguments = ("embedded", path, settings.split, 10)
+        jobs.append(Job(f"dataset {Path(path).name}", 0, dataset_job, arguments, images, 1.0))
+    jobs.append(Job("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{asked}", 0.3))
+    return jobs
+
+
+def _images(
+    settings: StudySettings, recipe: TrainSettings, folder: Path, name: str, normal: int, defective: int
+) -> Images:
+    """Painted, ingested and encoded images of one set of categories; what is there is kept."""
+    called = f"{name}-{normal}-{defective}"
+    images, shards, features = (folder / kind / called for kind in ("images", "shards", "features"))
+    if not images.exists():
+        write_dataset(images, SPLITS[name], normal, defective, size=128, seed=PAINTING_SEEDS[name])
+    ingest("folder", images, shards, IngestConfig(splits=("test",), name=name, rows_per_shard=64))
+    encoding = FeatureSettings(
+        backbone=recipe.backbone,
+        shards=str(shards),
+        output=str(features),
+        dtype="float32",
+        workers=settings.workers,
+    )
+    compute_features(encoding)
+    return Images(str(shards), str(features))
+
+
+def _run(settings: StudySettings, store: Store, jobs: list[Job]) -> None:
+    """The jobs as Ray tasks of one core each; every result is written when it arrives."""
+    import ray
+
+    ahead = iter(jobs)
+    running: dict[Any, Job] = {}
+    with tqdm(total=len(jobs), unit="job", disable=None) as bar:
+        while True:
+            # no more than there are cores, so that they start in this order: Ray promises none among waiting tasks
+            for job in itertools.islice(ahead, settings.workers - len(running)):
+                running[ray.remote(num_cpus=1)(job.work).remote(*job.arguments)] = job
+            if not running:
+                return
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            job = running.pop(ready)
+            try:
+                store.write_json(job.file, ray.get(ready))
+            except ray.exceptions.RayTaskError as error:
+                reason = str(error.cause).strip().splitlines()[-1]
+                raise TrainingError(f"{job.method}, seed {job.seed}, failed: {reason}. Run it again.") from error
+            bar.set_postfix_str(f"{job.method} {job.seed}")
+            bar.update()

@@ -1,0 +1,1 @@
+"""What `bayes-pfl tune` alone uses: search, trials, results."""

@@ -1,0 +1,1 @@
+"""What `bayes-pfl train` alone uses: worker loop, batches, validation, progress, provenance, report."""

@@ -1,0 +1,95 @@
+"""One line per finished epoch on the driver, read from the checkpoints that workers hand in, and a bar on a terminal."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.errors import DataError
+
+POLL_S = 0.5
+POLL_REMOTE_S = 5.0
+HIDDEN = ("epoch", "stage")
+
+
+class StepCounter:
+    """A small Ray actor that knows how many steps are done, so that the driver's bar can move within an epoch."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def put(self, steps: int) -> None:
+        """Called by the first worker after a step."""
+        self._steps = steps
+
+    def get(self) -> int:
+        """Called by the driver."""
+        return self._steps
+
+
+class EpochLines:
+    """While the block runs, print a line for every epoch whose checkpoint appears in `store`, with the time left.
+
+    With a `counter` (a handle of `StepCounter`) there is a progress bar over `epochs` x `steps_per_epoch` below the lines.
+    """
+
+    def __init__(self, store: Store, epochs: int, steps_per_epoch: int, counter: Any = None) -> None:
+        self._store, self._epochs, self._counter = store, epochs, counter
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._seen = len(self._finished())
+        self._bar = tqdm(
+            total=epochs * steps_per_epoch, unit="step", leave=False, disable=counter is None, file=sys.stderr
+        )
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._already = self._seen
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._print_new()
+        self._bar.close()
+
+    def _watch(self) -> None:
+        import ray
+
+        while not self._stop.wait(POLL_REMOTE_S if is_remote(self._store.root) else POLL_S):
+            self._print_new()
+            if self._counter is not None:
+                try:
+                    self._bar.update(ray.get(self._counter.get.remote(), timeout=POLL_REMOTE_S) - self._bar.n)
+                except ray.exceptions.RayError:
+                    continue  # the machine with the counter is gone; the lines go on
+
+    def _finished(self) -> list[dict[str, float]]:
+        """History of the newest readable checkpoint: every epoch so far."""
+        try:
+            names = [name for name in self._store.names() if name.startswith("epoch_")]
+        except DataError:  # the store does not answer at the moment; the lines come later
+            return []
+        for name in reversed(names):
+            progress = self._store.read_json(f"{name}/progress.json")
+            if progress is not None:  # else it is being written or was just removed
+                history: list[dict[str, float]] = progress["history"]
+                return history
+        return []
+
+    def _print_new(self) -> None:
+        history = self._finished()
+        for metrics in history[self._seen :]:
+            done = int(metrics["epoch"]) + 1
+            each = (time.monotonic() - self._began) / max(1, done - self._already)
+            values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in HIDDEN)
+            line = f"epoch {done}/{self._epochs}  {values}  left {each * max(0, self._epochs - done):.0f} s"
+            tqdm.write(line, file=sys.stderr)
+        self._seen = max(self._seen, len(history))

@@ -1,0 +1,87 @@
+"""Metrics on the validation images after an epoch, shared out over the workers and merged without loss."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from bayes_pfl.clip.features import FeatureShards, collate
+from bayes_pfl.data.samples import SampleRef
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import Detector, Prediction
+from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.training.trainer import Trainer
+from pipelines.platform.settings import TrainSettings
+from pipelines.scoring.actors import read_row, truth_mask
+
+VALIDATION_SAMPLES = 5
+"""R of the validation: one group of samples, enough to rank epochs."""
+
+
+def validate(
+    trainer: Trainer,
+    settings: TrainSettings,
+    refs: list[SampleRef],
+    shards: FeatureShards | None,
+    rank: int,
+    workers: int,
+) -> dict[str, float]:
+    """Metrics named `validation_*`, averaged over categories; empty without validation images. All ranks call it together.
+
+    With frozen features in `shards`, nothing is encoded.
+    """
+    if not refs:
+        return {}
+    detector = current_detector(trainer, settings)
+    categories = sorted({ref.category for ref in refs})
+    scores = torch.zeros(len(refs), dtype=torch.float64)
+    histograms = {category: PixelHistogram() for category in categories}
+    for position in range(rank, len(refs), workers):
+        ref = refs[position]
+        predictions, mask = predict_ref(detector, ref, [VALIDATION_SAMPLES], shards)
+        prediction = predictions[VALIDATION_SAMPLES]
+        scores[position] = prediction.image_score
+        if mask is not None:
+            histograms[ref.category].update([prediction.anomaly_map], [mask])
+    if workers > 1:
+        dist.all_reduce(scores)
+    results = {}
+    for category in categories:
+        chosen = [position for position, ref in enumerate(refs) if ref.category == category]
+        histogram = _merged(histograms[category], workers)
+        labels = np.array([refs[position].label for position in chosen])
+        results[category] = image_metrics(scores.numpy()[chosen], labels) | histogram.metrics()
+    mean = dataset_mean(results).values
+    return {f"validation_{name}": value for name, value in mean.items() if np.isfinite(value)}
+
+
+def current_detector(trainer: Trainer, settings: TrainSettings) -> Detector:
+    """A detector with the head as it is now, on the trainer's backbone."""
+    weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
+    return Detector(Bundle(Path(), settings.detector(), weights, {}), trainer.backbone, trainer.device)
+
+
+def predict_ref(
+    detector: Detector, ref: SampleRef, num_samples: list[int], shards: FeatureShards | None
+) -> tuple[dict[int, Prediction], np.ndarray | None]:
+    """Predictions of one sample for several R, and its mask at their size (see `truth_mask`)."""
+    if shards is not None:
+        sample = shards.load(ref)
+        features, masks = collate([sample])
+        return detector.predict_features(features, sample.draw_key, ref.class_name, num_samples), masks[0].numpy()
+    image, mask = read_row(ref.shard, ref.row)
+    nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
+    return nested, truth_mask(mask, ref.label, nested[num_samples[0]])
+
+
+def _merged(histogram: PixelHistogram, workers: int) -> PixelHistogram:
+    """The sum of all workers' histograms."""
+    if workers == 1:
+        return histogram
+    merged = PixelHistogram()
+    for name, counts in vars(histogram).items():
+        total = torch.from_numpy(counts.copy())
+        dist.all_reduce(total)
+        setattr(merged, name, total.numpy())
+    return merged

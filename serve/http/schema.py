@@ -1,0 +1,178 @@
+"""What goes over the wire under /v1, as pydantic models: the OpenAPI document is made of these."""
+
+import base64
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from bayes_pfl.config import Settings
+from serve.models.messages import ModelInfo
+
+MapKind = Literal["png", "png16", "npy"]
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+Name = Annotated[str, StringConstraints(max_length=63)]
+
+
+class ScoreOptions(Settings):
+    """What the client wants to know of an image."""
+
+    class_name: ClassName = Field("object", description="what the image shows, in a word or two: `metal nut`, `skin`")
+    num_samples: int = Field(10, ge=1, description="R, prompts drawn from each learned distribution")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws: equal requests give equal answers")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="score from which `pred_label` is true; none: the model's own",
+    )
+    region_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="map value from which a pixel belongs to a region; none: `threshold`",
+    )
+    map: Literal["none", "png", "png16", "npy"] = Field(
+        "none", description="anomaly map to send along: coloured PNG, 16-bit gray PNG (value x 65535), or float32 npy"
+    )
+    mask: bool = Field(False, description="send `pred_mask`: a PNG with 255 where the map reaches `region_threshold`")
+    model: Name | None = Field(None, description="name of the model; none: the first one of /v1/models")
+
+
+class MapOptions(Settings):
+    """What `POST /v1/map` draws."""
+
+    class_name: ClassName = Field("object", description="what the image shows")
+    num_samples: int = Field(10, ge=1, description="R, prompts drawn from each learned distribution")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws")
+    kind: MapKind = Field("png", description="coloured PNG, 16-bit gray PNG (value x 65535), or float32 npy")
+    model: Name | None = Field(None, description="name of the model; none: the first one of /v1/models")
+
+
+class Answer(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelBody(Answer):
+    """Which model answered."""
+
+    name: str
+    version: str = Field(description="first 12 hexadecimal digits of the SHA-256 of the trained head")
+    kind: Literal["trained", "demonstration"]
+    note: str | None = Field(description="what must be said wherever this model's answers are shown")
+    source: str
+    backbone: str
+    image_size: int = Field(description="side of the square input and of the anomaly map, pixels")
+    num_prompts: int
+    flow_length: int
+    threshold: float | None = Field(description="image score from which the model calls an image anomalous, if known")
+
+    @classmethod
+    def of(cls, name: str, info: ModelInfo) -> "ModelBody":
+        """The public view of a replica's model."""
+        return cls(name=name, note=info.note, **info._asdict())
+
+
+class EncodedMap(Answer):
+    """A map or mask of the model's input size, to be stretched over the picture."""
+
+    encoding: MapKind
+    width: int
+    height: int
+    data: str = Field(description="the file, base64")
+
+    @classmethod
+    def of(cls, encoding: MapKind, side: int, data: bytes) -> "EncodedMap":
+        """Wrap a file's bytes."""
+        return cls(encoding=encoding, width=side, height=side, data=base64.b64encode(data).decode("ascii"))
+
+
+class Region(Answer):
+    """A connected part of the map at or above the region threshold, as a box in the upright picture's pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    pred_score: float = Field(description="largest value of the map inside")
+    area: float = Field(description="share of the picture it covers, 0 to 1")
+
+
+class Picture(Answer):
+    """The upright picture as it was read."""
+
+    width: int
+    height: int
+
+
+class Timings(Answer):
+    """Where the time went, milliseconds."""
+
+    model: float = Field(description="computation in the replica")
+    total: float = Field(description="from the whole body read to the answer made: decoding and waiting included")
+
+
+class Score(Answer):
+    """The judgement of one image."""
+
+    pred_score: float = Field(description="image score: the higher, the more anomalous")
+    pred_label: bool | None = Field(description="pred_score >= threshold; null if no threshold is known")
+    threshold: float | None
+    uncertainty: float = Field(description="standard deviation of the score over the drawn prompts")
+    regions: list[Region] = Field(description="the 50 strongest; empty if no threshold is known")
+    region_threshold: float | None
+    anomaly_map: EncodedMap | None
+    pred_mask: EncodedMap | None
+    image: Picture
+    model: ModelBody
+    timings_ms: Timings
+    request_id: str
+
+
+class BatchImage(Settings):
+    """One image of a batch."""
+
+    image: str = Field(description="the encoded file (PNG, JPEG, BMP, TIFF, WebP), base64", min_length=1)
+    class_name: ClassName | None = Field(None, description="what it shows; none: the batch's class_name")
+
+
+class BatchRequest(Settings):
+    """Several images with the same options."""
+
+    images: list[BatchImage] = Field(min_length=1)
+    options: ScoreOptions = ScoreOptions()
+
+
+class ProblemBody(Answer):
+    """Why a request was refused, and what to do (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    error: str = Field(description="`detail` again, where clients of the Open Inference Protocol look for it")
+    request_id: str
+
+
+class BatchAnswer(Answer):
+    """One entry an image, in the order of the request: a score, or why that one image was refused."""
+
+    results: list[Score | ProblemBody]
+    request_id: str
+
+
+class Models(Answer):
+    """What this endpoint offers; the first is the default."""
+
+    models: list[ModelBody]
+
+
+class Version(Answer):
+    """Versions of the software."""
+
+    name: str
+    version: str
+    ray: str

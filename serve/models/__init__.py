@@ -1,0 +1,1 @@
+"""Model replicas and the way to them: batches, messages, reloading, drift."""
