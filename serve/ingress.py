@@ -6,10 +6,10 @@ from starlette.types import ASGIApp
 
 from serve.http.application import create_app
 from serve.http.gate import Gate
-from serve.http.measures import Measures
-from serve.http.pictures import Decoder
+from serve.http.service import Service
+from serve.measures import Measures
 from serve.models.client import ModelClient
-from serve.service import Service
+from serve.models.images import Decoder
 from serve.settings import ServeSettings
 
 

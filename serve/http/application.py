@@ -4,10 +4,11 @@ import importlib.metadata
 
 from fastapi import FastAPI
 
-from serve.http import inference_protocol, page, problems, routes
+from serve import problems
+from serve.http import inference_protocol, page, routes
 from serve.http.gate import Gate
-from serve.http.measures import Measures
-from serve.service import Service
+from serve.http.service import Service
+from serve.measures import Measures
 from serve.settings import ServeSettings
 
 

@@ -9,10 +9,11 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.http import page, problems
+from serve import problems
+from serve.http import page
 from serve.http.access import RateLimit, Tokens
-from serve.http.measures import Measures
-from serve.http.problems import Problem
+from serve.measures import Measures
+from serve.problems import Problem
 from serve.settings import ServeSettings
 
 logger = logging.getLogger("ray.serve")

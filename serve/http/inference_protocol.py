@@ -13,10 +13,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from serve.http import tensors
-from serve.http.problems import Problem, responses
+from serve.http.service import Service
 from serve.http.tensors import HEADER_LENGTH, InferAnswer, InferRequest, OutputTensor
-from serve.models.messages import ModelInfo, Scored
-from serve.service import Service
+from serve.messages import ModelInfo, Scored
+from serve.problems import Problem, responses
 
 INFER_BODY = {
     "requestBody": {

@@ -8,8 +8,6 @@ import ray
 from fastapi import APIRouter, Query, Request, Response
 
 from serve.http import drawing
-from serve.http.pictures import CONTENT_TYPES, check_content_type
-from serve.http.problems import Problem, body, responses
 from serve.http.schema import (
     BatchAnswer,
     BatchImage,
@@ -21,7 +19,9 @@ from serve.http.schema import (
     ScoreOptions,
     Version,
 )
-from serve.service import Service, from_base64
+from serve.http.service import Service, from_base64
+from serve.models.images import CONTENT_TYPES, check_content_type
+from serve.problems import Problem, body, responses
 
 IMAGE_BODY = {
     "requestBody": {

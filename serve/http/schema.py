@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bayes_pfl.config import Settings
-from serve.models.messages import ModelInfo
+from serve.messages import ModelInfo
+from serve.problems import ProblemBody
 
 MapKind = Literal["png", "png16", "npy"]
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
@@ -144,17 +145,6 @@ class BatchRequest(Settings):
 
     images: list[BatchImage] = Field(min_length=1)
     options: ScoreOptions = ScoreOptions()
-
-
-class ProblemBody(Answer):
-    """Why a request was refused, and what to do (RFC 9457)."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    error: str = Field(description="`detail` again, where clients of the Open Inference Protocol look for it")
-    request_id: str
 
 
 class BatchAnswer(Answer):

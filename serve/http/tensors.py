@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serve.http.problems import Problem
+from serve.problems import Problem
 
 HEADER_LENGTH = "inference-header-content-length"
 DTYPES = {"FP32": np.float32, "FP64": np.float64, "BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64}

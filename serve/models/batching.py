@@ -10,9 +10,9 @@ from typing import Any
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from serve.http.measures import Measures
-from serve.http.problems import Problem
-from serve.models.messages import BatchOutcome, Job, ModelInfo, Outcome
+from serve.measures import Measures
+from serve.messages import BatchOutcome, Job, ModelInfo, Outcome
+from serve.problems import Problem
 from serve.settings import ModelSettings
 
 logger = logging.getLogger("ray.serve")

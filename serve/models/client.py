@@ -5,11 +5,11 @@ import logging
 import random
 from typing import Any
 
-from serve.http.measures import Measures
-from serve.http.pictures import Decoder, Prepared
-from serve.http.problems import Problem
+from serve.measures import Measures
+from serve.messages import Job, ModelInfo, Outgrown, Refused, Scored
 from serve.models.batching import BUSY_RETRY_S, BatchingHandle
-from serve.models.messages import Job, ModelInfo, Outgrown, Refused, Scored
+from serve.models.images import Decoder, Prepared
+from serve.problems import Problem
 from serve.settings import ModelSettings
 
 logger = logging.getLogger("ray.serve")

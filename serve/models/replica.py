@@ -14,9 +14,9 @@ import torch
 from bayes_pfl import Detector
 from bayes_pfl.errors import BackboneError, BayesPFLError, BundleError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
-from serve.http.measures import ReplicaMeasures
+from serve.measures import ReplicaMeasures
+from serve.messages import BatchOutcome, Job, ModelInfo, Outcome, Outgrown, Refused, Scored
 from serve.models.drift import Watch, WatchedBackbone
-from serve.models.messages import BatchOutcome, Job, ModelInfo, Outcome, Outgrown, Refused, Scored
 from serve.settings import ReplicaSettings
 
 logger = logging.getLogger("ray.serve")

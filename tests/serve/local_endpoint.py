@@ -20,11 +20,11 @@ from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, Scorin
 from bayes_pfl.inference.bundle import save_bundle
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from serve.http.application import create_app
-from serve.http.measures import Measures
-from serve.http.pictures import Decoder
+from serve.http.service import Service
+from serve.measures import Measures
 from serve.models.client import ModelClient
+from serve.models.images import Decoder
 from serve.models.replica import ModelReplica, load_newer
-from serve.service import Service
 from serve.settings import Limits, ReplicaSettings, ServeSettings
 
 ARCHITECTURE = {

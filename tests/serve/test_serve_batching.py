@@ -13,12 +13,12 @@ from local_endpoint import LIMITS, LocalHandle, LocalMethod, encoded, picture
 from ray.exceptions import RayActorError
 
 from bayes_pfl import Detector
-from serve.http.measures import Measures
-from serve.http.pictures import Decoder
-from serve.http.problems import Problem
+from serve.measures import Measures
+from serve.messages import BatchOutcome, Job, Scored
 from serve.models.batching import FORGET_S, TRIES, BatchingHandle
 from serve.models.client import ModelClient
-from serve.models.messages import BatchOutcome, Job, Scored
+from serve.models.images import Decoder
+from serve.problems import Problem
 from serve.settings import ModelSettings
 
 pytestmark = pytest.mark.anyio

@@ -11,9 +11,9 @@ from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import load_bundle
+from serve.messages import Job, Scored
 from serve.models import drift
 from serve.models.drift import Watch, WatchedBackbone
-from serve.models.messages import Job, Scored
 from serve.models.replica import ModelReplica, describe_bundle, load_newer, self_test
 from serve.settings import ReplicaSettings
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from serve.http import drawing
-from serve.http.measures import Measures
-from serve.http.pictures import Prepared
-from serve.http.problems import Problem
 from serve.http.schema import EncodedMap, ModelBody, Picture, Region, Score, ScoreOptions, Timings
+from serve.measures import Measures
+from serve.messages import Scored
 from serve.models.client import ModelClient
-from serve.models.messages import Scored
+from serve.models.images import Prepared
+from serve.problems import Problem
 from serve.settings import Limits
 
 

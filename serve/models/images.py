@@ -9,7 +9,7 @@ from PIL import Image
 
 from bayes_pfl.data.preprocess import FORMATS, decode_image
 from bayes_pfl.errors import ImageError
-from serve.http.problems import Problem
+from serve.problems import Problem
 from serve.settings import Limits
 
 CONTENT_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "application/octet-stream")

@@ -5,9 +5,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-
-from serve.http.schema import ProblemBody
 
 TITLES = {
     400: "Bad request",
@@ -24,6 +23,19 @@ TITLES = {
     503: "Busy",
     504: "Took too long",
 }
+
+
+class ProblemBody(BaseModel):
+    """Why a request was refused, and what to do (RFC 9457)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    error: str = Field(description="`detail` again, where clients of the Open Inference Protocol look for it")
+    request_id: str
 
 
 class Problem(HTTPException):
