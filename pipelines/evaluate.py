@@ -22,13 +22,13 @@ from bayes_pfl.errors import DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
+from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import Case, metrics_table, table, write_report
 from pipelines.platform.settings import TrackingSettings
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import Run, dataset_key, run_of_model, start_run
 from pipelines.scoring.actors import read_row, score_rows
-from pipelines.study.study import run as run_study
 
 
 class EvaluateSettings(Settings):

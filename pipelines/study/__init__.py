@@ -1,1 +1,1 @@
-"""What `bayes-pfl evaluate --embedded` alone uses: the plan of a study, its jobs, its report."""
+"""What `bayes-pfl evaluate --embedded` alone uses: its jobs and its report."""

@@ -12,7 +12,16 @@ from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
 from pipelines.cli import main
-from pipelines.study.study import ABLATIONS, ONE_PROMPT, Images, StudySettings, embedded_recipe, planned, study, varied
+from pipelines.embedded_study import (
+    ABLATIONS,
+    ONE_PROMPT,
+    Images,
+    StudySettings,
+    embedded_recipe,
+    planned,
+    study,
+    varied,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -61,7 +70,7 @@ def test_every_method_is_measured_and_written(done):
 def test_a_second_run_computes_nothing_and_says_the_same(done, monkeypatch):
     _, settings, _, result = done
 
-    monkeypatch.setattr("pipelines.study.study._run", lambda settings, store, jobs: _none_of(jobs))
+    monkeypatch.setattr("pipelines.embedded_study._run", lambda settings, store, jobs: _none_of(jobs))
     assert study(settings) == result
 
 
