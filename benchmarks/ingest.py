@@ -25,7 +25,7 @@ from PIL import Image
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.catalogue import find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish
-from bayes_pfl.datasets.packing import Recipe, pack_shard, plan_shards
+from bayes_pfl.datasets.packing import PackingOptions, pack_shard, plan_shards
 from bayes_pfl.datasets.source import Source
 from pipelines.ingest import IngestConfig, ingest
 
@@ -58,8 +58,8 @@ def in_one_process(source: Path, output: Path) -> tuple[float, float, str]:
     dataset = get_dataset("folder")
     started = time.perf_counter()
     found = find(dataset, Source(source))
-    recipe = Recipe(source.name, dataset.mask_above, None, MAX_PIXELS)
-    tasks = plan_shards(source, output, recipe, found.records, ROWS_PER_SHARD, 2**40)
+    options = PackingOptions(source.name, dataset.mask_above, None, MAX_PIXELS)
+    tasks = plan_shards(source, output, options, found.records, ROWS_PER_SHARD, 2**40)
     with claim(output):
         for task in begin(output, tasks):
             pack_shard(task)

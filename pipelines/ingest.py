@@ -20,7 +20,7 @@ from bayes_pfl.data.remote import is_remote
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish, notes_of
 from bayes_pfl.datasets.own import FOLDER
-from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_shards
+from bayes_pfl.datasets.packing import PackingOptions, ShardTask, pack_shard, plan_shards
 from bayes_pfl.datasets.source import Source, printable
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
 from pipelines.platform.cluster import start_ray
@@ -126,8 +126,8 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
     if config.strict and found.set_aside:
         raise _strict(found.set_aside)
     name = config.name or (source.name if description is FOLDER else description.name)
-    recipe = Recipe(name, description.mask_above, config.max_side_px, config.max_pixels)
-    tasks = plan_shards(source, output, recipe, found.records, config.rows_per_shard, config.bytes_per_shard)
+    options = PackingOptions(name, description.mask_above, config.max_side_px, config.max_pixels)
+    tasks = plan_shards(source, output, options, found.records, config.rows_per_shard, config.bytes_per_shard)
     about = {
         "dataset": name,
         "description": description.name,

@@ -28,7 +28,7 @@ RUN_FILE = "mlflow_run.txt"
 
 
 class PretrainSettings(Settings):
-    """A pretraining run: the recipe, and where it happens."""
+    """A pretraining run: the options, and where it happens."""
 
     pretraining: PretrainingConfig = PretrainingConfig()
     cluster: ClusterSettings = ClusterSettings(num_workers=1)
@@ -98,25 +98,25 @@ def training_loop(config: dict[str, Any]) -> None:
     from ray.train.torch import prepare_model
 
     settings = PretrainSettings.model_validate(config["settings"])
-    recipe = settings.pretraining
+    options = settings.pretraining
     rank, workers = get_context().get_world_rank(), get_context().get_world_size()
     torch.set_num_threads(settings.cluster.threads_per_worker)
     device = torch.device("cuda") if settings.cluster.use_gpu else torch.device("cpu")
-    pretraining = Pretraining(recipe, device)
+    pretraining = Pretraining(options, device)
     _restore(pretraining)
     model = prepare_model(pretraining.model) if workers > 1 else pretraining.model
     tracked = Run(settings.tracking, config["run_id"]) if rank == 0 else None
-    held = validation_set(recipe.validation_images, recipe.image_size, recipe.seed) if rank == 0 else None
+    held = validation_set(options.validation_images, options.image_size, options.seed) if rank == 0 else None
     parts: list[Losses] = []
     began = time.monotonic()
-    while pretraining.step < recipe.steps:
+    while pretraining.step < options.steps:
         step = pretraining.step
-        batch = training_batch(recipe.recipe(), recipe.side(step), recipe.seed, step, rank)
+        batch = training_batch(options.batch_options(), options.side(step), options.seed, step, rank)
         parts.append(pretraining.train_step(model, batch))
-        if pretraining.step % recipe.report_every and pretraining.step < recipe.steps:
+        if pretraining.step % options.report_every and pretraining.step < options.steps:
             continue
         entry = _means(parts)
-        images = 2 * recipe.pairs * len(parts) * workers
+        images = 2 * options.pairs * len(parts) * workers
         entry |= {"step": pretraining.step, "images_per_second": images / (time.monotonic() - began)}
         if held is not None:
             entry |= validate(pretraining.model, held)

@@ -5,21 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from bayes_pfl.datasets.description import Dataset, Reader, Reading, plain
-from bayes_pfl.datasets.folders import Folders, Place
+from bayes_pfl.datasets.description import Dataset, LayoutReading, Reader, plain
+from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate
 from bayes_pfl.datasets.industrial import INDUSTRIAL
-from bayes_pfl.datasets.lists import COMMUNITY_LIST, MetaList, find_list
+from bayes_pfl.datasets.lists import COMMUNITY_LIST, MetaListLayout, find_list
 from bayes_pfl.datasets.medical import MEDICAL
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.record import NORMAL, Record
-from bayes_pfl.datasets.source import Found, Skipped, Source, is_image, printable
+from bayes_pfl.datasets.source import DatasetListing, SkippedFile, Source, is_image, printable
 from bayes_pfl.errors import DataError
 
 DATASETS = {dataset.name: dataset for dataset in (*INDUSTRIAL, *MEDICAL)}
 """The paper's fifteen, by name."""
 
-REARRANGED = Folders(
-    (Place("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),),
+REARRANGED = FolderLayout(
+    (FolderTemplate("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),),
     mask_stems=("{stem}_mask", "{stem}", "{stem}_Segmentation", "{stem}_label"),
 )
 """The form into which the community brings every dataset, with or without a list."""
@@ -51,7 +51,7 @@ def find(
     splits: Collection[str] = (),
     categories: Sequence[str] = (),
     limit: int | None = None,
-) -> Found:
+) -> DatasetListing:
     """All records of a dataset in a folder, and what became of every other file.
 
     Raises:
@@ -73,7 +73,7 @@ def find(
     return found
 
 
-def _read(dataset: Dataset, source: Source, layout: str | None) -> Found:
+def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListing:
     tried: list[str] = []
     unusable = list(source.unnamed)
     for name, reader in _readers(dataset, layout):
@@ -104,7 +104,7 @@ def _readers(dataset: Dataset, layout: str | None) -> Iterator[tuple[str, Reader
         yield from (("published", reader) for reader in dataset.published)
     if dataset is not FOLDER:
         if layout in (None, "meta"):
-            yield "meta", MetaList()
+            yield "meta", MetaListLayout()
         if layout in (None, "rearranged"):
             yield "rearranged", REARRANGED
     elif layout not in (None, "published"):
@@ -118,7 +118,7 @@ def _roots(dataset: Dataset, source: Source) -> list[str]:
     return sorted(folders, key=lambda root: bool(root) and plain(source.name_of(root)) not in names)
 
 
-def _found(layout: str, root: str, source: Source, reading: Reading) -> Found:
+def _found(layout: str, root: str, source: Source, reading: LayoutReading) -> DatasetListing:
     prefix = f"{root}/" if root else ""
     ignored = list(source.junk)
     for path in source.files:
@@ -127,8 +127,8 @@ def _found(layout: str, root: str, source: Source, reading: Reading) -> Found:
                 reason = f"outside {root}, where the dataset was found"
             else:
                 reason = "not part of the layout" if is_image(path) else "no image"
-            ignored.append(Skipped(path, reason))
-    return Found(
+            ignored.append(SkippedFile(path, reason))
+    return DatasetListing(
         layout=layout,
         root=root,
         records=tuple(sorted(reading.records)),
@@ -137,11 +137,11 @@ def _found(layout: str, root: str, source: Source, reading: Reading) -> Found:
     )
 
 
-def _keep(found: Found, wanted: Callable[[Record], bool], reason: str) -> Found:
+def _keep(found: DatasetListing, wanted: Callable[[Record], bool], reason: str) -> DatasetListing:
     kept = tuple(record for record in found.records if wanted(record))
     if not kept:
         raise DataError(f"No image is left: all {len(found.records)} are {reason}.")
-    out = [Skipped(record.image, reason) for record in found.records if not wanted(record)]
+    out = [SkippedFile(record.image, reason) for record in found.records if not wanted(record)]
     return found._replace(records=kept, left_out=(*found.left_out, *out))
 
 
@@ -172,7 +172,7 @@ def _spread(records: Sequence[Record], limit: int) -> Iterator[Record]:
         position += 1
 
 
-def _paper(dataset: Dataset, source: Source, found: Found) -> Found:
+def _paper(dataset: Dataset, source: Source, found: DatasetListing) -> DatasetListing:
     """The paper's evaluation set: as the authors' own list has it, else by the description's rule."""
     rule = dataset.paper
     if found.layout == "meta":

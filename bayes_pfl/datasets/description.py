@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import Skipped, Source
+from bayes_pfl.datasets.source import SkippedFile, Source
 
 
 class Counts(NamedTuple):
@@ -55,11 +55,11 @@ class PaperSubset:
     """Why it does not follow from the published files, where it does not."""
 
 
-class Reading(NamedTuple):
+class LayoutReading(NamedTuple):
     """What a reader found below one root, before anything is left out."""
 
     records: list[Record]
-    set_aside: list[Skipped]
+    set_aside: list[SkippedFile]
     used: set[str]
     """Every file that the layout accounts for: images, masks, lists."""
 
@@ -73,7 +73,7 @@ class Reader(Protocol):
         """The layout in one line, for the message when nothing matches."""
         ...
 
-    def read(self, source: Source, root: str, dataset: "Dataset") -> Reading:
+    def read(self, source: Source, root: str, dataset: "Dataset") -> LayoutReading:
         """The records of ``dataset`` below ``root``; no records when it does not lie there so."""
         ...
 

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from bayes_pfl.data.preprocess import decode_mask
-from bayes_pfl.datasets.description import Category, Dataset, Reading
+from bayes_pfl.datasets.description import Category, Dataset, LayoutReading
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
-from bayes_pfl.datasets.source import Skipped, Source, below, is_image
+from bayes_pfl.datasets.source import SkippedFile, Source, is_image, paths_inside
 from bayes_pfl.errors import ImageError
 
 SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test"}
@@ -29,7 +29,7 @@ class LabelFrom(Enum):
 
 
 @dataclass(frozen=True)
-class Place:
+class FolderTemplate:
     """Where images and their masks lie, as templates of ``{category}``, ``{split}``, ``{kind}``.
 
     ``{part}`` stands for any other folder. Letter case does not matter.
@@ -55,7 +55,7 @@ class _Hit(NamedTuple):
     """A file that fits a place."""
 
     path: str
-    place: Place
+    place: FolderTemplate
     fields: dict[str, str]
     category: Category
     split: Split
@@ -66,10 +66,10 @@ class _Hit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Reads images from `Place`s; the mask of an image is the file named like ``mask_stems``."""
+class FolderLayout:
+    """Reads images from `FolderTemplate`s; the mask of an image is the file named like ``mask_stems``."""
 
-    places: tuple[Place, ...]
+    places: tuple[FolderTemplate, ...]
     mask_stems: tuple[str, ...] = ("{stem}_mask", "{stem}")
     label: LabelFrom = LabelFrom.KIND
     kinds: frozenset[str] = frozenset()
@@ -86,11 +86,11 @@ class Folders:
         masks = ", ".join(f"{p.masks}{self.mask_stems[0]}.*" for p in self.places if p.masks is not None)
         return images + (f" with masks {masks}" if masks else "")
 
-    def read(self, source: Source, root: str, dataset: Dataset) -> Reading:
+    def read(self, source: Source, root: str, dataset: Dataset) -> LayoutReading:
         """The records below ``root``; each file goes to the first place that it fits."""
-        reading = Reading([], [], set())
+        reading = LayoutReading([], [], set())
         owners: dict[str, str] = {}
-        for path, inner in below(root, source.files):
+        for path, inner in paths_inside(root, source.files):
             hit = self._hit(source, root, dataset, path, inner) if is_image(path) else None
             if hit is None:
                 continue
@@ -99,7 +99,7 @@ class Folders:
             try:
                 reading.records.append(self._record(source, root, dataset, hit, masks, owners))
             except ImageError as error:
-                reading.set_aside.append(Skipped(path, str(error)))
+                reading.set_aside.append(SkippedFile(path, str(error)))
         return reading
 
     def _hit(self, source: Source, root: str, dataset: Dataset, path: str, inner: str) -> _Hit | None:

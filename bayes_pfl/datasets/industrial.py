@@ -1,10 +1,10 @@
 """The seven industrial datasets of the paper, one entry each."""
 
 from bayes_pfl.datasets.description import Category, Counts, Dataset, PaperSubset
-from bayes_pfl.datasets.folders import Folders, LabelFrom, Place
-from bayes_pfl.datasets.tables import Table
+from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate, LabelFrom
+from bayes_pfl.datasets.tables import TableLayout
 
-_MVTEC_FOLDERS = Place("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/")
+_MVTEC_FOLDERS = FolderTemplate("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/")
 
 # category, test normal, test anomalous, train normal
 _MVTEC = (
@@ -29,7 +29,7 @@ MVTEC = Dataset(
     name="mvtec",
     title="MVTec-AD",
     categories=tuple(Category(name, name.replace("_", " "), Counts(*counts)) for name, *counts in _MVTEC),
-    published=(Folders((_MVTEC_FOLDERS,)),),
+    published=(FolderLayout((_MVTEC_FOLDERS,)),),
     lists=("mvtec",),
     licence="CC BY-NC-SA 4.0",
     url="https://www.mvtec.com/company/research/datasets/mvtec-ad",
@@ -56,7 +56,7 @@ VISA = Dataset(
     title="VisA",
     categories=tuple(Category(name, class_name, Counts(*counts)) for name, class_name, *counts in _VISA),
     published=(
-        Table(
+        TableLayout(
             "split_csv/1cls.csv",
             path="image",
             label="label",
@@ -81,7 +81,7 @@ BTAD = Dataset(
         Category("02", "wood", Counts(30, 200, 399)),
         Category("03", "metal2", Counts(400, 41, 1000)),
     ),
-    published=(Folders((_MVTEC_FOLDERS,), mask_stems=("{stem}",)),),
+    published=(FolderLayout((_MVTEC_FOLDERS,), mask_stems=("{stem}",)),),
     defect="ko",
     lists=("BTAD",),
     licence="unclear; do not redistribute",
@@ -94,8 +94,8 @@ KSDD2 = Dataset(
     title="KolektorSDD2",
     categories=(Category("metal", "metal", Counts(894, 110, 2085, 246), paper=Counts(356, 356)),),
     published=(
-        Folders(
-            (Place("{split}/", "{split}/"),),
+        FolderLayout(
+            (FolderTemplate("{split}/", "{split}/"),),
             mask_stems=("{stem}_GT",),
             label=LabelFrom.MASK_PIXELS,
             image_stem=r"\d+",
@@ -115,8 +115,8 @@ RSDD = Dataset(
     title="RSDDs",
     categories=(Category("rail", "metal15", Counts(0, 195), paper=Counts(387, 387), aliases=("RSDD", "metal")),),
     published=(
-        Folders(
-            (Place("{part}/Rail surface images/", "{part}/GroundTruth/"),),
+        FolderLayout(
+            (FolderTemplate("{part}/Rail surface images/", "{part}/GroundTruth/"),),
             mask_stems=("{stem}",),
             label=LabelFrom.DATASET,
         ),
@@ -152,8 +152,8 @@ DAGM = Dataset(
         for number, normal, defective, in_paper in _DAGM
     ),
     published=(
-        Folders(
-            (Place("{category}/{split}/", "{category}/{split}/Label/"),),
+        FolderLayout(
+            (FolderTemplate("{category}/{split}/", "{category}/{split}/Label/"),),
             mask_stems=("{stem}_label",),
             label=LabelFrom.MASK_FILE,
         ),
@@ -192,7 +192,7 @@ DTD = Dataset(
     name="dtd",
     title="DTD-Synthetic",
     categories=tuple(Category(name, class_name, Counts(*counts)) for name, class_name, *counts in _DTD),
-    published=(Folders((_MVTEC_FOLDERS,)),),
+    published=(FolderLayout((_MVTEC_FOLDERS,)),),
     defect="bad",
     lists=("DTD",),
     licence="none found; base textures for research",

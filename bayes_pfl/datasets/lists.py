@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from bayes_pfl.datasets.description import Dataset, Reading
+from bayes_pfl.datasets.description import Dataset, LayoutReading
 from bayes_pfl.datasets.folders import SPLITS
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
-from bayes_pfl.datasets.source import Skipped, Source, below
+from bayes_pfl.datasets.source import SkippedFile, Source, paths_inside
 from bayes_pfl.errors import DataError, ImageError
 
 COMMUNITY_LIST = "meta.json"
 
 
 @dataclass(frozen=True)
-class MetaList:
+class MetaListLayout:
     """Reads ``meta.json`` or, of the Bayes-PFL authors' lists, the one that is named after the dataset."""
 
     @property
@@ -28,13 +28,13 @@ class MetaList:
         """The file in one line."""
         return "meta.json, or meta_<name>.json beside the folder <name>"
 
-    def read(self, source: Source, root: str, dataset: Dataset) -> Reading:
+    def read(self, source: Source, root: str, dataset: Dataset) -> LayoutReading:
         """The records of the list below ``root``, in the order of their paths.
 
         Raises:
             DataError: the list is not JSON of the form above.
         """
-        reading = Reading([], [], set())
+        reading = LayoutReading([], [], set())
         path = find_list(source, root, dataset)
         if path is None:
             return reading
@@ -55,14 +55,14 @@ class MetaList:
                 seen.add(image)
                 reading.records.append(_record(dataset, split, entry, image, mask))
             except ImageError as error:
-                reading.set_aside.append(Skipped(image or listed, f"{error} (in {path})"))
+                reading.set_aside.append(SkippedFile(image or listed, f"{error} (in {path})"))
         return reading
 
 
 def find_list(source: Source, root: str, dataset: Dataset) -> str | None:
     """The list of ``dataset`` directly below ``root``; one with its own name comes first."""
     names = [f"meta_{name}.json".lower() for name in dataset.lists] + [COMMUNITY_LIST]
-    inside = {inner.lower(): path for path, inner in below(root, source.files)}
+    inside = {inner.lower(): path for path, inner in paths_inside(root, source.files)}
     return next((inside[name] for name in names if name in inside), None)
 
 

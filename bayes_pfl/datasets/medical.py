@@ -1,16 +1,16 @@
 """The eight medical datasets of the paper, one entry each."""
 
 from bayes_pfl.datasets.description import Category, Counts, Dataset, PaperSubset
-from bayes_pfl.datasets.folders import Folders, LabelFrom, Place
-from bayes_pfl.datasets.tables import Table
+from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate, LabelFrom
+from bayes_pfl.datasets.tables import TableLayout
 
-_YES_NO = Folders((Place("{kind}/"),), kinds=frozenset({"yes", "no"}))
+_YES_NO = FolderLayout((FolderTemplate("{kind}/"),), kinds=frozenset({"yes", "no"}))
 
 
-def _pairs(images: str, masks: str, suffix: str = "") -> Folders:
+def _pairs(images: str, masks: str, suffix: str = "") -> FolderLayout:
     """All images are defective; the mask has the same name, or one with a suffix, elsewhere."""
-    places = (Place(images, masks),)
-    return Folders(places, mask_stems=("{stem}" + suffix,), label=LabelFrom.DATASET)
+    places = (FolderTemplate(images, masks),)
+    return FolderLayout(places, mask_stems=("{stem}" + suffix,), label=LabelFrom.DATASET)
 
 
 _IMAGES_MASKS = _pairs("images/", "masks/")
@@ -20,7 +20,7 @@ HEADCT = Dataset(
     title="HeadCT",
     categories=(Category("head_ct", "head ct", Counts(100, 100), aliases=("brain",)),),
     published=(
-        Table(
+        TableLayout(
             "labels.csv",
             path="id",
             label="hemorrhage",
@@ -94,8 +94,8 @@ COLONDB = Dataset(
     categories=(Category("colon", "colon", Counts(0, 380), aliases=("ColonDB",)),),
     published=(
         _IMAGES_MASKS,
-        Folders(
-            (Place("", ""),),
+        FolderLayout(
+            (FolderTemplate("", ""),),
             mask_stems=("p{stem}",),
             label=LabelFrom.DATASET,
             image_stem=r"\d+",

@@ -14,7 +14,7 @@ from typing import Any
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
-from bayes_pfl.datasets.source import Found
+from bayes_pfl.datasets.source import DatasetListing
 from bayes_pfl.errors import OutputError
 
 PLAN = f"{MANIFEST_FOLDER}/plan.json"
@@ -93,7 +93,9 @@ def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, A
     return notes
 
 
-def finish(output: Path | str, tasks: Sequence[ShardTask], found: Found, about: dict[str, Any]) -> dict[str, Any]:
+def finish(
+    output: Path | str, tasks: Sequence[ShardTask], found: DatasetListing, about: dict[str, Any]
+) -> dict[str, Any]:
     """Gather the notes of all shards into ``manifest.json``, and return it.
 
     Raises:
@@ -141,7 +143,7 @@ def _remove_parts(output: Path | str) -> None:
 
 def _check_room(output: Path, todo: Iterable[ShardTask]) -> None:
     """Shards hold the files as they are, so their size is known; that of scaled ones is not."""
-    needed = sum(task.size_bytes for task in todo if task.recipe.max_side_px is None)
+    needed = sum(task.size_bytes for task in todo if task.options.max_side_px is None)
     free = shutil.disk_usage(output).free
     if needed + SPARE_BYTES > free:
         raise OutputError(

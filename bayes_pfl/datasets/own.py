@@ -1,8 +1,8 @@
 """Images of one's own: any folder in one of the usual forms, or a CSV."""
 
 from bayes_pfl.datasets.description import Dataset
-from bayes_pfl.datasets.folders import GOOD, Folders, Place
-from bayes_pfl.datasets.tables import Table
+from bayes_pfl.datasets.folders import GOOD, FolderLayout, FolderTemplate
+from bayes_pfl.datasets.tables import TableLayout
 
 _PLAIN_KINDS = GOOD | {"bad", "ko", "yes", "defect", "defective", "anomaly", "anomalous"}
 
@@ -11,7 +11,7 @@ FOLDER = Dataset(
     title="your own images",
     categories=(),
     published=(
-        Table(
+        TableLayout(
             "*.csv",
             path="path",
             label="label",
@@ -22,15 +22,15 @@ FOLDER = Dataset(
             class_name="class_name",
             masks_optional=True,
         ),
-        Folders(
-            (Place("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),),
+        FolderLayout(
+            (FolderTemplate("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),),
             masks_optional=True,
         ),
-        Folders((Place("{split}/{kind}/", "ground_truth/{kind}/"),), masks_optional=True),
-        Folders(
+        FolderLayout((FolderTemplate("{split}/{kind}/", "ground_truth/{kind}/"),), masks_optional=True),
+        FolderLayout(
             (
-                Place("{category}/{kind}/", "{category}/ground_truth/{kind}/"),
-                Place("{kind}/", "ground_truth/{kind}/"),
+                FolderTemplate("{category}/{kind}/", "{category}/ground_truth/{kind}/"),
+                FolderTemplate("{kind}/", "ground_truth/{kind}/"),
             ),
             kinds=_PLAIN_KINDS,
             masks_optional=True,

@@ -29,12 +29,12 @@ from bayes_pfl.data.shards import (
     write_shard,
 )
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import Skipped, read_file
+from bayes_pfl.datasets.source import SkippedFile, read_file
 from bayes_pfl.errors import DataError, ImageError
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PackingOptions:
     """What decides the bytes of a row, beside the files themselves."""
 
     dataset: str
@@ -52,7 +52,7 @@ class ShardTask:
     index: int
     source: str
     output: str
-    recipe: Recipe
+    options: PackingOptions
     records: tuple[Record, ...]
     size_bytes: int
     """Of the files to be read."""
@@ -67,7 +67,7 @@ class ShardTask:
     def from_json(cls, text: str) -> "ShardTask":
         """The inverse of `to_json`."""
         values = json.loads(text)
-        values["recipe"] = Recipe(**values["recipe"])
+        values["options"] = PackingOptions(**values["options"])
         values["records"] = tuple(Record(*record) for record in values["records"])
         return cls(**values)
 
@@ -93,7 +93,7 @@ class ShardTask:
 def plan_shards(
     source: Path,
     output: Path | str,
-    recipe: Recipe,
+    options: PackingOptions,
     records: Sequence[Record],
     rows_per_shard: int,
     bytes_per_shard: int,
@@ -104,7 +104,7 @@ def plan_shards(
     size = newest = 0
 
     def close() -> None:
-        place = (len(tasks), str(source), str(output), recipe)
+        place = (len(tasks), str(source), str(output), options)
         tasks.append(ShardTask(*place, tuple(pending), size, newest))
 
     for record in records:
@@ -124,7 +124,7 @@ def plan_digest(tasks: Sequence[ShardTask]) -> str:
     """A hash of everything that decides the shards' contents, except the contents of the files."""
     digest = hashlib.sha256(f"schema {SCHEMA_VERSION}".encode())
     for task in tasks:
-        part = [asdict(task.recipe), task.index, task.size_bytes, task.records]
+        part = [asdict(task.options), task.index, task.size_bytes, task.records]
         digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -178,7 +178,7 @@ def _pack(task: ShardTask) -> dict[str, Any]:
     return note
 
 
-class Pixels(NamedTuple):
+class StoredImage(NamedTuple):
     """An image that can be used: its bytes as they will be stored, and what they decode to."""
 
     data: bytes
@@ -186,36 +186,36 @@ class Pixels(NamedTuple):
     mask: np.ndarray | None
 
 
-def read_pixels(source: Path, recipe: Recipe, record: Record) -> Pixels:
+def read_record(source: Path, options: PackingOptions, record: Record) -> StoredImage:
     """Read, decode and check the image and mask of one record.
 
     Raises:
         ImageError: the image or its mask cannot be used; the message is the reason.
     """
     data = read_file(source, record.image)
-    image = decode_image(data, recipe.max_pixels)
+    image = decode_image(data, options.max_pixels)
     mask = None
     if record.mask is not None:
         try:
-            mask = decode_mask(read_file(source, record.mask), recipe.mask_above, recipe.max_pixels)
+            mask = decode_mask(read_file(source, record.mask), options.mask_above, options.max_pixels)
         except ImageError as error:
             raise ImageError(f"its mask {record.mask}: {error}") from error
         if mask.shape != (image.height, image.width):
             raise ImageError(f"its mask is {mask.shape[1]} x {mask.shape[0]}, the image {image.width} x {image.height}")
-    if recipe.max_side_px is not None and max(image.size) > recipe.max_side_px:
-        image, mask = shrink(image, mask, recipe.max_side_px)
+    if options.max_side_px is not None and max(image.size) > options.max_side_px:
+        image, mask = shrink(image, mask, options.max_side_px)
         data = encode_png(image)  # lossless: artefacts of another JPEG pass look like defects
-    return Pixels(data, image, mask)
+    return StoredImage(data, image, mask)
 
 
 def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
     """The task's rows one after the other, noting in ``met`` what was met on the way."""
-    recipe = task.recipe
+    options = task.options
     for record in task.records:
         try:
-            data, image, mask = read_pixels(Path(task.source), recipe, record)
+            data, image, mask = read_record(Path(task.source), options, record)
         except ImageError as error:
-            met.set_aside.append(Skipped(record.image, str(error)))
+            met.set_aside.append(SkippedFile(record.image, str(error)))
             continue
         digest = hashlib.sha256(data).hexdigest()
         met.images_sha256.append(digest)
@@ -223,8 +223,8 @@ def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
         if mask is not None and not mask.any():
             met.empty_masks.append(record.image)
         yield ShardRow(
-            sample_id=f"{recipe.dataset}/{record.image}",
-            dataset=recipe.dataset,
+            sample_id=f"{options.dataset}/{record.image}",
+            dataset=options.dataset,
             category=record.category,
             class_name=record.class_name,
             split=record.split,
@@ -244,7 +244,7 @@ class _Met:
     """What a shard's rows turned out to be."""
 
     images_sha256: list[str] = field(default_factory=list)
-    set_aside: list[Skipped] = field(default_factory=list)
+    set_aside: list[SkippedFile] = field(default_factory=list)
     empty_masks: list[str] = field(default_factory=list)
     counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)
 

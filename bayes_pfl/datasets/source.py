@@ -29,14 +29,14 @@ OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM,
 """Failures that would be the same at the next try: the file is gone, is forbidden, or its links lead nowhere."""
 
 
-class Skipped(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file that gave no record, and why."""
 
     path: str
     reason: str
 
 
-class Found(NamedTuple):
+class DatasetListing(NamedTuple):
     """What a reader made of a folder. Every file is in exactly one place; masks count with images."""
 
     layout: str
@@ -44,11 +44,11 @@ class Found(NamedTuple):
     """The folder inside the source that holds the layout, "" for the source itself."""
     records: tuple[Record, ...]
     """Sorted by image path."""
-    set_aside: tuple[Skipped, ...]
+    set_aside: tuple[SkippedFile, ...]
     """Images that belong to the dataset and cannot be used."""
-    ignored: tuple[Skipped, ...]
+    ignored: tuple[SkippedFile, ...]
     """Files that are no images of the dataset."""
-    left_out: tuple[Skipped, ...] = ()
+    left_out: tuple[SkippedFile, ...] = ()
     """Images that the chosen subset, split or categories exclude."""
 
 
@@ -69,9 +69,9 @@ class Source:
             paths = sorted(_walk(folder, ""))
         except OSError as error:
             raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
-        self.junk: list[Skipped] = []
+        self.junk: list[SkippedFile] = []
         self.files: list[str] = []
-        self.unnamed: list[Skipped] = []
+        self.unnamed: list[SkippedFile] = []
         """Images whose names no list, shard or manifest can hold."""
         for path in paths:
             reason = next((why for pattern, why in JUNK if pattern.search(path)), None)
@@ -79,11 +79,11 @@ class Source:
                 if reason is None:
                     self.files.append(path)
                 else:
-                    self.junk.append(Skipped(path, reason))
+                    self.junk.append(SkippedFile(path, reason))
             elif reason is None and is_image(path):
-                self.unnamed.append(Skipped(printable(path), "has a name that is not UTF-8; rename it"))
+                self.unnamed.append(SkippedFile(printable(path), "has a name that is not UTF-8; rename it"))
             else:
-                self.junk.append(Skipped(printable(path), reason or "no image"))
+                self.junk.append(SkippedFile(printable(path), reason or "no image"))
 
     def folders(self, depth: int) -> list[str]:
         """The folders that hold files, from the source ("") downwards to ``depth``, by depth."""
@@ -143,7 +143,7 @@ def is_image(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def below(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+def paths_inside(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The paths inside ``root``, each with what follows it."""
     prefix = f"{root}/" if root else ""
     return ((path, path[len(prefix) :]) for path in paths if path.startswith(prefix))

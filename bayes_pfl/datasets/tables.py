@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bayes_pfl.datasets.description import Dataset, Reading
+from bayes_pfl.datasets.description import Dataset, LayoutReading
 from bayes_pfl.datasets.folders import SPLITS
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record
-from bayes_pfl.datasets.source import Skipped, Source, below
+from bayes_pfl.datasets.source import SkippedFile, Source, paths_inside
 from bayes_pfl.errors import DataError, ImageError
 
 LABELS = {
@@ -20,7 +20,7 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Table:
+class TableLayout:
     """Reads a CSV with a header; the names of its columns are fields here, "" for none."""
 
     file: str
@@ -43,13 +43,13 @@ class Table:
         names = (self.path, self.label, self.mask, self.category, self.split)
         return f"{self.file} with columns {', '.join(name for name in names if name)}"
 
-    def read(self, source: Source, root: str, dataset: Dataset) -> Reading:
+    def read(self, source: Source, root: str, dataset: Dataset) -> LayoutReading:
         """The records of the CSV below ``root``, in the order of their paths.
 
         Raises:
             DataError: there are several such CSVs, it is no UTF-8 text, or a row has other columns than the header.
         """
-        reading = Reading([], [], set())
+        reading = LayoutReading([], [], set())
         tables = [path for path in self._files(source, root) if {self.path, self.label} <= {*_header(source, path)}]
         if len(tables) > 1:
             raise DataError(f"There are {len(tables)} lists of images: {', '.join(tables)}. Make one of them.")
@@ -69,14 +69,14 @@ class Table:
                     seen.add(image)
                     reading.records.append(self._record(source, dataset, row, image, mask, required, root))
                 except ImageError as error:
-                    reading.set_aside.append(Skipped(image, f"{error} (in {table})"))
+                    reading.set_aside.append(SkippedFile(image, f"{error} (in {table})"))
         return reading
 
     def _files(self, source: Source, root: str) -> list[str]:
         if self.file != "*.csv":
             path = _inside(source, root, self.file)
             return [path] if path in source.known else []
-        inside = below(root, source.files)
+        inside = paths_inside(root, source.files)
         return [path for path, inner in inside if "/" not in inner and inner.lower().endswith(".csv")]
 
     def _image(self, source: Source, root: str, row: dict[str, str]) -> str:

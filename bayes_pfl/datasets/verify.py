@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.description import Dataset
-from bayes_pfl.datasets.packing import Recipe, read_pixels
+from bayes_pfl.datasets.packing import PackingOptions, read_record
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import Found, Skipped, is_image, read_file
+from bayes_pfl.datasets.source import DatasetListing, SkippedFile, is_image, read_file
 from bayes_pfl.errors import ImageError
 
 THREADS = 4
 """Decoding runs outside Python's lock, reading waits for the disk."""
 
 
-class Difference(NamedTuple):
+class CountDifference(NamedTuple):
     """A category whose number of images is not the published one."""
 
     category: str
@@ -33,16 +33,16 @@ class Verdict(NamedTuple):
     """What `verify` found; nothing in it but ``images`` and ``ignored`` means the folder is complete."""
 
     images: int
-    differences: tuple[Difference, ...]
-    missing: tuple[Skipped, ...]
+    differences: tuple[CountDifference, ...]
+    missing: tuple[SkippedFile, ...]
     """Files that are listed, needed as a partner, or a gap in their folder's numbering."""
-    extra: tuple[Skipped, ...]
+    extra: tuple[SkippedFile, ...]
     """Images that no rule takes, or whose names are unlike their neighbours' where there are too many."""
     doubled: tuple[tuple[str, ...], ...]
     """Groups of images with the same bytes."""
-    unusable: tuple[Skipped, ...]
+    unusable: tuple[SkippedFile, ...]
     """Images that cannot be decoded, or whose masks do not fit."""
-    ignored: tuple[Skipped, ...]
+    ignored: tuple[SkippedFile, ...]
     """Other files."""
 
     @property
@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
 def verify(
     dataset: Dataset,
     folder: Path,
-    found: Found,
+    found: DatasetListing,
     subset: str,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Verdict:
@@ -75,13 +75,13 @@ def verify(
     extra += _odd_names(record for record in found.records if record.category in long)
     unusable = [skipped for skipped in found.set_aside if not _is_absence(skipped.reason)]
 
-    recipe = Recipe(dataset.name, dataset.mask_above, None, MAX_PIXELS)
+    options = PackingOptions(dataset.name, dataset.mask_above, None, MAX_PIXELS)
     by_hash: dict[str, list[str]] = {}
 
     def check(record: Record) -> tuple[str, str | None, str]:
         try:
             digest = hashlib.sha256(read_file(folder, record.image)).hexdigest()
-            read_pixels(folder, recipe, record)
+            read_record(folder, options, record)
         except ImageError as error:
             return record.image, None, str(error)
         return record.image, digest, ""
@@ -89,7 +89,7 @@ def verify(
     with ThreadPoolExecutor(THREADS) as pool:
         for path, digest, reason in pool.map(check, found.records):
             if digest is None:
-                unusable.append(Skipped(path, reason))
+                unusable.append(SkippedFile(path, reason))
             else:
                 by_hash.setdefault(digest, []).append(path)
             advance(1)
@@ -108,7 +108,7 @@ def _is_absence(reason: str) -> bool:
     return any(words in reason for words in ("does not exist", "has no mask"))
 
 
-def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> Iterator[Difference]:
+def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> Iterator[CountDifference]:
     """Every count that is known and not met."""
     counted = dataset.splits_counted or subset == "paper"
     found: Counter[tuple[str, str, int]] = Counter(
@@ -121,10 +121,10 @@ def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> It
             there = found[category.name, split, int(label == "anomalous")]
             if there != number:
                 where = f"{split}, {label}" if counted else label
-                yield Difference(category.name, where, number, there)
+                yield CountDifference(category.name, where, number, there)
 
 
-def _gaps(records: Iterable[Record], set_aside: Iterable[Skipped], lacking: int) -> Iterator[Skipped]:
+def _gaps(records: Iterable[Record], set_aside: Iterable[SkippedFile], lacking: int) -> Iterator[SkippedFile]:
     """Names that the numbering of a folder leaves out, where its files are simply numbered.
 
     A folder with more gaps than there are images ``lacking`` is not: its numbers are dates, or others' to begin with.
@@ -141,17 +141,17 @@ def _gaps(records: Iterable[Record], set_aside: Iterable[Skipped], lacking: int)
         for number in sorted(set(range(min(present), max(present))) - present):
             path = f"{folder}/{re.sub(r'[0-9]+', f'{number:0{width}d}', name, count=1)}"
             if path not in present_anyway:
-                yield Skipped(path, "a gap in the numbering")
+                yield SkippedFile(path, "a gap in the numbering")
 
 
-def _odd_names(records: Iterable[Record]) -> Iterator[Skipped]:
+def _odd_names(records: Iterable[Record]) -> Iterator[SkippedFile]:
     """Names unlike most of their neighbours', where a category has too many images."""
     for paths in _by_folder(records).values():
         shapes = {path: re.sub(r"\d+", "#", PurePosixPath(path).name) for path in paths}
         usual, _ = Counter(shapes.values()).most_common(1)[0]
         for path, shape in shapes.items():
             if shape != usual:
-                yield Skipped(path, "named unlike its neighbours")
+                yield SkippedFile(path, "named unlike its neighbours")
 
 
 def _by_folder(records: Iterable[Record]) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from bayes_pfl.config import Settings
 from bayes_pfl.embedded_training.losses import dense_loss, multi_positive, own_pair_loss, patch_targets
 from bayes_pfl.metrics import image_metrics, pixel_metrics
-from bayes_pfl.synthetic.batches import Batch, Recipe, ValidationSet
+from bayes_pfl.synthetic.batches import BatchOptions, CaptionBatch, ValidationSet
 from bayes_pfl.synthetic.captions import DAMAGED, FLAWLESS
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -83,9 +83,9 @@ class PretrainingConfig(Settings):
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def recipe(self) -> Recipe:
+    def batch_options(self) -> BatchOptions:
         """What the batches are made of."""
-        return Recipe(self.pairs, self.image_size, self.composite_share, self.name_dropout, self.kind_share)
+        return BatchOptions(self.pairs, self.image_size, self.composite_share, self.name_dropout, self.kind_share)
 
 
 class DenseHead(nn.Module):
@@ -147,7 +147,7 @@ class PretrainingModel(nn.Module):
         tokens: Int[Tensor, "captions context"],
         truth: Bool[Tensor, "images captions"],
     ) -> Losses:
-        """Losses of a twin-paired batch (see `Batch` for the order of rows and captions)."""
+        """Losses of a twin-paired batch (see `CaptionBatch` for the order of rows and captions)."""
         features, dense_logits = self.encode(images)
         texts = self.clip.encode_text(tokens, normalize=True)
         scale = self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
@@ -179,7 +179,7 @@ class Pretraining:
         self.step = 0
         self.curve: list[dict[str, float]] = []
 
-    def train_step(self, model: nn.Module, batch: Batch) -> Losses:
+    def train_step(self, model: nn.Module, batch: CaptionBatch) -> Losses:
         """One optimiser step through `model`: `self.model`, or a data-parallel wrapper of it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)

@@ -15,7 +15,7 @@ MIN_MASK_PIXELS = 10
 """A crop that shows less of a defect than this counts as flawless."""
 
 
-class Batch(NamedTuple):
+class CaptionBatch(NamedTuple):
     """Twin-paired images and captions: rows 2p (defective) and 2p + 1 (its flawless twin).
 
     images: (2 pairs, side, side, 3) float32 in [0, 1]. masks: (2 pairs, side, side) bool.
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     truth: NDArray[np.bool_]
 
 
-class Recipe(NamedTuple):
+class BatchOptions(NamedTuple):
     """What batches are made of. Shares and probabilities lie in [0, 1], sizes are pixels."""
 
     pairs: int
@@ -65,7 +65,7 @@ def _augmented(rng: Generator, scene: Scene, size: int) -> tuple[NDArray[np.floa
     return np.clip(pictures * gains.astype(np.float32) + np.float32(shift), 0, 1), mask
 
 
-def training_batch(recipe: Recipe, side: int, seed: int, step: int, rank: int) -> Batch:
+def training_batch(options: BatchOptions, side: int, seed: int, step: int, rank: int) -> CaptionBatch:
     """The batch of one step on one worker.
 
     Where `side` is below the scene's size, half of the scenes are windows cut out at full
@@ -74,13 +74,13 @@ def training_batch(recipe: Recipe, side: int, seed: int, step: int, rank: int) -
     """
     rng = np.random.default_rng([seed, step, rank])
     images, masks, facts, captions = [], [], [], []
-    for _ in range(recipe.pairs):
+    for _ in range(options.pairs):
         index, scene_seed = int(rng.integers(2**31)), int(rng.integers(2**31))
-        cut = side < recipe.scene_size and rng.uniform() < 0.5
-        size = recipe.scene_size if cut else side
+        cut = side < options.scene_size and rng.uniform() < 0.5
+        size = options.scene_size if cut else side
         severity = float(rng.uniform(0.15, 1.0))
         category = None
-        if rng.uniform() < recipe.composite_share:
+        if rng.uniform() < options.composite_share:
             kind = str(rng.choice(list(KIND_STATES)))
             scene = render_composite(PRETRAIN, index, scene_seed, size, kind, severity)
         else:
@@ -92,8 +92,8 @@ def training_batch(recipe: Recipe, side: int, seed: int, step: int, rank: int) -
         images.append(pictures)
         masks.extend([mask if visible else np.zeros_like(mask), np.zeros_like(mask)])
         facts.extend([(category, kind if visible else None), (category, None)])
-        captions.append(caption_pair(rng, category, kind, recipe.name_dropout, recipe.kind_share))
-    return Batch(np.concatenate(images), np.stack(masks), _sentences(captions), _truth(facts, captions))
+        captions.append(caption_pair(rng, category, kind, options.name_dropout, options.kind_share))
+    return CaptionBatch(np.concatenate(images), np.stack(masks), _sentences(captions), _truth(facts, captions))
 
 
 def _sentences(captions: list[CaptionPair]) -> list[str]:

@@ -47,7 +47,7 @@ class TestOverRay:
         tasks = ingest.plan_shards(
             tmp_path / "in",
             tmp_path / "one",
-            ingest.Recipe("mvtec", 128, None, ingest.MAX_PIXELS),
+            ingest.PackingOptions("mvtec", 128, None, ingest.MAX_PIXELS),
             ingest.find(ingest.get_dataset("mvtec"), ingest.Source(tmp_path / "in")).records,
             4,
             2**20,

@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_very_weights_of_an_uninterrupted
     torch.set_num_threads(1)
     plain = Pretraining(config)
     while plain.step < config.steps:
-        batch = training_batch(config.recipe(), config.side(plain.step), config.seed, plain.step, 0)
+        batch = training_batch(config.batch_options(), config.side(plain.step), config.seed, plain.step, 0)
         plain.train_step(plain.model, batch)
     expected = export_weights(plain.model.clip, home / "plain.safetensors")
 
@@ -99,7 +99,7 @@ def test_two_workers_train_one_model_on_different_images(home: Path, capsys: pyt
     for rank in range(2):  # what one worker alone makes of either share is another model
         alone = Pretraining(config)
         for step in range(config.steps):
-            batch = training_batch(config.recipe(), config.side(step), config.seed, step, rank)
+            batch = training_batch(config.batch_options(), config.side(step), config.seed, step, rank)
             alone.train_step(alone.model, batch)
         assert result["sha256"] != export_weights(alone.model.clip, home / "alone.safetensors")
 

@@ -7,7 +7,7 @@ import painted
 import pytest
 
 from bayes_pfl.datasets.catalogue import DATASETS, find
-from bayes_pfl.datasets.source import Found, Source
+from bayes_pfl.datasets.source import DatasetListing, Source
 
 # The authors' names of categories, where they are not the published folders'.
 AUTHORS_NAMES = {
@@ -65,7 +65,7 @@ PAPER_COUNTS = {
 every_dataset = pytest.mark.parametrize("name", DATASETS)
 
 
-def read(name: str, folder: Path, **choices: object) -> Found:
+def read(name: str, folder: Path, **choices: object) -> DatasetListing:
     return find(DATASETS[name], Source(folder), **choices)
 
 

@@ -10,16 +10,16 @@ import pytest
 
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
-from bayes_pfl.datasets.packing import Recipe, read_pixels
-from bayes_pfl.datasets.source import Found, Source, printable
+from bayes_pfl.datasets.packing import PackingOptions, read_record
+from bayes_pfl.datasets.source import DatasetListing, Source, printable
 from bayes_pfl.errors import DataError, ImageError
 
 
-def read(name: str, folder: Path, **choices: object) -> Found:
+def read(name: str, folder: Path, **choices: object) -> DatasetListing:
     return find(get_dataset(name), Source(folder), **choices)
 
 
-def reasons(found: Found) -> dict[str, str]:
+def reasons(found: DatasetListing) -> dict[str, str]:
     return dict(found.set_aside)
 
 
@@ -131,11 +131,11 @@ def test_pipes_and_links_to_nowhere_are_set_aside_at_once(tmp_path: Path) -> Non
     (tmp_path / "yes/self.jpg").symlink_to("self.jpg")
     (tmp_path / "yes/broken.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "yes/pipe.jpg")
-    recipe = Recipe("br35h", 0, None, MAX_PIXELS)
+    options = PackingOptions("br35h", 0, None, MAX_PIXELS)
     said = {}
     for record in read("br35h", tmp_path).records:
         try:
-            read_pixels(tmp_path, recipe, record)
+            read_record(tmp_path, options, record)
         except ImageError as error:
             said[record.image] = str(error)
     assert said == {
@@ -266,7 +266,7 @@ def test_a_missing_or_foreign_folder_says_what_is_expected(tmp_path: Path) -> No
 class TestOwnImages:
     """`folder`: the usual forms of people's own images."""
 
-    def read(self, tree: painted.Tree) -> Found:
+    def read(self, tree: painted.Tree) -> DatasetListing:
         found = read("folder", tree.root)
         assert list(found.records) == sorted(tree.records)
         return found

@@ -15,16 +15,16 @@ from bayes_pfl.data.shards import iterate_rows, read_manifest
 from bayes_pfl.datasets import output as output_module
 from bayes_pfl.datasets.catalogue import find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish
-from bayes_pfl.datasets.packing import Recipe, ShardTask, pack_shard, plan_digest, plan_shards
+from bayes_pfl.datasets.packing import PackingOptions, ShardTask, pack_shard, plan_digest, plan_shards
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import DataError, OutputError
 
 
-def plan(tree: painted.Tree, output: Path, dataset: str, rows: int = 4, **recipe: object) -> list[ShardTask]:
+def plan(tree: painted.Tree, output: Path, dataset: str, rows: int = 4, **options: object) -> list[ShardTask]:
     description = get_dataset(dataset)
     found = find(description, Source(tree.root))
-    values = {"max_side_px": None, "max_pixels": MAX_PIXELS, **recipe}
-    made = Recipe(dataset, description.mask_above, **values)
+    values = {"max_side_px": None, "max_pixels": MAX_PIXELS, **options}
+    made = PackingOptions(dataset, description.mask_above, **values)
     return plan_shards(tree.root, output, made, found.records, rows, 2**20)
 
 
@@ -77,9 +77,9 @@ def test_shards_do_not_depend_on_the_order_of_work(tmp_path: Path) -> None:
 def test_the_plan_respects_rows_and_bytes(tmp_path: Path) -> None:
     tree = painted.paint("kvasir", tmp_path)
     records = find(get_dataset("kvasir"), Source(tmp_path)).records * 10
-    recipe = Recipe("kvasir", 128, None, MAX_PIXELS)
+    options = PackingOptions("kvasir", 128, None, MAX_PIXELS)
     for rows, size in ((3, 2**20), (100, 5000), (100, 1)):
-        tasks = plan_shards(tree.root, tmp_path, recipe, records, rows, size)
+        tasks = plan_shards(tree.root, tmp_path, options, records, rows, size)
         assert [record for task in tasks for record in task.records] == list(records)
         assert [task.index for task in tasks] == list(range(len(tasks)))
         for task in tasks:

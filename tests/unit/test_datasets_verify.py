@@ -7,15 +7,15 @@ import pytest
 
 from bayes_pfl.datasets.catalogue import find
 from bayes_pfl.datasets.description import Category, Counts, Dataset
-from bayes_pfl.datasets.folders import Folders, Place
+from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate
 from bayes_pfl.datasets.source import Source
-from bayes_pfl.datasets.verify import Difference, Verdict, verify
+from bayes_pfl.datasets.verify import CountDifference, Verdict, verify
 
 TOY = Dataset(
     name="toy",
     title="Toy",
     categories=(Category("cup", "cup", Counts(test_normal=4, test_anomalous=3, train_normal=2)),),
-    published=(Folders((Place("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),)),),
+    published=(FolderLayout((FolderTemplate("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),)),),
 )
 
 
@@ -50,8 +50,8 @@ def test_missing_files_are_counted_and_named_where_names_tell(tree: painted.Tree
     (tree.root / "cup/ground_truth/chip/002_mask.png").unlink()
     verdict = judge(tree)
     assert verdict.differences == (
-        Difference("cup", "test, normal", 4, 3),
-        Difference("cup", "test, anomalous", 3, 2),
+        CountDifference("cup", "test, normal", 4, 3),
+        CountDifference("cup", "test, anomalous", 3, 2),
     )
     assert dict(verdict.missing) == {
         "cup/test/chip/002.png": "is defective and has no mask",
@@ -64,7 +64,7 @@ def test_numbers_that_do_not_count_the_files_have_no_gaps(tree: painted.Tree) ->
     (tree.root / "cup/test/good/001.png").unlink()
     (tree.root / "cup/test/good/003.png").rename(tree.root / "cup/test/good/20240131120000.png")
     verdict = judge(tree)
-    assert verdict.differences == (Difference("cup", "test, normal", 4, 3),)
+    assert verdict.differences == (CountDifference("cup", "test, normal", 4, 3),)
     assert verdict.missing == ()
 
 
@@ -78,7 +78,7 @@ def test_extra_and_doubled_files_are_named(tree: painted.Tree) -> None:
         "saucer/test/good/000.png": "not part of the layout",
     }
     assert verdict.doubled == (("cup/test/good/003(1).png", "cup/test/good/003.png"),)
-    assert verdict.differences == (Difference("cup", "test, normal", 4, 5),)
+    assert verdict.differences == (CountDifference("cup", "test, normal", 4, 5),)
 
 
 def test_unusable_files_are_named_with_the_reason(tree: painted.Tree) -> None:

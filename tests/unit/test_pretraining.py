@@ -19,7 +19,7 @@ from bayes_pfl.embedded_training.pretraining import (
     validate,
 )
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.synthetic.batches import Recipe, training_batch, validation_set
+from bayes_pfl.synthetic.batches import BatchOptions, training_batch, validation_set
 from bayes_pfl.synthetic.captions import CaptionPair, is_true
 
 TINY = PretrainingConfig(crop_steps=2, full_steps=2, crop_size=32, image_size=48, pairs=2, warmup_steps=1)
@@ -28,7 +28,7 @@ TINY = PretrainingConfig(crop_steps=2, full_steps=2, crop_size=32, image_size=48
 def _train(pretraining: Pretraining, until: int) -> Pretraining:
     config = pretraining.config
     while pretraining.step < until:
-        batch = training_batch(config.recipe(), config.side(pretraining.step), config.seed, pretraining.step, 0)
+        batch = training_batch(config.batch_options(), config.side(pretraining.step), config.seed, pretraining.step, 0)
         pretraining.train_step(pretraining.model, batch)
     return pretraining
 
@@ -104,7 +104,7 @@ def test_which_caption_holds_of_which_image(
 
 
 def test_a_batch_pairs_each_defect_with_its_twin_and_its_own_captions() -> None:
-    batch = training_batch(Recipe(8, 64, 0.5, 0.4, 0.5), 32, 3, 5, 0)
+    batch = training_batch(BatchOptions(8, 64, 0.5, 0.4, 0.5), 32, 3, 5, 0)
     assert batch.images.shape == (16, 32, 32, 3)
     assert not batch.masks[1::2].any()
     for p in range(8):
@@ -112,7 +112,7 @@ def test_a_batch_pairs_each_defect_with_its_twin_and_its_own_captions() -> None:
         assert np.array_equal(batch.images[2 * p][same], batch.images[2 * p + 1][same]) or not batch.masks[2 * p].any()
         assert batch.truth[2 * p + 1, 2 * p]
         assert batch.truth[2 * p, 2 * p + 1] == batch.masks[2 * p].any()
-    other = training_batch(Recipe(8, 64, 0.5, 0.4, 0.5), 32, 3, 5, 1)
+    other = training_batch(BatchOptions(8, 64, 0.5, 0.4, 0.5), 32, 3, 5, 1)
     assert not np.array_equal(batch.images, other.images)
 
 
@@ -140,7 +140,7 @@ def test_a_restored_run_continues_bit_for_bit(tmp_path: Path) -> None:
 
 def test_training_lowers_the_loss_of_a_fixed_batch() -> None:
     pretraining = Pretraining(TINY.model_copy(update={"crop_steps": 60, "learning_rate": 1e-3}))
-    batch = training_batch(TINY.recipe(), 32, 0, 0, 0)
+    batch = training_batch(TINY.batch_options(), 32, 0, 0, 0)
     losses = [float(pretraining.train_step(pretraining.model, batch).total) for _ in range(20)]
     assert losses[-1] < 0.8 * losses[0]
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from bayes_pfl.synthetic import render
-from bayes_pfl.synthetic.batches import Recipe, training_batch, validation_set
+from bayes_pfl.synthetic.batches import BatchOptions, training_batch, validation_set
 from bayes_pfl.synthetic.captions import KIND_STATES
 from bayes_pfl.synthetic.catalogue import CATEGORIES
 from bayes_pfl.synthetic.defects import DEFECTS
@@ -51,8 +51,8 @@ def test_the_sets_share_no_image() -> None:
 
 
 def test_pretraining_names_pretraining_categories_only() -> None:
-    recipe = Recipe(pairs=64, scene_size=32, composite_share=0.0, name_dropout=0.0, kind_share=0.5)
-    text = " ".join(training_batch(recipe, 32, 1, 0, 0).captions)
+    options = BatchOptions(pairs=64, scene_size=32, composite_share=0.0, name_dropout=0.0, kind_share=0.5)
+    text = " ".join(training_batch(options, 32, 1, 0, 0).captions)
     assert any(name in text for name in PRETRAIN)
     for name in (*AUXILIARY, *VALIDATION, *HELD_OUT):
         if not any(name in other for other in PRETRAIN):
