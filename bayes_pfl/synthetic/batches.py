@@ -54,23 +54,32 @@ def _crop(rng: Generator, scene: Scene, side: int) -> Scene:
 def _augmented(rng: Generator, scene: Scene, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Image and twin, turned and flipped and lit alike: (2, size, size, 3); and the mask."""
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    pictures = np.stack([scene.image, scene.twin]).astype(np.float32) / 255
-    pictures, mask = np.rot90(pictures, turns, (1, 2)), np.rot90(scene.mask, turns)
+    both = np.stack([scene.image, scene.twin]).astype(np.float32) / 255
+    both, mask = np.rot90(both, turns, (1, 2)), np.rot90(scene.mask, turns)
     if flip:
-        pictures, mask = pictures[:, :, ::-1], mask[:, ::-1]
+        both, mask = both[:, :, ::-1], mask[:, ::-1]
     if rng.uniform() < 0.1:
-        pictures = np.repeat(brightness(pictures)[..., None], 3, axis=-1)
+        both = np.repeat(brightness(both)[..., None], 3, axis=-1)
     gains = rng.uniform(0.8, 1.2) * rng.uniform(0.92, 1.08, 3)
     shift = rng.uniform(-0.06, 0.06)
-    return np.clip(pictures * gains.astype(np.float32) + np.float32(shift), 0, 1), mask
+    return np.clip(both * gains.astype(np.float32) + np.float32(shift), 0, 1), mask
 
 
 def training_batch(options: BatchOptions, side: int, seed: int, step: int, rank: int) -> CaptionBatch:
-    """The batch of one step on one worker.
+    """The batch of one step on one worker; the same arguments give the same batch.
 
-    Where `side` is below the scene's size, half of the scenes are windows cut out at full
-    resolution and half are whole scenes painted small, so that both fine marks and whole objects
-    are seen cheaply.
+    Where ``side`` is below the scene's size, half of the scenes are windows cut out at full resolution and half are
+    whole scenes painted small, so that both fine marks and whole objects are seen cheaply.
+
+    Args:
+        options: what batches are made of.
+        side: of the images, pixels.
+        seed: of the training.
+        step: number of the step.
+        rank: of the worker.
+
+    Returns:
+        The batch.
     """
     rng = np.random.default_rng([seed, step, rank])
     images, masks, facts, captions = [], [], [], []
@@ -87,9 +96,9 @@ def training_batch(options: BatchOptions, side: int, seed: int, step: int, rank:
             category = str(rng.choice(PRETRAIN))
             kind = str(rng.choice(kinds_for(category)))
             scene = render(category, index, scene_seed, size, kind, severity)
-        pictures, mask = _augmented(rng, _crop(rng, scene, side) if cut else scene, side)
+        both, mask = _augmented(rng, _crop(rng, scene, side) if cut else scene, side)
         visible = int(mask.sum()) >= MIN_MASK_PIXELS
-        images.append(pictures)
+        images.append(both)
         masks.extend([mask if visible else np.zeros_like(mask), np.zeros_like(mask)])
         facts.extend([(category, kind if visible else None), (category, None)])
         captions.append(caption_pair(rng, category, kind, options.name_dropout, options.kind_share))
@@ -116,7 +125,16 @@ class ValidationSet(NamedTuple):
 
 
 def validation_set(per_category: int, size: int, seed: int) -> ValidationSet:
-    """As many flawless as defective images of each validation category, never twins of each other."""
+    """As many flawless as defective images of each validation category, never twins of each other.
+
+    Args:
+        per_category: flawless images, and defective ones, of each category.
+        size: side of the images, pixels.
+        seed: of the set.
+
+    Returns:
+        The images, masks and names.
+    """
     scenes, names = [], []
     for category in VALIDATION:
         kinds = kinds_for(category)

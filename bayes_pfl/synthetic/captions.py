@@ -1,4 +1,4 @@
-"""What is said of a generated image: captions that name the object and its state."""
+"""Captions of a generated image: sentences that name the object and its state."""
 
 from typing import NamedTuple
 
@@ -59,7 +59,18 @@ class CaptionPair(NamedTuple):
 def caption_pair(
     rng: Generator, category: str | None, kind: str, name_dropout: float, kind_share: float
 ) -> CaptionPair:
-    """Draw the two captions of a pair; composites (`category` None) are named generically."""
+    """Draw the two captions of a pair.
+
+    Args:
+        rng: random generator.
+        category: what the images show; None for an invented object, which is named generically.
+        kind: the kind of defect on the damaged image.
+        name_dropout: probability that a known category is named generically too.
+        kind_share: probability that the damaged caption names the kind of defect.
+
+    Returns:
+        The pair.
+    """
     named = category if category is not None and rng.uniform() >= name_dropout else None
     name = named or str(rng.choice(GENERIC_NAMES))
     specific = rng.uniform() < kind_share
@@ -71,9 +82,16 @@ def caption_pair(
 
 
 def is_true(pair: CaptionPair, damaged: bool, category: str | None, kind: str | None) -> bool:
-    """Whether the pair's flawless or `damaged` caption holds of an image.
+    """Whether a caption holds of an image.
 
-    The image shows `category` (None: an invented object) with a defect `kind` (None: flawless).
+    Args:
+        pair: the captions.
+        damaged: which of the two.
+        category: what the image shows; None for an invented object.
+        kind: the kind of defect on it; None if it is flawless.
+
+    Returns:
+        True if the caption holds.
     """
     if pair.category is not None and pair.category != category:
         return False

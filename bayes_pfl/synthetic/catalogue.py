@@ -59,13 +59,30 @@ WORKSHOP_KINDS: tuple[str, ...] = (
 
 
 def check_category(category: str) -> None:
-    """Raise DataError unless `category` is one that can be painted."""
+    """Check that a category can be painted.
+
+    Args:
+        category: its name.
+
+    Raises:
+        DataError: there is no such category.
+    """
     if category not in CATEGORIES:
         raise DataError(f"There is no synthetic category {category!r}; choose among: {', '.join(CATEGORIES)}.")
 
 
 def defects_of(category: str) -> tuple[str, ...]:
-    """Kinds that are a defect on this category: visible on it, and no normal mark of it."""
+    """Kinds that are a defect on this category: visible on it, and no normal mark of it.
+
+    Args:
+        category: its name.
+
+    Returns:
+        The kinds, in the order of `DEFECTS`.
+
+    Raises:
+        DataError: there is no such category.
+    """
     check_category(category)
     excluded = set(NORMAL_MARKS.get(category, ()))
     if category in PLAIN:
@@ -76,12 +93,31 @@ def defects_of(category: str) -> tuple[str, ...]:
 
 
 def surface(image: np.ndarray) -> Layers:
-    """A texture seen as an object that fills the frame."""
+    """A texture as an object that fills the frame.
+
+    Args:
+        image: (size, size, 3).
+
+    Returns:
+        The object.
+    """
     return Layers(image, np.ones(image.shape[:2], np.float32), image)
 
 
 def paint(category: str, rng: Generator, size: int) -> Layers:
-    """Paint one flawless piece of a category."""
+    """Paint one flawless piece of a category.
+
+    Args:
+        category: its name.
+        rng: random generator.
+        size: side of the image, pixels.
+
+    Returns:
+        The object.
+
+    Raises:
+        DataError: there is no such category.
+    """
     check_category(category)
     if category in TEXTURES:
         return surface(TEXTURES[category](rng, size))
@@ -89,5 +125,15 @@ def paint(category: str, rng: Generator, size: int) -> Layers:
 
 
 def stream(seed: int, name: str, index: int, part: int) -> Generator:
-    """Independent random generator of one part (0 object, 1 light, 2 defect) of one image."""
+    """Independent random generator of one part of one image.
+
+    Args:
+        seed: of the data set.
+        name: of the category.
+        index: of the image.
+        part: 0 object, 1 light, 2 defect, 3 severity, 4 order of kinds.
+
+    Returns:
+        The generator.
+    """
     return np.random.default_rng([seed, zlib.crc32(name.encode()), index, part])

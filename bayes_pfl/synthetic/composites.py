@@ -62,7 +62,16 @@ def _silhouette(rng: Generator, size: int) -> Field:
 
 
 def composite(sources: tuple[str, ...], rng: Generator, size: int) -> Layers:
-    """Invent one object out of the named categories' textures and silhouettes."""
+    """Invent one object out of the named categories' textures and silhouettes.
+
+    Args:
+        sources: names of categories.
+        rng: random generator.
+        size: side of the image, pixels.
+
+    Returns:
+        The object.
+    """
     textures = [name for name in sources if name in TEXTURES]
     shapes = [name for name in sources if name not in TEXTURES and name not in MEDICAL]
     image = _invented_texture(rng, size, textures)

@@ -61,7 +61,14 @@ def _cannot_write(folder: Path, error: OSError) -> OutputError:
 
 
 def folder_name(name: str) -> str:
-    """A category or kind of defect as a folder name: "hex nut" -> "hex_nut"."""
+    """A category or kind of defect as a folder name: "hex nut" -> "hex_nut".
+
+    Args:
+        name: of the category or kind.
+
+    Returns:
+        The folder's name.
+    """
     return name.replace(" ", "_")
 
 
@@ -75,12 +82,18 @@ def write_dataset(
     kinds: tuple[str, ...] | None = None,
     written: Callable[[int], object] = lambda images: None,
 ) -> int:
-    """Write `<category>/{train/good,test/good,test/<defect>,ground_truth/<defect>}` under `folder`.
+    """Write `<category>/{train/good,test/good,test/<defect>,ground_truth/<defect>}` under a folder.
 
-    Each category gets `normal_per_category` flawless images for training, as many for testing,
-    and `defective_per_category` defective ones, their kinds in turn, in an order drawn per category:
-    `kinds_for` the category, so that the kept kinds stay on held-out ones, or those of `kinds`. `written` is told how many more
-    images there are, now and then.
+    Args:
+        folder: new or empty.
+        categories: names of categories.
+        normal_per_category: flawless images for training, and as many for testing.
+        defective_per_category: defective images, their kinds in turn, in an order drawn per category.
+        size: side of the images, pixels.
+        seed: same seed, same images.
+        kinds: the kinds of defects to paint; None for `kinds_for` each category, so that `HELD_OUT_KINDS` stay on
+            held-out ones.
+        written: called now and then with the number of images written since the last call.
 
     Returns:
         The number of images written, masks not counted.

@@ -1,63 +1,33 @@
-"""All kinds of defects by name; their order is part of what a seed means."""
+"""Painters of all kinds of defects by name, in the order that is part of what a seed means."""
 
-from collections.abc import Callable
+from bayes_pfl.synthetic.damage import DAMAGE
+from bayes_pfl.synthetic.marks import MARKS
+from bayes_pfl.synthetic.placement import DefectPainter
 
-from numpy.random import Generator
-
-from bayes_pfl.synthetic.damage import (
-    bleach,
-    bubbles,
-    dent,
-    discolouration,
-    hole,
-    lesion,
-    misplacement,
-    missing_piece,
-    smear,
-    tear,
-    warp,
-)
-from bayes_pfl.synthetic.fields import Field
-from bayes_pfl.synthetic.layers import Layers
-from bayes_pfl.synthetic.marks import (
-    burn,
-    contamination,
-    corrosion,
-    crack,
-    dark_dots,
-    glue,
-    ink_mark,
-    mould,
-    scratch,
-    scuff,
-    stain,
-    thread,
+_ORDER = (
+    "scratch",
+    "scuff",
+    "crack",
+    "hole",
+    "stain",
+    "discolouration",
+    "bleach",
+    "dent",
+    "dark dots",
+    "missing piece",
+    "contamination",
+    "glue",
+    "smear",
+    "warp",
+    "misplacement",
+    "corrosion",
+    "lesion",
+    "ink mark",
+    "tear",
+    "burn",
+    "thread",
+    "bubbles",
+    "mould",
 )
 
-DefectPainter = Callable[[Generator, Layers, float], tuple[Field, Field]]
-
-DEFECTS: dict[str, DefectPainter] = {
-    "scratch": scratch,
-    "scuff": scuff,
-    "crack": crack,
-    "hole": hole,
-    "stain": stain,
-    "discolouration": discolouration,
-    "bleach": bleach,
-    "dent": dent,
-    "dark dots": dark_dots,
-    "missing piece": missing_piece,
-    "contamination": contamination,
-    "glue": glue,
-    "smear": smear,
-    "warp": warp,
-    "misplacement": misplacement,
-    "corrosion": corrosion,
-    "lesion": lesion,
-    "ink mark": ink_mark,
-    "tear": tear,
-    "burn": burn,
-    "thread": thread,
-    "bubbles": bubbles,
-    "mould": mould,
-}
+DEFECTS: dict[str, DefectPainter] = {name: {**MARKS, **DAMAGE}[name] for name in _ORDER}

@@ -17,12 +17,12 @@ from bayes_pfl.synthetic.fields import (
     smooth,
     wave,
 )
-from bayes_pfl.synthetic.layers import Layers, assembled, box, dome, flat, inside, posed, table
+from bayes_pfl.synthetic.layers import LayerPainter, Layers, assembled, box, dome, flat, inside, posed, table
 
 LIGHT: Colour = (0.88, 0.88, 0.87)
 
 
-def capsule(rng: Generator, size: int) -> Layers:
+def _capsule(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.6, 0.42)
     distance = box(v, u, 0.42, 0.98, 0.42)
     body = flat(rng, size, (0.78, 0.2, 0.16))
@@ -30,7 +30,7 @@ def capsule(rng: Generator, size: int) -> Layers:
     return assembled(dome(body, np.abs(v) / 0.42, 0.3), inside(distance, pixel), table(rng, size, LIGHT))
 
 
-def tablet(rng: Generator, size: int) -> Layers:
+def _tablet(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.36)
     radius, _ = polar(v, u)
     body = dome(flat(rng, size, (0.9, 0.88, 0.84), 0.02), radius, 0.12)
@@ -38,7 +38,7 @@ def tablet(rng: Generator, size: int) -> Layers:
     return assembled(over(body, (0.68, 0.66, 0.62), groove), inside(radius, pixel), table(rng, size, (0.2, 0.3, 0.42)))
 
 
-def bottle_top(rng: Generator, size: int) -> Layers:
+def _bottle_top(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.43)
     radius, _ = polar(v, u)
     body = mix((0.12, 0.16, 0.1), (0.5, 0.56, 0.38), wave(radius * 2.1 + 0.1)) + 0.015 * grain(rng, size)[..., None]
@@ -46,7 +46,7 @@ def bottle_top(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(radius, pixel), table(rng, size, (0.94, 0.94, 0.93)))
 
 
-def button(rng: Generator, size: int) -> Layers:
+def _button(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.38)
     radius, _ = polar(v, u)
     body = dome(flat(rng, size, (0.34, 0.22, 0.48)), radius, 0.15)
@@ -59,7 +59,7 @@ def button(rng: Generator, size: int) -> Layers:
     )
 
 
-def biscuit(rng: Generator, size: int) -> Layers:
+def _biscuit(rng: Generator, size: int) -> Layers:
     """A biscuit whose chocolate chips are part of the recipe."""
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     radius, _ = polar(v, u)
@@ -68,7 +68,7 @@ def biscuit(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(radius + 0.03 * smooth(rng, size, 7), pixel), table(rng, size, (0.9, 0.92, 0.93)))
 
 
-def hazel_nut(rng: Generator, size: int) -> Layers:
+def _hazel_nut(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     distance = np.hypot(v * (1.05 + 0.18 * u), u)
     stripes = wave(u * 1.5 + v * 4 + 0.2 * smooth(rng, size, 5)) * 0.25
@@ -77,7 +77,7 @@ def hazel_nut(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(distance, pixel, 0.95), table(rng, size, (0.08, 0.08, 0.08)))
 
 
-def leaf(rng: Generator, size: int) -> Layers:
+def _leaf(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.6, 0.46)
     distance = np.abs(v) / (0.02 + 0.5 * np.clip(1 - u * u, 0, 1) * (1.1 - 0.3 * u))
     body = mix(near(rng, (0.1, 0.3, 0.1)), near(rng, (0.3, 0.54, 0.2)), 0.5 + 0.12 * smooth(rng, size, 8, 2))
@@ -89,22 +89,22 @@ def leaf(rng: Generator, size: int) -> Layers:
     )
 
 
-def egg(rng: Generator, size: int) -> Layers:
+def _egg(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.42)
     distance = np.hypot(v * (1.3 + 0.3 * u), u)
     body = dome(flat(rng, size, (0.82, 0.64, 0.5), 0.012), distance, 0.28)
     return assembled(body, inside(distance, pixel, 0.95), table(rng, size, (0.3, 0.34, 0.4)))
 
 
-def quail_egg(rng: Generator, size: int) -> Layers:
+def _quail_egg(rng: Generator, size: int) -> Layers:
     """An egg whose dark blots are part of its kind."""
-    plain_egg = egg(rng, size)
+    plain_egg = _egg(rng, size)
     blots = np.maximum(dots(rng, size, 45, 0.016, 0.6), ramp(smooth(rng, size, 12, 2), 1.1, 1.3))
     body = over(over(plain_egg.image, (0.88, 0.84, 0.74), np.full_like(blots, 0.6)), (0.25, 0.18, 0.13), blots)
     return assembled(body, plain_egg.cover, plain_egg.behind)
 
 
-def label(rng: Generator, size: int) -> Layers:
+def _label(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.08, 0.45)
     body = flat(rng, size, (0.93, 0.93, 0.9), 0.01)
     bars = (saw(np.sin(np.floor((u + 1) * 17) * 12.9898) * 43.5) > 0.45) * inside(box(v + 0.25, u, 0.3, 0.78), pixel)
@@ -117,7 +117,7 @@ def label(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(box(v, u, 0.8, 0.95, 0.08), pixel), table(rng, size, (0.62, 0.48, 0.33)))
 
 
-def plate(rng: Generator, size: int) -> Layers:
+def _plate(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.45)
     radius, _ = polar(v, u)
     body = flat(rng, size, (0.9, 0.9, 0.88), 0.01) - (0.12 * wave(radius * 1.4))[..., None]
@@ -125,7 +125,7 @@ def plate(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(radius, pixel), table(rng, size, (0.42, 0.28, 0.18)))
 
 
-def candle(rng: Generator, size: int) -> Layers:
+def _candle(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.38)
     radius, _ = polar(v, u)
     body = dome(flat(rng, size, (0.86, 0.8, 0.66), 0.01), radius, 0.1)
@@ -134,7 +134,7 @@ def candle(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(radius, pixel), table(rng, size, (0.2, 0.2, 0.24)))
 
 
-def toothed_comb(rng: Generator, size: int) -> Layers:
+def _toothed_comb(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.15, 0.46)
     teeth = inside(np.abs(saw(u * 7) - 0.5), 7 * pixel, 0.27) * inside(box(v - 0.2, u, 0.45, 0.9), pixel)
     spine = inside(box(v + 0.4, u, 0.24, 0.96, 0.1), pixel)
@@ -142,7 +142,7 @@ def toothed_comb(rng: Generator, size: int) -> Layers:
     return assembled(body, np.maximum(teeth, spine), table(rng, size, (0.88, 0.86, 0.84)))
 
 
-def tomato(rng: Generator, size: int) -> Layers:
+def _tomato(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     radius, angle = polar(v, u)
     body = dome(flat(rng, size, (0.76, 0.16, 0.1), 0.012), radius, 0.3)
@@ -151,10 +151,30 @@ def tomato(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(radius + 0.03 * np.cos(5 * angle), pixel), table(rng, size, (0.92, 0.91, 0.88)))
 
 
-def window_pane(rng: Generator, size: int) -> Layers:
+def _window_pane(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.03, 0.47)
     sky = mix(near(rng, (0.5, 0.62, 0.72)), near(rng, (0.82, 0.88, 0.92)), 0.5 - 0.4 * v + 0.1 * smooth(rng, size, 3))
     bars = np.minimum(np.abs(v), np.abs(u))
     frame = np.maximum(inside(bars, pixel, 0.05), inside(-np.maximum(np.abs(v), np.abs(u)), pixel, -0.86))
     body = over(sky, near(rng, (0.92, 0.92, 0.9)), frame)
     return assembled(body, inside(box(v, u, 0.98, 0.98), pixel), table(rng, size, any_colour(rng, 0.3, 0.6)))
+
+
+GOODS: dict[str, LayerPainter] = {
+    "capsule": _capsule,
+    "tablet": _tablet,
+    "bottle top": _bottle_top,
+    "button": _button,
+    "biscuit": _biscuit,
+    "hazel nut": _hazel_nut,
+    "leaf": _leaf,
+    "egg": _egg,
+    "quail egg": _quail_egg,
+    "label": _label,
+    "plate": _plate,
+    "candle": _candle,
+    "comb": _toothed_comb,
+    "tomato": _tomato,
+    "window pane": _window_pane,
+}
+"""Painters by category: (rng, size) -> `Layers`."""

@@ -17,13 +17,13 @@ from bayes_pfl.synthetic.fields import (
     smooth,
     wave,
 )
-from bayes_pfl.synthetic.layers import Layers, assembled, box, dome, flat, inside, posed, table
+from bayes_pfl.synthetic.layers import LayerPainter, Layers, assembled, box, dome, flat, inside, posed, table
 
 DARK: Colour = (0.12, 0.12, 0.13)
 LIGHT: Colour = (0.88, 0.88, 0.87)
 
 
-def hex_nut(rng: Generator, size: int) -> Layers:
+def _hex_nut(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     hexagon = np.max([np.abs(u * math.cos(a) + v * math.sin(a)) for a in (0, 1.0472, 2.0944)], 0)
     radius, angle = polar(v, u)
@@ -34,7 +34,7 @@ def hex_nut(rng: Generator, size: int) -> Layers:
     return assembled(body, cover, table(rng, size, (0.8, 0.8, 0.78)))
 
 
-def washer(rng: Generator, size: int) -> Layers:
+def _washer(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     radius, angle = polar(v, u)
     body = mix((0.52, 0.5, 0.46), (0.84, 0.81, 0.74), wave(angle / math.pi)) + 0.02 * grain(rng, size)[..., None]
@@ -42,7 +42,7 @@ def washer(rng: Generator, size: int) -> Layers:
     return assembled(body, cover, table(rng, size, (0.22, 0.23, 0.26)))
 
 
-def screw(rng: Generator, size: int) -> Layers:
+def _screw(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.5, 0.44)
     thread = 0.14 + 0.05 * wave(u * 9)
     shaft = inside(np.abs(v) / thread, pixel / 0.15) * (u > -0.7) * (u < 1.0)
@@ -51,7 +51,7 @@ def screw(rng: Generator, size: int) -> Layers:
     return assembled(body, np.maximum(shaft, head).astype(np.float32), table(rng, size, (0.75, 0.76, 0.78)))
 
 
-def gear(rng: Generator, size: int) -> Layers:
+def _gear(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     radius, angle = polar(v, u)
     rim = 0.86 + 0.1 * np.clip(3 * np.sin(14 * angle), -1, 1)
@@ -61,7 +61,7 @@ def gear(rng: Generator, size: int) -> Layers:
     return assembled(body, cover, table(rng, size, (0.86, 0.86, 0.84)))
 
 
-def coin(rng: Generator, size: int) -> Layers:
+def _coin(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.3, 0.42)
     radius, angle = polar(v, u)
     relief = np.maximum(inside(np.hypot(v * 1.1 + 0.1, u), pixel, 0.4), inside(box(v - 0.48, u, 0.2, 0.42, 0.1), pixel))
@@ -72,7 +72,7 @@ def coin(rng: Generator, size: int) -> Layers:
     )
 
 
-def bearing(rng: Generator, size: int) -> Layers:
+def _bearing(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.43)
     radius, angle = polar(v, u)
     body = mix((0.46, 0.47, 0.5), (0.86, 0.87, 0.9), wave(angle / math.pi))
@@ -83,7 +83,7 @@ def bearing(rng: Generator, size: int) -> Layers:
     return assembled(body + 0.01 * grain(rng, size)[..., None], cover, table(rng, size, (0.55, 0.42, 0.3)))
 
 
-def key(rng: Generator, size: int) -> Layers:
+def _key(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.4, 0.45)
     bow = np.hypot(v, u + 0.62)
     teeth = 0.1 + 0.12 * (wave(u * 4.5) > 0.5) * (u > 0.15)
@@ -93,7 +93,7 @@ def key(rng: Generator, size: int) -> Layers:
     return assembled(body, cover.astype(np.float32), table(rng, size, (0.3, 0.32, 0.36)))
 
 
-def spring(rng: Generator, size: int) -> Layers:
+def _spring(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.2, 0.44)
     coil = np.abs(saw(u * 4 + 0.18 * v) - 0.5)
     cover = inside(coil, 4 * pixel, 0.27) * inside(box(v, u, 0.55, 0.98), pixel)
@@ -101,7 +101,7 @@ def spring(rng: Generator, size: int) -> Layers:
     return assembled(body.astype(np.float32), cover, table(rng, size, (0.74, 0.7, 0.64)))
 
 
-def bottle_cap(rng: Generator, size: int) -> Layers:
+def _bottle_cap(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 3.1, 0.4)
     radius, angle = polar(v, u)
     rim = 0.95 + 0.045 * np.sin(21 * angle)
@@ -113,7 +113,7 @@ def bottle_cap(rng: Generator, size: int) -> Layers:
     return assembled(body.astype(np.float32), inside(radius / rim, pixel), table(rng, size, (0.7, 0.74, 0.78)))
 
 
-def cable(rng: Generator, size: int) -> Layers:
+def _cable(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.2, 0.44)
     radius, _ = polar(v, u)
     body = flat(rng, size, (0.3, 0.3, 0.31))
@@ -126,7 +126,7 @@ def cable(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(radius, pixel), table(rng, size, (0.82, 0.8, 0.8)))
 
 
-def circuit_board(rng: Generator, size: int) -> Layers:
+def _circuit_board(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.04, 0.46)
     lanes = inside(np.abs(saw(v * 3.5) - 0.5), 3.5 * pixel, 0.06) * (np.abs(u) < 0.85)
     body = over(flat(rng, size, (0.06, 0.32, 0.2)), (0.22, 0.52, 0.34), 0.9 * lanes.astype(np.float32))
@@ -136,7 +136,7 @@ def circuit_board(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(box(v, u, 0.95, 0.98, 0.06), pixel), table(rng, size, LIGHT))
 
 
-def chip(rng: Generator, size: int) -> Layers:
+def _chip(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.1, 0.42)
     case = inside(box(v, u, 0.55, 0.95, 0.05), pixel)
     legs = inside(np.abs(saw(u * 4) - 0.5), 4 * pixel, 0.2) * inside(box(v, u, 0.85, 0.9), pixel)
@@ -146,7 +146,7 @@ def chip(rng: Generator, size: int) -> Layers:
     return assembled(body, np.maximum(case, legs).astype(np.float32), table(rng, size, (0.2, 0.42, 0.3)))
 
 
-def solar_cell(rng: Generator, size: int) -> Layers:
+def _solar_cell(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.03, 0.47)
     body = mix(near(rng, (0.05, 0.09, 0.2)), near(rng, (0.14, 0.23, 0.44)), 0.5 + 0.25 * smooth(rng, size, 9))
     fingers = 0.35 * inside(np.abs(saw(v * 10) - 0.5), 10 * pixel, 0.07)
@@ -154,7 +154,7 @@ def solar_cell(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(box(v, u, 0.97, 0.97, 0.15), pixel), table(rng, size, LIGHT))
 
 
-def zipper(rng: Generator, size: int) -> Layers:
+def _zipper(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.05, 0.47)
     body = over(flat(rng, size, (0.12, 0.14, 0.22), 0.03), (0.2, 0.22, 0.32), 0.4 * wave(v * 22))
     side = saw(v * 9 + 0.5 * (u > 0))
@@ -163,9 +163,29 @@ def zipper(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(np.abs(u), pixel, 0.75), table(rng, size, LIGHT))
 
 
-def battery(rng: Generator, size: int) -> Layers:
+def _battery(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.5, 0.45)
     case, pole = inside(box(v, u + 0.03, 0.36, 0.9, 0.08), pixel), inside(box(v, u - 0.9, 0.12, 0.08), pixel)
     body = over(flat(rng, size, (0.1, 0.1, 0.11)), near(rng, (0.76, 0.5, 0.16)), inside(-u, pixel, -0.3))
     body = over(body, (0.75, 0.75, 0.77), np.maximum(pole, inside(-u, pixel, -0.82)))
     return assembled(dome(body, np.abs(v) / 0.36, 0.3), np.maximum(case, pole), table(rng, size, (0.85, 0.85, 0.87)))
+
+
+HARDWARE: dict[str, LayerPainter] = {
+    "hex nut": _hex_nut,
+    "washer": _washer,
+    "screw": _screw,
+    "gear": _gear,
+    "coin": _coin,
+    "cable": _cable,
+    "circuit board": _circuit_board,
+    "chip": _chip,
+    "solar cell": _solar_cell,
+    "zipper": _zipper,
+    "bearing": _bearing,
+    "key": _key,
+    "spring": _spring,
+    "battery": _battery,
+    "bottle cap": _bottle_cap,
+}
+"""Painters by category: (rng, size) -> `Layers`."""

@@ -27,7 +27,7 @@ def _grey(rng: Generator, tone: np.ndarray, noise: float = 0.02) -> np.ndarray:
     return np.repeat(noisy[..., None], 3, axis=2).astype(np.float32)
 
 
-def brain_slice(rng: Generator, size: int) -> Layers:
+def _brain_slice(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.1, 0.45)
     distance = np.hypot(v, u * 1.22)
     folds = 0.1 * np.abs(smooth(rng, size, 12, 2)) + 0.03 * smooth(rng, size, 4)
@@ -39,7 +39,7 @@ def brain_slice(rng: Generator, size: int) -> Layers:
     return assembled(body, inside(distance, pixel), table(rng, size, BLACK, 0.004))
 
 
-def chest_film(rng: Generator, size: int) -> Layers:
+def _chest_film(rng: Generator, size: int) -> Layers:
     v, u, _ = posed(rng, size, 0.05, 0.5)
     lung = np.minimum(np.hypot(v * 0.9, (u - 0.46) * 2), np.hypot(v * 0.9, (u + 0.46) * 2))
     tone = 0.68 - 0.45 * ramp(lung, 0.85, 0.6) + 0.2 * ramp(np.abs(u), 0.14, 0.05)
@@ -48,7 +48,7 @@ def chest_film(rng: Generator, size: int) -> Layers:
     return Layers(body, np.ones((size, size), np.float32), body)
 
 
-def fundus(rng: Generator, size: int) -> Layers:
+def _fundus(rng: Generator, size: int) -> Layers:
     """A retina, on which dark branching vessels are normal."""
     v, u, pixel = posed(rng, size, 0.1, 0.47)
     radius, _ = polar(v, u)
@@ -66,23 +66,23 @@ def fundus(rng: Generator, size: int) -> Layers:
     )
 
 
-def _skin(rng: Generator, size: int) -> np.ndarray:
+def _skin_image(rng: Generator, size: int) -> np.ndarray:
     tone = 0.03 * smooth(rng, size, 5, 2) + 0.02 * np.abs(smooth(rng, size, 40))
     return np.asarray(near(rng, (0.84, 0.64, 0.53)), np.float32) + tone[..., None]
 
 
-def skin(rng: Generator, size: int) -> Layers:
-    body = _skin(rng, size)
+def _skin(rng: Generator, size: int) -> Layers:
+    body = _skin_image(rng, size)
     return Layers(body, np.ones((size, size), np.float32), body)
 
 
-def freckled_skin(rng: Generator, size: int) -> Layers:
+def _freckled_skin(rng: Generator, size: int) -> Layers:
     """Skin on which small brown freckles are normal."""
-    body = over(_skin(rng, size), near(rng, (0.52, 0.32, 0.22)), 0.8 * dots(rng, size, 45, 0.015, 0.4))
+    body = over(_skin_image(rng, size), near(rng, (0.52, 0.32, 0.22)), 0.8 * dots(rng, size, 45, 0.015, 0.4))
     return Layers(body, np.ones((size, size), np.float32), body)
 
 
-def colon(rng: Generator, size: int) -> Layers:
+def _colon(rng: Generator, size: int) -> Layers:
     v, u = turned(size, 0.0, *rng.uniform(0.35, 0.65, 2))
     radius, _ = polar(v, u)
     folds = wave(radius * 4 + 0.25 * smooth(rng, size, 4))
@@ -91,7 +91,7 @@ def colon(rng: Generator, size: int) -> Layers:
     return Layers(body, np.ones((size, size), np.float32), body)
 
 
-def ultrasound(rng: Generator, size: int) -> Layers:
+def _ultrasound(rng: Generator, size: int) -> Layers:
     v, u, _ = posed(rng, size, 0.05, 0.5)
     layers = 0.34 + 0.14 * wave(v * 1.6 + 0.25 * smooth(rng, size, 3) + 0.1 * u)
     speckle = np.abs(1 + 0.5 * smooth(rng, size, (40, 24)))
@@ -99,7 +99,7 @@ def ultrasound(rng: Generator, size: int) -> Layers:
     return Layers(body, np.ones((size, size), np.float32), body)
 
 
-def cell_smear(rng: Generator, size: int) -> Layers:
+def _cell_smear(rng: Generator, size: int) -> Layers:
     """A smear, on which round purple cells are normal."""
     body = np.asarray(near(rng, (0.93, 0.84, 0.87)), np.float32) + (0.012 * smooth(rng, size, 8, 2))[..., None]
     cells = dots(rng, size, 30, 0.05, 0.15)
@@ -107,7 +107,7 @@ def cell_smear(rng: Generator, size: int) -> Layers:
     return Layers(body, np.ones((size, size), np.float32), body)
 
 
-def bone_film(rng: Generator, size: int) -> Layers:
+def _bone_film(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.15, 0.5)
     half = 0.22 + 0.2 * np.abs(u) ** 3
     inner = np.clip(1 - (v / half) ** 2, 0, 1)
@@ -117,7 +117,7 @@ def bone_film(rng: Generator, size: int) -> Layers:
     return assembled(body, bone, body)
 
 
-def liver_slice(rng: Generator, size: int) -> Layers:
+def _liver_slice(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.1, 0.46)
     distance = np.hypot(v * 1.25, u) + 0.04 * smooth(rng, size, 4)
     tone = 0.5 + 0.02 * smooth(rng, size, 30) + 0.2 * inside(np.abs(distance - 0.94), pixel, 0.05)
@@ -126,7 +126,7 @@ def liver_slice(rng: Generator, size: int) -> Layers:
     return assembled(_grey(rng, tone, 0.03), inside(distance, pixel), table(rng, size, BLACK, 0.004))
 
 
-def tooth_film(rng: Generator, size: int) -> Layers:
+def _tooth_film(rng: Generator, size: int) -> Layers:
     v, u, pixel = posed(rng, size, 0.08, 0.46)
     tone = 0.14 + 0.05 * smooth(rng, size, 18, 2)
     for centre in (-0.62, 0.0, 0.62):
@@ -139,15 +139,15 @@ def tooth_film(rng: Generator, size: int) -> Layers:
 
 
 MEDICAL: dict[str, LayerPainter] = {
-    "brain scan": brain_slice,
-    "chest x-ray": chest_film,
-    "retina": fundus,
-    "skin": skin,
-    "freckled skin": freckled_skin,
-    "colon": colon,
-    "ultrasound": ultrasound,
-    "cell smear": cell_smear,
-    "bone x-ray": bone_film,
-    "liver scan": liver_slice,
-    "dental x-ray": tooth_film,
+    "brain scan": _brain_slice,
+    "chest x-ray": _chest_film,
+    "retina": _fundus,
+    "skin": _skin,
+    "freckled skin": _freckled_skin,
+    "colon": _colon,
+    "ultrasound": _ultrasound,
+    "cell smear": _cell_smear,
+    "bone x-ray": _bone_film,
+    "liver scan": _liver_slice,
+    "dental x-ray": _tooth_film,
 }

@@ -1,4 +1,4 @@
-"""One photograph: an object, light and sensor, and, if asked for, a defect with its exact mask."""
+"""One rendered image: an object under light, through a sensor, with or without a defect and its exact mask."""
 
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ __all__ = ["Scene", "defects_of", "render", "render_composite"]
 
 
 class Scene(NamedTuple):
-    """A photograph with its truth; `image` equals `twin` wherever `mask` is false.
+    """A rendered image with its truth; `image` equals `twin` wherever `mask` is false.
 
-    image: (size, size, 3) uint8. mask: (size, size) bool. twin: the same photograph without the
-    defect. defect: its kind, or "good".
+    image: (size, size, 3) uint8. mask: (size, size) bool. twin: the same image without the defect. defect: its kind,
+    or "good".
     """
 
     image: NDArray[np.uint8]
@@ -33,7 +33,7 @@ class Scene(NamedTuple):
     defect: str
 
 
-def _photograph(rng: Generator, size: int) -> tuple[Field, Field, float]:
+def _lighting(rng: Generator, size: int) -> tuple[Field, Field, float]:
     """Light falling off across the frame, sensor noise and exposure of one shot."""
     y, x = grid(size)
     tilt = rng.normal(0, 0.09, 2).astype(np.float32)
@@ -86,10 +86,10 @@ def _spoil(rng: Generator, layers: Layers, defect: str, severity: float) -> tupl
     return image, mask
 
 
-def _shoot(layers: Layers, light: Generator, wear: Generator, defect: str | None, severity: float) -> Scene:
+def _rendered(layers: Layers, light: Generator, wear: Generator, defect: str | None, severity: float) -> Scene:
     if not 0 < severity <= 1:
         raise DataError(f"A defect's severity lies in (0, 1]; {severity} was asked for.")
-    shot = _photograph(light, len(layers.cover))
+    shot = _lighting(light, len(layers.cover))
     twin = _expose(layers.image, shot)
     if defect is None:
         return Scene(twin, np.zeros(layers.cover.shape, bool), twin, "good")
@@ -99,9 +99,20 @@ def _shoot(layers: Layers, light: Generator, wear: Generator, defect: str | None
 
 
 def render(category: str, index: int, seed: int, size: int, defect: str | None, severity: float = 0.6) -> Scene:
-    """Photograph piece `index` of a category, flawless (`defect=None`) or with one kind of defect.
+    """Render piece ``index`` of a category, flawless or with one kind of defect.
 
     The same (category, index, seed, size) gives the same piece whatever the defect.
+
+    Args:
+        category: its name.
+        index: number of the piece.
+        seed: of the data set.
+        size: side of the image, pixels.
+        defect: kind of defect; None for a flawless piece.
+        severity: extent and contrast of the defect, in (0, 1].
+
+    Returns:
+        The image, its mask and its flawless twin.
 
     Raises:
         DataError: unknown category, or a kind that is no defect on it.
@@ -110,7 +121,7 @@ def render(category: str, index: int, seed: int, size: int, defect: str | None, 
         raise DataError(f"{defect!r} is no defect on {category!r}; choose among: {', '.join(defects_of(category))}.")
     layers = paint(category, stream(seed, category, index, 0), size)
     light, wear = stream(seed, category, index, 1), stream(seed, category, index, 2)
-    return _shoot(layers, light, wear, defect, severity)
+    return _rendered(layers, light, wear, defect, severity)
 
 
 def render_composite(
@@ -121,7 +132,19 @@ def render_composite(
     defect: str | None,
     severity: float = 0.6,
 ) -> Scene:
-    """Photograph an invented object: textures and silhouettes of `sources`, mixed anew."""
+    """Render an invented object: textures and silhouettes of ``sources``, mixed anew.
+
+    Args:
+        sources: names of categories.
+        index: number of the piece.
+        seed: of the data set.
+        size: side of the image, pixels.
+        defect: kind of defect; None for a flawless piece.
+        severity: extent and contrast of the defect, in (0, 1].
+
+    Returns:
+        The image, its mask and its flawless twin.
+    """
     layers = composite(sources, stream(seed, "composite", index, 0), size)
     light, wear = stream(seed, "composite", index, 1), stream(seed, "composite", index, 2)
-    return _shoot(layers, light, wear, defect, severity)
+    return _rendered(layers, light, wear, defect, severity)

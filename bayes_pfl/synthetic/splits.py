@@ -36,5 +36,12 @@ HELD_OUT_KINDS: tuple[str, ...] = ("burn", "thread", "bubbles", "mould", "tear")
 
 
 def kinds_for(category: str) -> tuple[str, ...]:
-    """Kinds of defects to paint on a category: the kept ones on held-out categories only."""
+    """Kinds of defects to paint on a category: `HELD_OUT_KINDS` on held-out categories only.
+
+    Args:
+        category: its name.
+
+    Returns:
+        The kinds, in the order of `DEFECTS`.
+    """
     return tuple(kind for kind in defects_of(category) if category in HELD_OUT or kind not in HELD_OUT_KINDS)
