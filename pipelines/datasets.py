@@ -5,10 +5,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS, SUBSETS, find, get_dataset
 from bayes_pfl.datasets.description import Category, Counts, Dataset
 from bayes_pfl.datasets.own import FOLDER
-from bayes_pfl.datasets.source import Source, printable
+from bayes_pfl.datasets.source import Source
 from bayes_pfl.datasets.verify import Verdict, verify
 from bayes_pfl.errors import DataError
 from pipelines.ingest import Progress, local_path

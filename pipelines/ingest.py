@@ -17,11 +17,12 @@ from tqdm import tqdm
 from bayes_pfl.config import Settings, parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import is_remote
+from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish, notes_of
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.packing import PackingOptions, ShardTask, pack_shard, plan_shards
-from bayes_pfl.datasets.source import Source, printable
+from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
 from pipelines.platform.cluster import start_ray
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from bayes_pfl.data.walk import SkippedFile, is_image, printable
 from bayes_pfl.datasets.description import Dataset, LayoutReading, Reader, plain
 from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate
 from bayes_pfl.datasets.industrial import INDUSTRIAL
@@ -12,7 +13,7 @@ from bayes_pfl.datasets.lists import COMMUNITY_LIST, MetaListLayout, find_list
 from bayes_pfl.datasets.medical import MEDICAL
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.record import NORMAL, Record
-from bayes_pfl.datasets.source import DatasetListing, SkippedFile, Source, is_image, printable
+from bayes_pfl.datasets.source import DatasetListing, Source
 from bayes_pfl.errors import DataError
 
 DATASETS = {dataset.name: dataset for dataset in (*INDUSTRIAL, *MEDICAL)}
@@ -75,7 +76,7 @@ def find(
 
 def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListing:
     tried: list[str] = []
-    unusable = list(source.unnamed)
+    unusable = list(source.unusable)
     for name, reader in _readers(dataset, layout):
         for root in _roots(dataset, source):
             reading = reader.read(source, root, dataset)
@@ -132,7 +133,7 @@ def _found(layout: str, root: str, source: Source, reading: LayoutReading) -> Da
         layout=layout,
         root=root,
         records=tuple(sorted(reading.records)),
-        set_aside=tuple(sorted((*reading.set_aside, *source.unnamed))),
+        set_aside=tuple(sorted((*reading.set_aside, *source.unusable))),
         ignored=tuple(sorted(ignored)),
     )
 

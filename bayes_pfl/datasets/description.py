@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import SkippedFile, Source
+from bayes_pfl.datasets.source import Source
 
 
 class Counts(NamedTuple):

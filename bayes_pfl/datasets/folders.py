@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from bayes_pfl.data.preprocess import decode_mask
+from bayes_pfl.data.walk import SkippedFile, is_image
 from bayes_pfl.datasets.description import Category, Dataset, LayoutReading
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
-from bayes_pfl.datasets.source import SkippedFile, Source, is_image, paths_inside
+from bayes_pfl.datasets.source import Source, paths_inside, stem_key
 from bayes_pfl.errors import ImageError
 
 SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test"}
@@ -129,7 +130,7 @@ class FolderLayout:
         folder = _join(root, hit.place.masks.format(**hit.fields))
         stem = PurePosixPath(hit.path).stem
         for template in self.mask_stems:
-            key = (folder + template.format(stem=stem)).lower()
+            key = stem_key(folder + template.format(stem=stem))
             masks = [path for path in source.by_stem.get(key, ()) if path != hit.path]
             if masks:
                 return masks
@@ -177,8 +178,8 @@ class FolderLayout:
     def _needs_mask(self, source: Source, root: str, hit: _Hit) -> bool:
         if hit.place.masks is None or not self.masks_optional:
             return hit.place.masks is not None
-        folder = _join(root, hit.place.masks.partition("{kind}")[0].format(**hit.fields)).lower()
-        return any(stem.startswith(folder) for stem in source.by_stem)
+        folder = _join(root, hit.place.masks.partition("{kind}")[0].format(**hit.fields))
+        return stem_key(folder) in source.folders_with_images
 
 
 def _join(root: str, inner: str) -> str:

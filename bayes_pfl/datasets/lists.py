@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.description import Dataset, LayoutReading
 from bayes_pfl.datasets.folders import SPLITS
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
-from bayes_pfl.datasets.source import SkippedFile, Source, paths_inside
+from bayes_pfl.datasets.source import Source, paths_inside, stem_key
 from bayes_pfl.errors import DataError, ImageError
 
 COMMUNITY_LIST = "meta.json"
@@ -103,7 +104,7 @@ def _record(dataset: Dataset, split: Split, entry: dict[str, Any], image: str, m
 
 
 def _named_after(mask: str, image: str) -> bool:
-    mask_stem, stem = PurePosixPath(mask).stem.lower(), PurePosixPath(image).stem.lower()
+    mask_stem, stem = stem_key(PurePosixPath(mask).stem), stem_key(PurePosixPath(image).stem)
     return mask_stem == stem or mask_stem.startswith(f"{stem}_")
 
 
@@ -111,7 +112,7 @@ def _resolve(source: Source, root: str, listed: str) -> str | None:
     """The file that a listed path means: its longest ending, of at least a folder, that exists."""
     parts = PurePosixPath(listed.replace("\\", "/")).parts
     for start in range(len(parts) - 1):
-        path = "/".join((*filter(None, [root]), *parts[start:]))
-        if path in source.known:
+        path = source.find("/".join((*filter(None, [root]), *parts[start:])))
+        if path is not None:
             return path
     return None

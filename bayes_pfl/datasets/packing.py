@@ -28,8 +28,9 @@ from bayes_pfl.data.shards import (
     write_json,
     write_shard,
 )
+from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import SkippedFile, read_file
+from bayes_pfl.datasets.source import read_file
 from bayes_pfl.errors import DataError, ImageError
 
 

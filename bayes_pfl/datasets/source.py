@@ -1,4 +1,4 @@
-"""The files below a dataset's folder, listed once; readers only look at the names in it."""
+"""A data set's folder -> the files in it, listed once, and what a reader made of them."""
 
 import errno
 import os
@@ -9,31 +9,17 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bayes_pfl.data.walk import SkippedFile, composed, is_image, list_files, printable
 from bayes_pfl.datasets.record import Record
 from bayes_pfl.errors import DataError, ImageError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_UNLABELLED = re.compile(r"(^|/)(pred|test_private(_mixed)?)/")
+"""Folders of images whose labels nobody has: of Br35H and of MVTec AD 2."""
 
-JUNK = (
-    (re.compile(r"(^|/)\."), "hidden file"),
-    (re.compile(r"(^|/)(thumbs\.db|desktop\.ini)$", re.IGNORECASE), "left by a file manager"),
-    (re.compile(r"(^|/)__MACOSX/"), "left by a file manager"),
-    (re.compile(r"\(copy( \d+)?\)", re.IGNORECASE), "a stray copy"),
-    (re.compile(r"(^|/)pred/"), "unlabelled images"),
-    (re.compile(r"(^|/)(_manifest/.+|shard-\d{5}\.arrow)$"), "shards of an ingest"),
+_FAILURES_OF_THE_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 )
-"""Names that are never part of a dataset, with the reason that the summary gives."""
-
-
-OF_THE_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
 """Failures that would be the same at the next try: the file is gone, is forbidden, or its links lead nowhere."""
-
-
-class SkippedFile(NamedTuple):
-    """A file that gave no record, and why."""
-
-    path: str
-    reason: str
 
 
 class DatasetListing(NamedTuple):
@@ -53,7 +39,10 @@ class DatasetListing(NamedTuple):
 
 
 class Source:
-    """A folder and the sorted POSIX paths of all files in it.
+    """A folder and the sorted POSIX paths of all files in it; readers only look at the names.
+
+    Args:
+        folder: a data set's unpacked folder.
 
     Raises:
         DataError: the folder does not exist or cannot be read, or its name is not UTF-8.
@@ -65,59 +54,122 @@ class Source:
             raise DataError(f"There is no folder {folder}. Give the dataset's unpacked folder as --source.")
         if not _is_utf8(folder.name):  # it may name the dataset and the category
             raise DataError(f"The name of the folder {printable(str(folder))} is not UTF-8. Rename it.")
-        try:
-            paths = sorted(_walk(folder, ""))
-        except OSError as error:
-            raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
+        listing = list_files(folder)
         self.junk: list[SkippedFile] = []
         self.files: list[str] = []
-        self.unnamed: list[SkippedFile] = []
-        """Images whose names no list, shard or manifest can hold."""
-        for path in paths:
-            reason = next((why for pattern, why in JUNK if pattern.search(path)), None)
-            if _is_utf8(path):
-                if reason is None:
-                    self.files.append(path)
-                else:
-                    self.junk.append(SkippedFile(path, reason))
-            elif reason is None and is_image(path):
-                self.unnamed.append(SkippedFile(printable(path), "has a name that is not UTF-8; rename it"))
+        self.unusable: list[SkippedFile] = []
+        """Images that cannot be read as files, or whose names no list, shard or manifest can hold."""
+        for path, reason in listing.skipped:
+            broken = is_image(path) and reason.startswith(("cannot be read", "is no regular file"))
+            (self.unusable if broken else self.junk).append(SkippedFile(printable(path), reason))
+        for path in listing.files:
+            if _UNLABELLED.search(path):
+                self.junk.append(SkippedFile(path, "unlabelled images"))
+            elif _is_utf8(path):
+                self.files.append(path)
+            elif is_image(path):
+                self.unusable.append(SkippedFile(printable(path), "has a name that is not UTF-8; rename it"))
             else:
-                self.junk.append(SkippedFile(printable(path), reason or "no image"))
+                self.junk.append(SkippedFile(printable(path), "no image"))
 
     def folders(self, depth: int) -> list[str]:
-        """The folders that hold files, from the source ("") downwards to ``depth``, by depth."""
-        found = {""}
+        """The folders that hold files.
+
+        Args:
+            depth: levels below the source to go down.
+
+        Returns:
+            Paths from the source ("") downwards, by depth.
+        """
+        folders = {""}
         for path in self.files:
             parts = path.split("/")[:-1]
-            found.update("/".join(parts[:n]) for n in range(1, min(depth, len(parts)) + 1))
-        return sorted(found, key=lambda folder: (folder.count("/") + bool(folder), folder))
+            folders.update("/".join(parts[:n]) for n in range(1, min(depth, len(parts)) + 1))
+        return sorted(folders, key=lambda folder: (folder.count("/") + bool(folder), folder))
 
     def name_of(self, root: str) -> str:
-        """The last part of the path of a folder inside the source, or of the source itself."""
+        """The last part of a folder's path.
+
+        Args:
+            root: a folder inside the source; "" for the source itself.
+
+        Returns:
+            Its name.
+        """
         return (self.folder.absolute() / root).name
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
-        """Image files by their lower-cased path without suffix, to find a partner by name."""
+        """Image files by `stem_key` of their path without suffix, to find a partner by name."""
         index: dict[str, list[str]] = {}
         for path in self.files:
             if is_image(path):
-                index.setdefault(str(PurePosixPath(path).with_suffix("")).lower(), []).append(path)
+                index.setdefault(stem_key(PurePosixPath(path).with_suffix("")), []).append(path)
         return index
 
     @cached_property
-    def known(self) -> frozenset[str]:
+    def folders_with_images(self) -> frozenset[str]:
+        """`stem_key` of every folder that holds an image, at any depth below it, each with a "/" at its end."""
+        folders = {parent for stem in self.by_stem for parent in PurePosixPath(stem).parents}
+        return frozenset("" if str(folder) == "." else f"{folder}/" for folder in folders)
+
+    @cached_property
+    def existing(self) -> frozenset[str]:
         """All files, for the question whether one exists."""
         return frozenset(self.files)
 
+    def find(self, path: str) -> str | None:
+        """The file that a list names, whatever Unicode form either uses.
+
+        Args:
+            path: relative to the source.
+
+        Returns:
+            The file's path as the disk has it; None if there is none.
+        """
+        return self._by_composed_path.get(composed(path))
+
     def read(self, path: str) -> bytes:
-        """The bytes of one file; raises as `read_file`."""
+        """The bytes of one file.
+
+        Args:
+            path: relative to the source.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            ImageError: as `read_file`.
+            DataError: as `read_file`.
+        """
         return read_file(self.folder, path)
+
+    @cached_property
+    def _by_composed_path(self) -> dict[str, str]:
+        return {composed(path): path for path in self.files}
+
+
+def stem_key(path: str | PurePosixPath) -> str:
+    """A path for comparisons of names: lower case, composed Unicode.
+
+    Args:
+        path: without its suffix.
+
+    Returns:
+        The key.
+    """
+    return composed(str(path)).lower()
 
 
 def read_file(folder: Path, path: str) -> bytes:
     """The bytes of one file of a source.
+
+    Args:
+        folder: the source.
+        path: relative to it.
+
+    Returns:
+        The bytes.
 
     Raises:
         ImageError: it is gone, may not be read, or is no file (a pipe would be waited for forever).
@@ -128,34 +180,23 @@ def read_file(folder: Path, path: str) -> bytes:
             raise ImageError("is no regular file")
         return (folder / path).read_bytes()
     except OSError as error:
-        if error.errno in OF_THE_FILE:
+        if error.errno in _FAILURES_OF_THE_FILE:
             raise ImageError(f"cannot be read: {error.strerror}") from error
         raise DataError(f"Reading {folder / path} failed: {error.strerror}. Run the same command again.") from error
 
 
-def printable(path: str) -> str:
-    """A path for a line of text: line breaks, control characters and bytes that are no UTF-8 are escaped."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path)
-
-
-def is_image(path: str) -> bool:
-    """Whether a name ends like an image's."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
-
-
 def paths_inside(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The paths inside ``root``, each with what follows it."""
+    """The paths inside a folder.
+
+    Args:
+        root: the folder, "" for all.
+        paths: relative to the source.
+
+    Yields:
+        Each path, and what follows the folder in it.
+    """
     prefix = f"{root}/" if root else ""
     return ((path, path[len(prefix) :]) for path in paths if path.startswith(prefix))
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself
-            return False
-        raise
 
 
 def _is_utf8(name: str) -> bool:
@@ -164,17 +205,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    """Relative paths of all files; links to folders are followed once, never in a circle."""
-    stack, seen = [(folder, prefix)], {os.path.realpath(folder)}
-    while stack:
-        place, prefix = stack.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if not _is_folder(entry):
-                    yield prefix + entry.name
-                elif (real := os.path.realpath(entry.path)) not in seen:
-                    seen.add(real)
-                    stack.append((Path(entry.path), f"{prefix}{entry.name}/"))

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.description import Dataset, LayoutReading
 from bayes_pfl.datasets.folders import SPLITS
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record
-from bayes_pfl.datasets.source import SkippedFile, Source, paths_inside
+from bayes_pfl.datasets.source import Source, paths_inside
 from bayes_pfl.errors import DataError, ImageError
 
 LABELS = {
@@ -62,7 +63,7 @@ class TableLayout:
                 image, mask = self._image(source, root, row), row.get(self.mask) or None
                 if mask is not None:
                     mask = _inside(source, root, mask)
-                reading.used.update(name for name in (image, mask) if name in source.known)
+                reading.used.update(name for name in (image, mask) if name in source.existing)
                 try:
                     if image in seen:
                         raise ImageError("is listed twice")
@@ -75,13 +76,13 @@ class TableLayout:
     def _files(self, source: Source, root: str) -> list[str]:
         if self.file != "*.csv":
             path = _inside(source, root, self.file)
-            return [path] if path in source.known else []
+            return [path] if path in source.existing else []
         inside = paths_inside(root, source.files)
         return [path for path, inner in inside if "/" not in inner and inner.lower().endswith(".csv")]
 
     def _image(self, source: Source, root: str, row: dict[str, str]) -> str:
         paths = [_inside(source, root, form.format(row[self.path])) for form in self.path_forms]
-        return next((path for path in paths if path in source.known), paths[0])
+        return next((path for path in paths if path in source.existing), paths[0])
 
     def _record(
         self,
@@ -99,7 +100,7 @@ class TableLayout:
         split = SPLITS.get((row.get(self.split) or "test").lower())
         if image.startswith(("/", "../")):
             raise ImageError("is listed and lies outside the source")
-        if image not in source.known:
+        if image not in source.existing:
             raise ImageError("is listed and does not exist")
         if label is None:
             raise ImageError(f"has the unknown label {row[self.label]!r}; use normal or anomaly")
@@ -111,7 +112,7 @@ class TableLayout:
             mask = None
         elif mask is None and mask_required:
             raise ImageError("is defective and has no mask")
-        elif mask is not None and mask not in source.known:
+        elif mask is not None and mask not in source.existing:
             raise ImageError(f"has a mask {mask} that does not exist")
         defect = "good" if label == NORMAL else row.get(self.defect) or dataset.defect or "defect"
         class_name = row.get(self.class_name) or category.class_name
@@ -162,5 +163,7 @@ def _inside(source: Source, root: str, path: str) -> str:
     """
     listed = posixpath.normpath(path.replace("\\", "/"))
     if posixpath.isabs(listed):
-        return listed.removeprefix(f"{source.folder.absolute().as_posix()}/")
-    return posixpath.normpath(posixpath.join(root, listed))
+        inside = listed.removeprefix(f"{source.folder.absolute().as_posix()}/")
+    else:
+        inside = posixpath.normpath(posixpath.join(root, listed))
+    return source.find(inside) or inside

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.data.walk import SkippedFile, is_image
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.packing import PackingOptions, read_record
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.datasets.source import DatasetListing, SkippedFile, is_image, read_file
+from bayes_pfl.datasets.source import DatasetListing, read_file
 from bayes_pfl.errors import ImageError
 
 THREADS = 4
@@ -73,6 +74,7 @@ def verify(
             missing += _gaps([r for r in found.records if r.category == category], found.set_aside, number)
     extra = [skipped for skipped in found.ignored if is_image(skipped.path)]
     extra += _odd_names(record for record in found.records if record.category in long)
+    extras = frozenset(extra)
     unusable = [skipped for skipped in found.set_aside if not _is_absence(skipped.reason)]
 
     options = PackingOptions(dataset.name, dataset.mask_above, None, MAX_PIXELS)
@@ -100,7 +102,7 @@ def verify(
         extra=tuple(sorted(extra)),
         doubled=tuple(sorted(tuple(paths) for paths in by_hash.values() if len(paths) > 1)),
         unusable=tuple(sorted(unusable)),
-        ignored=tuple(skipped for skipped in found.ignored if skipped not in extra),
+        ignored=tuple(skipped for skipped in found.ignored if skipped not in extras),
     )
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import painted
 import pytest
 
-from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
-from bayes_pfl.datasets.packing import PackingOptions, read_record
-from bayes_pfl.datasets.source import DatasetListing, Source, printable
-from bayes_pfl.errors import DataError, ImageError
+from bayes_pfl.datasets.source import DatasetListing, Source
+from bayes_pfl.errors import DataError
 
 
 def read(name: str, folder: Path, **choices: object) -> DatasetListing:
@@ -131,14 +130,7 @@ def test_pipes_and_links_to_nowhere_are_set_aside_at_once(tmp_path: Path) -> Non
     (tmp_path / "yes/self.jpg").symlink_to("self.jpg")
     (tmp_path / "yes/broken.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "yes/pipe.jpg")
-    options = PackingOptions("br35h", 0, None, MAX_PIXELS)
-    said = {}
-    for record in read("br35h", tmp_path).records:
-        try:
-            read_record(tmp_path, options, record)
-        except ImageError as error:
-            said[record.image] = str(error)
-    assert said == {
+    assert reasons(read("br35h", tmp_path)) == {
         "yes/broken.jpg": "cannot be read: No such file or directory",
         "yes/pipe.jpg": "is no regular file",
         "yes/self.jpg": "cannot be read: Too many levels of symbolic links",
