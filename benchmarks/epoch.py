@@ -31,7 +31,7 @@ from bayes_pfl.clip.features import (
 from bayes_pfl.config import BackboneConfig, RunConfig, TrainingConfig
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.data.samples import Sample, SampleRef, stack
-from bayes_pfl.inference.detector import draw_key
+from bayes_pfl.inference.images import noise_key
 from bayes_pfl.training.trainer import Trainer
 
 IMAGE_SIDE_PX = 900
@@ -107,7 +107,9 @@ def make_features(
     for ref, sample in zip(refs, samples(photographs, refs, backbone.config.image_size), strict=True):
         features = backbone.encode_image(sample.image[None])
         patches = features.patches[:, 0]
-        encoded.append(EncodedSample(ref, UNAUGMENTED, draw_key(sample.image), features.image[0], patches, sample.mask))
+        encoded.append(
+            EncodedSample(ref, UNAUGMENTED, noise_key(sample.image), features.image[0], patches, sample.mask)
+        )
     write_key(folder, key)
     write_features(folder, "features-000-00000.arrow", key, encoded)
     return FeatureShards(folder, backbone)

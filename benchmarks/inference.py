@@ -36,12 +36,13 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.precision import multiplies_bfloat16
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import MAX_SAMPLES, Detector, multiplies_bfloat16
+from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
-from bayes_pfl.methods.prompt_flow.noise import keyed_draws
+from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import HELD_OUT
 
@@ -84,7 +85,7 @@ def make_detector(shape: Shape, variant: str) -> Detector:
     )
     backbone = Backbone(config.backbone)
     torch.manual_seed(SEED)
-    head = BayesPFL(config.model, Widths.of(backbone))
+    head = BayesPFL(config.model, Widths.from_backbone(backbone))
     return Detector(Bundle(Path(), config, head.state_dict(), {}), backbone, torch.device("cpu"))
 
 
@@ -103,10 +104,16 @@ def slow_head(
 ) -> straightforward.Scores:
     """The straightforward head with the fast one's draws."""
     detector = setup.detector
-    draws = keyed_draws(SEED, [KEY], num_samples, detector.backbone.text_width)
+    draws = keyed_noise(SEED, [KEY], num_samples, detector.backbone.text_width)
     name = detector.backbone.class_tokens(CLASS_NAME)
     return straightforward.head(
-        detector.model, detector.backbone, features, draws, name, detector.config.backbone.image_size, stored_weights
+        detector.method.head,
+        detector.backbone,
+        features,
+        draws,
+        name,
+        detector.config.backbone.image_size,
+        stored_weights,
     )
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.methods.prompt_flow.distributions import Draws
 from bayes_pfl.methods.prompt_flow.head import BayesPFL
+from bayes_pfl.methods.prompt_flow.noise import Noise
 
 
 class Scores(NamedTuple):
@@ -66,7 +66,7 @@ def encode_text(backbone: Backbone, vectors: Tensor, name: list[int], stored_wei
 
 
 def text_embeddings(
-    model: BayesPFL, backbone: Backbone, features: Features, draws: Draws, name: list[int], stored_weights: bool = True
+    model: BayesPFL, backbone: Backbone, features: Features, draws: Noise, name: list[int], stored_weights: bool = True
 ) -> Tensor:
     """(samples, bank, 2, dim): L2-normalised; one call of the text encoder per sample and state (eq. 8, 9)."""
     context, normal, abnormal = model.sample(features, draws)
@@ -132,7 +132,7 @@ def head(
     model: BayesPFL,
     backbone: Backbone,
     features: Features,
-    draws: Draws,
+    draws: Noise,
     name: list[int],
     size: int,
     stored_weights: bool = True,

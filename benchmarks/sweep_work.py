@@ -35,7 +35,8 @@ from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, RunCon
 from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
 from bayes_pfl.data.samples import Sample, SampleRef, global_batches, stack
 from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import Detector, draw_key
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.images import noise_key
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY
 from bayes_pfl.training.trainer import Trainer
@@ -144,7 +145,7 @@ def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> Feature
         each = sample(photo)
         features = backbone.encode_image(each.image[None])
         return EncodedSample(
-            photo.ref, UNAUGMENTED, draw_key(each.image), features.image[0], features.patches[:, 0], each.mask
+            photo.ref, UNAUGMENTED, noise_key(each.image), features.image[0], features.patches[:, 0], each.mask
         )
 
     write_key(folder, key)

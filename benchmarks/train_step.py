@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
 from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, published_variant
-from bayes_pfl.methods.prompt_flow.distributions import Draws
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import LossTerms, Target, losses
+from bayes_pfl.methods.prompt_flow.noise import Noise
 
 SEED = 0
 SIZE = 518
@@ -49,7 +49,7 @@ class Setup(NamedTuple):
     backbone: Backbone
     encoder: PromptEncoder
     features: Features
-    draws: Draws
+    draws: Noise
     target: Target
 
 
@@ -59,12 +59,12 @@ def make_setup() -> Setup:
         BackboneConfig(name="ViT-L-14-336", pretrained="random:0", image_size=SIZE, feature_layers=(6, 12, 18, 24))
     )
     torch.manual_seed(SEED)
-    model = BayesPFL(published_variant(ModelConfig(num_prompts=3, flow_length=10)), Widths.of(backbone))
+    model = BayesPFL(published_variant(ModelConfig(num_prompts=3, flow_length=10)), Widths.from_backbone(backbone))
     batch, width = len(CLASS_NAMES), backbone.text_width
     patches = torch.randn(4, batch, backbone.grid[0] * backbone.grid[1], backbone.patch_width)
     image = F.normalize(torch.randn(batch, backbone.joint_width), dim=-1) * CLIP_NORM
     features = Features(image, patches)
-    draws = Draws(torch.randn(batch, 1, width), torch.randn(1, width), torch.randn(1, width))
+    draws = Noise(torch.randn(batch, 1, width), torch.randn(1, width), torch.randn(1, width))
     mask = torch.zeros(batch, SIZE, SIZE)
     mask[0, 100:264, 100:264] = 1
     return Setup(model, backbone, PromptEncoder(backbone), features, draws, Target(torch.tensor([1.0, 0.0]), mask))

@@ -20,7 +20,7 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
 from bayes_pfl.data.shards import MANIFEST_FOLDER
 from bayes_pfl.errors import ConfigError, DataError
-from bayes_pfl.inference.detector import draw_key
+from bayes_pfl.inference.images import noise_key
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.storage import absolute
 from pipelines.training.decoding import tile_columns, tiles_of
@@ -133,7 +133,7 @@ class Encoder:
         sample = load_samples([tiles[0]], size, seed, [tiles[1:]])[0]
         features = self._backbone.encode_image(sample.image[None].to(self._device))
         patches = features.patches[:, 0].cpu()
-        return EncodedSample(tiles[0], view, draw_key(sample.image), features.image[0].cpu(), patches, sample.mask)
+        return EncodedSample(tiles[0], view, noise_key(sample.image), features.image[0].cpu(), patches, sample.mask)
 
 
 def _encode(settings: FeatureSettings, work: list[dict[str, Any]]) -> Any:

@@ -23,7 +23,7 @@ def random_bundle(folder: Path, trained_on: Path | None = None) -> Path:
         backbone=BACKBONE, model=ModelConfig(num_prompts=2, flow_length=2), scoring=ScoringConfig(smoothing_sigma_px=1)
     )
     torch.manual_seed(0)
-    model = BayesPFL(config.model, Widths.of(Backbone(config.backbone)))
+    model = BayesPFL(config.model, Widths.from_backbone(Backbone(config.backbone)))
     digests = [row["sha256"] for row in iterate_rows(trained_on)] if trained_on else []
     save_bundle(folder, config, model.state_dict(), {"kind": "random weights for a test"}, digests)
     return folder

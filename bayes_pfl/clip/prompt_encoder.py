@@ -1,8 +1,21 @@
-"""Learned prompts through CLIP's frozen text transformer, exactly and without repeated work.
+"""Learned prompts through CLIP's frozen text transformer -> text embeddings, exactly and without repeated work.
 
-A causal encoder allows four exact savings: cut the sequence behind the end-of-text token; compute the start token's keys and
-values once; let the normal and the abnormal prompt of one (bank, sample) share their context as one tree-shaped sequence
-(positions repeat in the two branches); and compute only the end-of-text rows in the last block.
+The normal and the abnormal prompt of one (bank, sample) differ behind their context. They go through the transformer as one
+sequence in the shape of a tree:
+
+                          .-- normal state ---- class name -- [end]    embedding 0
+    [start] -- context --<
+                          '-- abnormal state -- class name -- [end]    embedding 1
+
+    row               of them   position        what it attends to (1: all, /: itself and what is before it, 0: nothing)
+                                                start  context  normal  abnormal
+    context           P         1 ..              1       /       0        0
+    normal branch     Q + n     P + 1 ..          1       1       /        0
+    abnormal branch   Q + n     P + 1 ..          1       1       0        /
+
+P context words, Q state words, n tokens of the class name with its end of text. A causal encoder allows four savings that
+change nothing but rounding: the sequence ends with the end of text; the start token sees only itself, so its keys and values
+are computed once; the context is computed once for both branches; and the last block computes the two end-of-text rows alone.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.precision import bfloat16_products, is_reduced
 from bayes_pfl.errors import BackboneError
 
 
@@ -42,6 +56,7 @@ class PromptEncoder(nn.Module):
             )
         self._tower: tuple[Any, ...] = (tower,)  # in a tuple: frozen, so not a parameter of this module
         self._blocks = blocks
+        self._reduced = is_reduced(backbone)
         keys, values = self._encode_start(int(backbone.tokenizer.sot_token_id))
         self.register_buffer("start_keys", keys, persistent=False)
         self.register_buffer("start_values", values, persistent=False)
@@ -53,17 +68,30 @@ class PromptEncoder(nn.Module):
         abnormal: Float[Tensor, "batch prompts state width"],
         class_tokens: ClassTokens,
     ) -> Float[Tensor, "batch prompts 2 dim"]:
-        """Embeddings of [start][context][state][class][end] with the normal (0) and the abnormal state (1), not normalised."""
+        """Embeddings of [start][context][state][class name][end], not normalised.
+
+        Args:
+            context: context words of each prompt.
+            normal: words of its normal state.
+            abnormal: words of its abnormal state.
+            class_tokens: of each image's class name.
+
+        Returns:
+            Embeddings with the normal (0) and the abnormal state (1).
+        """
+        with bfloat16_products(context.device, self._reduced):
+            return self._encode(context, normal, abnormal, class_tokens)
+
+    def _encode(self, context: Tensor, normal: Tensor, abnormal: Tensor, class_tokens: ClassTokens) -> Tensor:
         tower = self._tower[0]
         batch, prompts, context_length, width = context.shape
-        state_length, class_length = normal.shape[2], class_tokens.ids.shape[1]
-        branch = state_length + class_length
+        branch = normal.shape[2] + class_tokens.ids.shape[1]
         position = tower.positional_embedding[1 : 1 + context_length + branch]
         names = tower.token_embedding(class_tokens.ids).unsqueeze(1).expand(-1, prompts, -1, -1)
         x = torch.cat([context, normal, names, abnormal, names], dim=2)
         x = x + torch.cat([position, position[context_length:]]).to(x.dtype)
         x = x.flatten(0, 1)
-        ends = context_length + state_length + class_tokens.lengths - 1
+        ends = context_length + normal.shape[2] + class_tokens.lengths - 1
         rows = torch.stack([ends, ends + branch], dim=1).repeat_interleave(prompts, dim=0)
         mask = tree_mask(context_length, branch, x.device)
         for index, block in enumerate(self._blocks[:-1]):
@@ -99,17 +127,28 @@ class PromptEncoder(nn.Module):
         tower = self._tower[0]
         x = tower.token_embedding.weight[token] + tower.positional_embedding[0]
         keys, values = [], []
-        for block in self._blocks:
-            _, key, value = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
-            keys.append(key)
-            values.append(value)
-            x = x + block.ls_1(block.attn.out_proj(value))
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        with bfloat16_products(x.device, self._reduced):
+            for block in self._blocks:
+                qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+                _, key, value = qkv.chunk(3, dim=-1)
+                keys.append(key)
+                values.append(value)
+                x = x + block.ls_1(block.attn.out_proj(value))
+                x = x + block.ls_2(block.mlp(block.ln_2(x)))
         return torch.stack(keys), torch.stack(values)
 
 
 def tree_mask(context: int, branch: int, device: torch.device) -> Bool[Tensor, "rows columns"]:
-    """Who may see whom: context sees itself causally; each branch sees the context and itself causally; all see the start."""
+    """Attention mask of the prompt tree, as the module's picture has it.
+
+    Args:
+        context: number of context words.
+        branch: number of tokens of one branch.
+        device: where the mask is needed.
+
+    Returns:
+        True where a row attends to a column; column 0 is the start token.
+    """
     length = context + 2 * branch
     mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     mask[context + branch :, context : context + branch] = False
@@ -117,7 +156,15 @@ def tree_mask(context: int, branch: int, device: torch.device) -> Bool[Tensor, "
 
 
 def pad_class_tokens(tokens: list[list[int]], device: torch.device | None = None) -> ClassTokens:
-    """Token ids of class names as one padded batch."""
+    """Token ids of class names as one padded batch.
+
+    Args:
+        tokens: ids of each name, end of text included.
+        device: where the batch is needed.
+
+    Returns:
+        The batch.
+    """
     length = max(len(ids) for ids in tokens)
     padded = [ids + [0] * (length - len(ids)) for ids in tokens]
     return ClassTokens(torch.tensor(padded, device=device), torch.tensor([len(ids) for ids in tokens], device=device))

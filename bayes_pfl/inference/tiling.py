@@ -1,22 +1,89 @@
-"""Large images: tiles at the image's own resolution, and the seamless blending of their maps."""
+"""Large images -> tiles at the image's own resolution; the tiles' maps -> one seamless map."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
+
+from bayes_pfl.methods.maps import PromptScores
+
+
+class TiledScores(NamedTuple):
+    """Scores of an image that was looked at in tiles."""
+
+    image: PromptScores
+    """Of the whole image: blended maps, the text scores of all tiles, and the maximum of the blended map."""
+    peak: PromptScores
+    """Of the tile with the largest value in its map."""
+
+
+def tiled_scores(
+    image: Image.Image, tile: int, overlap: float, score: Callable[[Image.Image], PromptScores]
+) -> TiledScores:
+    """Score an image tile by tile and blend the maps; memory holds one tile beside the blended maps.
+
+    Args:
+        image: the image; a side below `tile` is enlarged for the tiles, and the maps are reduced again.
+        tile: side of a tile, pixels.
+        overlap: least share of a tile that the next one covers too, at least 0 and below 1.
+        score: scores of one tile.
+
+    Returns:
+        Scores with maps of (height, width) of the image.
+    """
+    width, height = image.size
+    scale = max(1.0, tile / min(width, height))
+    enlarged = (round(width * scale), round(height * scale))
+    large = image.resize(enlarged, Image.Resampling.BICUBIC) if scale > 1 else image
+    mean, variance = (BlendedMap(large.height, large.width, tile) for _ in range(2))
+    text_scores, peak = [], None
+    for top in tile_starts(large.height, tile, overlap):
+        for left in tile_starts(large.width, tile, overlap):
+            scores = score(large.crop((left, top, left + tile, top + tile)))
+            mean.add(scores.anomaly_map, top, left)
+            variance.add(scores.uncertainty_map.square(), top, left)
+            text_scores.append(scores.text_scores)
+            if peak is None or scores.anomaly_map.max() > peak.anomaly_map.max():
+                peak = scores
+    assert peak is not None
+    blended, deviation = (_resize(values, height, width) for values in (mean.result(), variance.result().sqrt_()))
+    return TiledScores(PromptScores(blended, deviation, torch.cat(text_scores), blended.max().view(1, 1)), peak)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """First pixels of the fewest evenly spread tiles that cover `length` and overlap by at least that share of a tile."""
+    """First pixels of the fewest evenly spread tiles that cover an axis.
+
+    Args:
+        length: length of the axis, pixels.
+        tile: side of a tile, pixels.
+        overlap: least share of a tile that the next one covers too.
+
+    Returns:
+        Starts, rising from 0.
+
+    >>> tile_starts(100, 40, 0.5)
+    [0, 20, 40, 60]
+    """
     stride = max(1, math.floor(tile * (1 - overlap)))
     count = 1 + math.ceil(max(0, length - tile) / stride)
     return [round(start) for start in np.linspace(0, max(0, length - tile), count)]
 
 
 def tile_window(tile: int) -> Float[Tensor, "tile"]:
-    """sin^2 across a tile, positive everywhere: where two tiles overlap, the one whose centre is nearer weighs more."""
+    """sin^2 across a tile, positive everywhere: where tiles overlap, the one whose centre is nearer weighs more.
+
+    Args:
+        tile: side of a tile, pixels.
+
+    Returns:
+        Weights along one axis.
+    """
     points = (torch.arange(tile, dtype=torch.float32) + 0.5) / tile
     return torch.sin(math.pi * points).square().clamp_(min=1e-4)
 
@@ -30,11 +97,29 @@ class BlendedMap:
         self.weight = torch.zeros(height, width)
 
     def add(self, values: Float[Tensor, "tile tile"], top: int, left: int) -> None:
-        """Add one tile's map with its upper left corner at (top, left)."""
+        """Add one tile's map.
+
+        Args:
+            values: the map.
+            top: row of its upper left corner.
+            left: column of its upper left corner.
+        """
         rows, columns = (slice(start, start + len(self.window)) for start in (top, left))
         self.total[rows, columns] += values * self.window
         self.weight[rows, columns] += self.window
 
     def result(self) -> Float[Tensor, "height width"]:
-        """The blended map. Every pixel must have been covered."""
+        """The blended map; every pixel must have been covered.
+
+        Returns:
+            Weighted means.
+        """
         return self.total / self.weight
+
+
+def _resize(values: Float[Tensor, "rows columns"], height: int, width: int) -> Float[Tensor, "height width"]:
+    if values.shape == (height, width):
+        return values
+    return F.interpolate(
+        values[None, None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )[0, 0]

@@ -1,4 +1,4 @@
-"""Logits of one image -> anomaly map, image score, uncertainty (section 3.5): pure, and without dataset statistics.
+"""Logits of one image -> anomaly map, text score, uncertainty (section 3.5), without statistics of the dataset.
 
 The L x B x R maps at full resolution never exist together: upsampling is separable, so columns come first (a small
 product), rows follow band by band (another), and each band is turned into probabilities and summed while it is in the cache.
@@ -30,36 +30,51 @@ BAND = 2**19
 
 
 class MapAccumulator:
-    """Sums the maps of groups of samples of one image, and keeps what the asked numbers of samples need.
+    """Mean and standard deviation of the maps of one image over its prompts, for several numbers of samples at once.
 
-    `wanted` are numbers of samples; each one's result is the average over that prefix, so that one pass over the largest
-    gives all of them, exactly as separate passes with the same draws would. What is summed are differences from the map of
-    the first prompt: the variance of plain probabilities would drown in the rounding of their squares.
+    The result of each number is the average over that prefix of the samples, so one pass over the largest number gives all of
+    them, exactly as separate passes with the same noise would. What is summed are differences from the map of the first
+    prompt: the variance of plain probabilities would drown in the rounding of their squares.
+
+    Args:
+        size: side of the resulting maps, pixels.
+        side: patches per side.
+        num_samples: numbers of samples that results are wanted of.
+        align_corners: how patches are upsampled.
+        device: where to compute.
     """
 
     def __init__(
-        self, size: int, side: int, wanted: list[int], corners: bool, device: torch.device | None = None
+        self, size: int, side: int, num_samples: list[int], align_corners: bool, device: torch.device | None = None
     ) -> None:
-        self.size, self.side, self.wanted = size, side, sorted(set(wanted))
-        self.low = interpolation(side, size, corners)[0].tolist()
-        self.columns = interpolation_matrix(side, size, corners).to(device)
+        self.size, self.side, self.num_samples = size, side, sorted(set(num_samples))
+        self.low = interpolation(side, size, align_corners)[0].tolist()
+        self.columns = interpolation_matrix(side, size, align_corners).to(device)
         self.rows = self.columns.T.contiguous()
         self.first, self.total, self.squares = (torch.zeros(size, size, device=device) for _ in range(3))
-        self.seen = 0
+        self.added = 0
         self.bank = 0
         self.text: list[Tensor] = []
         self.maxima: list[Tensor] = []
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.snapshots: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, pixel: Float[Tensor, "layers samples bank patches"], image: Float[Tensor, "samples bank"]) -> None:
         """Add the logits of the next samples, in order; those beyond the largest wanted number are ignored.
 
         They are computed all the same: what a sample gives must not depend on how many are wanted, to the last bit.
+
+        Args:
+            pixel: differences abnormal - normal of the patches.
+            image: differences of the global feature.
         """
         layers, group, bank = pixel.shape[:3]
-        used = min(group, self.wanted[-1] - self.seen)
-        kept = [self.seen + index + 1 for index in range(used) if self.seen + index + 1 in self.wanted]
-        snapshots = {number: (torch.empty_like(self.total), torch.empty_like(self.total)) for number in kept}
+        used = min(group, self.num_samples[-1] - self.added)
+        numbers = range(self.added + 1, self.added + used + 1)
+        snapshots = {
+            number: (torch.empty_like(self.total), torch.empty_like(self.total))
+            for number in numbers
+            if number in self.num_samples
+        }
         wide = (pixel.float().unflatten(-1, (self.side, self.side)).movedim(-2, 0) @ self.columns).flatten(1)
         maxima = wide.new_full((group, bank), -torch.inf)
         step = max(1, BAND // wide.shape[1])
@@ -69,24 +84,31 @@ class MapAccumulator:
             prompts = probabilities.view(-1, layers, group, bank, self.size).mean(1)
             maxima = torch.maximum(maxima, prompts.amax((0, 3)))
             first, total, squares = self.first[rows], self.total[rows], self.squares[rows]
-            if self.seen == 0:
+            if self.added == 0:
                 first.copy_(prompts[:, 0, 0])
             prompts -= first[:, None, None]
             sums = zip(prompts.sum(2).unbind(1), prompts.square_().sum(2).unbind(1), strict=True)
-            for number, (plain, squared) in zip(range(self.seen + 1, self.seen + used + 1), sums, strict=False):
+            for number, (plain, squared) in zip(numbers, sums, strict=False):
                 total += plain
                 squares += squared
                 if number in snapshots:
                     snapshots[number][0][rows], snapshots[number][1][rows] = total, squares
-        self.kept.update(snapshots)
-        self.seen += used
+        self.snapshots.update(snapshots)
+        self.added += used
         self.bank = bank
         self.text.append(image[:used].float().sigmoid())
         self.maxima.append(maxima[:used])
 
     def result(self, num_samples: int) -> PromptScores:
-        """The average over the first `num_samples` samples, which must be among the wanted ones; in the CPU's memory."""
-        total, squares = self.kept[num_samples]
+        """The average over the first samples.
+
+        Args:
+            num_samples: how many; one of the numbers that were wanted and added.
+
+        Returns:
+            The scores, in the CPU's memory.
+        """
+        total, squares = self.snapshots[num_samples]
         prompts = num_samples * self.bank
         difference = total / prompts
         variance = (squares / prompts - difference.square()).clamp_(min=0)
@@ -95,18 +117,36 @@ class MapAccumulator:
         return PromptScores(*(part.cpu() for part in scores))
 
 
-def interpolation(side: int, size: int, corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:
-    """Lower source index and weight of the upper one for bilinear upsampling from `side` to `size` points."""
+def interpolation(side: int, size: int, align_corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:
+    """Bilinear upsampling of `side` to `size` points, along one axis.
+
+    Args:
+        side: number of source points.
+        size: number of resulting points.
+        align_corners: the outermost points of both coincide, instead of the outermost edges.
+
+    Returns:
+        Lower source index of each resulting point, and the weight of the upper one.
+    """
     points = torch.arange(size, dtype=torch.float64)
     inside = ((points + 0.5) * side / size - 0.5).clamp(min=0)
-    source = points * (side - 1) / max(1, size - 1) if corners else inside
+    source = points * (side - 1) / max(1, size - 1) if align_corners else inside
     low = source.floor().long().clamp(max=side - 1)
     return low, (source - low).to(torch.float32)
 
 
-def interpolation_matrix(side: int, size: int, corners: bool) -> Float[Tensor, "side size"]:
-    """The same as a matrix: a row of `side` values times it is the row upsampled to `size`."""
-    low, weight = interpolation(side, size, corners)
+def interpolation_matrix(side: int, size: int, align_corners: bool) -> Float[Tensor, "side size"]:
+    """The same as a matrix.
+
+    Args:
+        side: number of source points.
+        size: number of resulting points.
+        align_corners: see `interpolation`.
+
+    Returns:
+        A row of `side` values times this matrix is the row upsampled to `size`.
+    """
+    low, weight = interpolation(side, size, align_corners)
     matrix = torch.zeros(side, size)
     points = torch.arange(size)
     matrix[low, points] += 1 - weight
@@ -115,7 +155,15 @@ def interpolation_matrix(side: int, size: int, corners: bool) -> Float[Tensor, "
 
 
 def smooth(anomaly_map: Float[Tensor, "height width"], sigma_px: float) -> Float[Tensor, "height width"]:
-    """Gaussian smoothing with reflected borders, cut at four standard deviations; sigma 0 returns the map itself."""
+    """Gaussian smoothing with reflected borders, cut at four standard deviations.
+
+    Args:
+        anomaly_map: any map.
+        sigma_px: standard deviation, pixels; 0 returns the map itself.
+
+    Returns:
+        The smoothed map.
+    """
     if sigma_px == 0:
         return anomaly_map
     radius = min(int(4 * sigma_px + 0.5), min(anomaly_map.shape) - 1)

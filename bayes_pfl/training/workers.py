@@ -1,21 +1,34 @@
-"""What several training workers tell each other: sums of loss vectors, and the mean of the gradients."""
+"""What training workers exchange: sums of loss vectors (with gradients), and the mean of the gradients."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def sum_over_workers(local: Tensor) -> Tensor:
-    """Sum of a vector over all workers of the process group; its gradient is the sum of the workers' gradients."""
+def sum_over_workers(local: Float[Tensor, "values"]) -> Float[Tensor, "values"]:
+    """Sum of a vector over all workers of the process group.
+
+    Args:
+        local: this worker's vector.
+
+    Returns:
+        The sum; its gradient is the sum of the workers' gradients.
+    """
     total: Tensor = _SumOverWorkers.apply(local)
     return total
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], workers: int) -> None:
-    """Mean of the gradients over the workers, as one vector: every parameter takes part, used in this step or not."""
+    """Replace the gradients by their mean over the workers, sent as one vector.
+
+    Args:
+        parameters: the same parameters in the same order on every worker; one without a gradient counts as zero.
+        workers: number of workers.
+    """
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)

@@ -14,14 +14,15 @@ from torch import Tensor
 from bayes_pfl.clip.features import FeatureShards, collate
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, mosaic_partners
 from bayes_pfl.errors import DataError
-from bayes_pfl.training.trainer import Batch, Trainer
+from bayes_pfl.methods.method import TrainingBatch
+from bayes_pfl.training.trainer import Trainer
 from pipelines.training.decoding import decode, tile_columns
 
 Plan = list[tuple[list[int], int | None]]
 """Batches in order: positions in the list of references, and the augmentation's seed."""
 
 
-def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus: float) -> Iterator[Batch]:
+def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus: float) -> Iterator[TrainingBatch]:
     """Every batch of the plan, decoded a few batches ahead of its use by tasks that reserve `cpus`.
 
     Raises DataError for an image that cannot be trained on.
@@ -51,7 +52,9 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
         )
 
 
-def feature_batches(trainer: Trainer, shards: FeatureShards, refs: Sequence[SampleRef], plan: Plan) -> Iterator[Batch]:
+def feature_batches(
+    trainer: Trainer, shards: FeatureShards, refs: Sequence[SampleRef], plan: Plan
+) -> Iterator[TrainingBatch]:
     """The same batches from frozen features; a batch with an augmentation seed takes one of the stored views in turn.
 
     Raises DataError if augmentation is asked for and no views are stored, or a sample is missing.

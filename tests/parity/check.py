@@ -23,9 +23,9 @@ from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_
 from bayes_pfl.config import BackboneConfig, LossConfig
 from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.methods.maps import MapAccumulator
-from bayes_pfl.methods.prompt_flow.distributions import Draws
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
+from bayes_pfl.methods.prompt_flow.noise import Noise
 from bayes_pfl.methods.prompt_flow.published import convert_published, our_key
 
 ABSOLUTE, RELATIVE = 2e-5, 1e-4
@@ -69,7 +69,7 @@ class Recorded:
         self.backbone = self._backbone()
         head = {name.removeprefix("head/"): self[name] for name in self.arrays if name.startswith("head/")}
         config, weights = convert_published(head)
-        self.model = BayesPFL(config, Widths.of(self.backbone))
+        self.model = BayesPFL(config, Widths.from_backbone(self.backbone))
         self.model.load_state_dict(weights)
         self.encoder = PromptEncoder(self.backbone)
         end = self.backbone.tokenizer.eot_token_id
@@ -83,12 +83,12 @@ class Recorded:
         """Padded class names of some of the images."""
         return pad_class_tokens(self.tokens[images])
 
-    def draws(self, prefix: str) -> Draws:
+    def draws(self, prefix: str) -> Noise:
         """Recorded draws; the singleton axis of the evaluation's is the batch of one image."""
         context, normal, abnormal = (self[f"{prefix}_eps_{kind}"] for kind in ("context", "normal", "abnormal"))
         if prefix == "train":
-            return Draws(context.unsqueeze(1), normal, abnormal)
-        return Draws(context.transpose(0, 1), normal[:, 0], abnormal[:, 0])
+            return Noise(context.unsqueeze(1), normal, abnormal)
+        return Noise(context.transpose(0, 1), normal[:, 0], abnormal[:, 0])
 
     def _backbone(self) -> Backbone:
         """CLIP of the recorded sizes: an architecture file and a checkpoint, loaded through open_clip."""

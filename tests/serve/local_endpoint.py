@@ -49,7 +49,7 @@ def write_bundle(folder: Path, seed: int, image_size: int = 56, threshold: float
     backbone = Backbone(config.backbone)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = BayesPFL(config.model, Widths.of(backbone))
+        model = BayesPFL(config.model, Widths.from_backbone(backbone))
     save_bundle(folder, config, model.state_dict(), {"made_for": "tests"}, [])
     return folder
 

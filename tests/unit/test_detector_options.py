@@ -14,12 +14,14 @@ from PIL import Image
 from small import random_bundle
 
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.precision import multiplies_bfloat16
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import MAX_SAMPLES, SAMPLE_GROUP, Detector, multiplies_bfloat16
+from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
 from bayes_pfl.inference.tiling import BlendedMap, tile_starts
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.method import SAMPLE_GROUP
 
 
 @pytest.fixture(scope="module")
@@ -140,4 +142,6 @@ def tiny_vision_transformer(architecture: Path) -> tuple[Bundle, Backbone]:
     )
     backbone = Backbone(clip)
     torch.manual_seed(0)
-    return Bundle(architecture.parent, config, BayesPFL(config.model, Widths.of(backbone)).state_dict(), {}), backbone
+    return Bundle(
+        architecture.parent, config, BayesPFL(config.model, Widths.from_backbone(backbone)).state_dict(), {}
+    ), backbone

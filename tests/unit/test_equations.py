@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
 from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, published_variant
-from bayes_pfl.methods.prompt_flow.distributions import Draws
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
+from bayes_pfl.methods.prompt_flow.noise import Noise
 from tests.equations import Image, Step, training_losses
 from tests.equations_clip import encode_image, encode_text
 
@@ -108,7 +108,7 @@ VARIANTS = {
 @pytest.mark.parametrize("labels", [(1, 0), (0, 0), (1, 1, 1)], ids=str)
 def test_losses_and_gradients_are_those_of_the_equations(backbone, model_config, loss_config, labels):
     torch.manual_seed(1)
-    widths = Widths.of(backbone)
+    widths = Widths.from_backbone(backbone)
     model = BayesPFL(model_config, widths)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -117,7 +117,7 @@ def test_losses_and_gradients_are_those_of_the_equations(backbone, model_config,
     features, tokens, images = images_of(backbone, count, seed=2)
     label = torch.tensor(labels)
     mask = (torch.rand(count, size, size) < 0.3).float() * label.view(-1, 1, 1)
-    draws = Draws(torch.randn(count, 1, widths.text), torch.randn(1, widths.text), torch.randn(1, widths.text))
+    draws = Noise(torch.randn(count, 1, widths.text), torch.randn(1, widths.text), torch.randn(1, widths.text))
     bank = slice(1, 2) if loss_config.one_prompt_per_step else slice(None)
     step = Step(images, draws.context[:, 0], draws.normal[0], draws.abnormal[0], label, mask, bank)
     expected, _ = training_losses(model, backbone.clip.state_dict(), step, loss_config)

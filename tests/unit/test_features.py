@@ -23,7 +23,8 @@ from bayes_pfl.clip.features import (
 from bayes_pfl.data.samples import index_shards, load_samples
 from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.errors import DataError
-from bayes_pfl.inference.detector import Detector, draw_key
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.images import noise_key
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def encode(backbone, refs, view=UNAUGMENTED):
     for ref in refs:
         sample = load_samples([ref], BACKBONE.image_size, None if view == UNAUGMENTED else view)[0]
         features = backbone.encode_image(sample.image[None])
-        yield EncodedSample(ref, view, draw_key(sample.image), features.image[0], features.patches[:, 0], sample.mask)
+        yield EncodedSample(ref, view, noise_key(sample.image), features.image[0], features.patches[:, 0], sample.mask)
 
 
 def written(folder, backbone, refs, dtype="float32"):

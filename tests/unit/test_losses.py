@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from bayes_pfl.config import LossConfig
-from bayes_pfl.methods.prompt_flow.distributions import Sampled
+from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
 from bayes_pfl.methods.prompt_flow.head import Logits, Prompts
 from bayes_pfl.methods.prompt_flow.losses import Target, dice_loss, focal_loss, losses, orthogonality
 
@@ -18,8 +18,8 @@ from bayes_pfl.methods.prompt_flow.losses import Target, dice_loss, focal_loss, 
 def made_up(batch=3, samples=2, bank=3, layers=2, side=4, size=12, seed=0):
     torch.manual_seed(seed)
     text = F.normalize(torch.randn(batch, samples, bank, 2, 8), dim=-1)
-    context = Sampled(torch.randn(batch, samples, 8), torch.randn(batch, samples), torch.randn(batch, samples))
-    states = [Sampled(torch.randn(samples, 8), torch.randn(samples), torch.randn(samples)) for _ in range(2)]
+    context = OffsetSamples(torch.randn(batch, samples, 8), torch.randn(batch, samples), torch.randn(batch, samples))
+    states = [OffsetSamples(torch.randn(samples, 8), torch.randn(samples), torch.randn(samples)) for _ in range(2)]
     logits = Logits(torch.randn(layers, batch, samples, bank, side * side), torch.randn(batch, samples, bank))
     mask = (torch.rand(batch, size, size) < 0.2).float()
     mask[0] = 0
@@ -35,7 +35,7 @@ def test_focal_is_torchvisions_without_alpha():
 
 def test_all_terms_equal_a_plain_computation():
     prompts, logits, target = made_up()
-    terms = losses(prompts, logits, target, LossConfig(), corners=False)
+    terms = losses(prompts, logits, target, LossConfig(), align_corners=False)
     focal = dice = 0.0
     for layer in logits.pixel:
         for sample in range(2):
@@ -76,15 +76,17 @@ def test_orthogonality_is_the_sum_over_pairs_of_both_banks():
 
 def test_a_batch_without_defects_has_finite_terms():
     prompts, logits, target = made_up()
-    terms = losses(prompts, logits, Target(torch.zeros(3), torch.zeros_like(target.mask)), LossConfig(), corners=False)
+    terms = losses(
+        prompts, logits, Target(torch.zeros(3), torch.zeros_like(target.mask)), LossConfig(), align_corners=False
+    )
     assert all(math.isfinite(value.item()) for value in terms)
     assert math.isclose(terms.dice.item(), 2.0, rel_tol=1e-6)  # 1 for each of the two layers
 
 
 def test_the_released_broadcast_divides_only_the_states_log_determinant():
     prompts, logits, target = made_up()
-    ours = losses(prompts, logits, target, LossConfig(), corners=False)
-    released = losses(prompts, logits, target, LossConfig(state_log_det_over_batch=True), corners=False)
+    ours = losses(prompts, logits, target, LossConfig(), align_corners=False)
+    released = losses(prompts, logits, target, LossConfig(state_log_det_over_batch=True), align_corners=False)
     expected = (prompts.normal.log_ratio - prompts.normal.log_det / 3).mean().item()
     assert math.isclose(released.kl_normal.item(), expected, rel_tol=1e-5)
     assert released.kl_context.item() == ours.kl_context.item()

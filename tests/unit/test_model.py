@@ -12,8 +12,8 @@ from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
 from bayes_pfl.config import ModelConfig, published_variant
 from bayes_pfl.methods.maps import MapAccumulator, smooth
-from bayes_pfl.methods.prompt_flow.distributions import Draws
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.noise import Noise
 
 SIZE = 20
 
@@ -92,10 +92,10 @@ def test_fast_equals_slow(backbone, prompts, context, state, length, samples, re
     )  # torch warns of the empty layers of an amortised flow without steps
     config = ModelConfig(num_prompts=prompts, context_tokens=context, state_tokens=state, flow_length=length)
     torch.manual_seed(seed)
-    model = BayesPFL(published_variant(config) if released else config, Widths.of(backbone))
+    model = BayesPFL(published_variant(config) if released else config, Widths.from_backbone(backbone))
     width, patches = backbone.text_width, 9
     features = Features(torch.randn(1, backbone.joint_width), torch.randn(4, 1, patches, backbone.patch_width))
-    draws = Draws(torch.randn(1, samples, width), torch.randn(samples, width), torch.randn(samples, width))
+    draws = Noise(torch.randn(1, samples, width), torch.randn(samples, width), torch.randn(samples, width))
     ids = backbone.class_tokens(name)
     with torch.no_grad():
         maps, scores = slow(model, backbone, features, ids, draws)
@@ -113,9 +113,9 @@ def test_fast_equals_slow(backbone, prompts, context, state, length, samples, re
 
 def test_a_batch_of_different_names_equals_one_by_one(backbone):
     torch.manual_seed(0)
-    model, width = BayesPFL(ModelConfig(), Widths.of(backbone)), backbone.text_width
+    model, width = BayesPFL(ModelConfig(), Widths.from_backbone(backbone)), backbone.text_width
     features = Features(torch.randn(3, backbone.joint_width), torch.randn(4, 3, 9, backbone.patch_width))
-    draws = Draws(torch.randn(3, 2, width), torch.randn(2, width), torch.randn(2, width))
+    draws = Noise(torch.randn(3, 2, width), torch.randn(2, width), torch.randn(2, width))
     ids = [backbone.class_tokens(name) for name in ("gear", "a long metal plate with holes", "nut")]
     encoder = PromptEncoder(backbone)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_batch_of_different_names_equals_one_by_one(backbone):
         for image in range(3):
             one = slice(image, image + 1)
             alone = Features(features.image[one], features.patches[:, one])
-            own = Draws(draws.context[one], draws.normal, draws.abnormal)
+            own = Noise(draws.context[one], draws.normal, draws.abnormal)
             assert torch.allclose(
                 model.prompts(alone, pad_class_tokens(ids[one]), own, encoder).text[0], together[image], atol=1e-6
             )
@@ -131,9 +131,9 @@ def test_a_batch_of_different_names_equals_one_by_one(backbone):
 
 def test_gradients_reach_the_head_and_never_clip(backbone):
     torch.manual_seed(0)
-    model, width = BayesPFL(ModelConfig(), Widths.of(backbone)), backbone.text_width
+    model, width = BayesPFL(ModelConfig(), Widths.from_backbone(backbone)), backbone.text_width
     features = Features(torch.randn(1, backbone.joint_width), torch.randn(4, 1, 9, backbone.patch_width))
-    draws = Draws(torch.randn(1, 1, width), torch.randn(1, width), torch.randn(1, width))
+    draws = Noise(torch.randn(1, 1, width), torch.randn(1, width), torch.randn(1, width))
     _, logits = model(features, pad_class_tokens([backbone.class_tokens("gear")]), draws, PromptEncoder(backbone))
     (logits.pixel.square().sum() + logits.image.square().sum()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for name, p in model.named_parameters())

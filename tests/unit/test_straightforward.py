@@ -14,7 +14,7 @@ from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.maps import smooth
-from bayes_pfl.methods.prompt_flow.noise import keyed_draws
+from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "straightforward.py"
 
@@ -56,9 +56,9 @@ def test_images(straightforward: ModuleType, tmp_path: Path) -> None:
 def test_heads(straightforward: ModuleType, detector: Detector, stored_weights: bool) -> None:
     backbone, key, number = detector.backbone, b"image", 3
     features = backbone.encode_image(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
-    draws = keyed_draws(0, [key], number, backbone.text_width)
+    draws = keyed_noise(0, [key], number, backbone.text_width)
     slow = straightforward.head(
-        detector.model, backbone, features, draws, backbone.class_tokens("hex nut"), 64, stored_weights
+        detector.method.head, backbone, features, draws, backbone.class_tokens("hex nut"), 64, stored_weights
     )
     fast = detector.predict_features(features, key, "hex nut", [number])[number]
     smoothed = smooth(slow.anomaly_map, detector.config.scoring.smoothing_sigma_px).numpy()

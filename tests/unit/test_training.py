@@ -12,7 +12,8 @@ from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
-from bayes_pfl.training.trainer import Batch, Trainer, learning_rate_factor, mean_terms
+from bayes_pfl.methods.method import TrainingBatch
+from bayes_pfl.training.trainer import Trainer, learning_rate_factor, mean_terms
 
 BACKBONE = BackboneConfig(
     name="package:embedded/bayes-pfl-embedded.json", pretrained="random:0", image_size=64, feature_layers=(3, 6, 9, 12)
@@ -41,7 +42,7 @@ def make_trainer(backbone, run=None, workers=1) -> Trainer:
     return Trainer(run or run_config(), backbone, torch.device("cpu"), 1, workers)
 
 
-def make_batch(trainer, step: int, share: slice = slice(None)) -> Batch:
+def make_batch(trainer, step: int, share: slice = slice(None)) -> TrainingBatch:
     """Images, masks and references of one global batch, made from its number alone; only `share` of it is encoded."""
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(BATCH, 3, 64, 64, generator=generator)

@@ -14,16 +14,16 @@ from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder
 from bayes_pfl.config import ModelConfig
 from bayes_pfl.methods.prompt_flow.attention import ResidualCrossModalAttention, normalize
+from bayes_pfl.methods.prompt_flow.banks import PromptBanks
 from bayes_pfl.methods.prompt_flow.distributions import (
-    Draws,
     ImageAgnosticDistribution,
     ImageSpecificDistribution,
     InitialDensity,
-    PromptBanks,
-    Sampled,
-    empty_sample,
+    OffsetSamples,
+    no_offsets,
 )
 from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
+from bayes_pfl.methods.prompt_flow.noise import Noise
 from bayes_pfl.methods.prompt_flow.pooling import AttentionPooling, MeanPooling
 
 
@@ -36,26 +36,33 @@ class Widths(NamedTuple):
     layers: int
 
     @classmethod
-    def of(cls, backbone: Backbone) -> "Widths":
-        """The sizes of a loaded backbone."""
+    def from_backbone(cls, backbone: Backbone) -> "Widths":
+        """The sizes of a loaded backbone.
+
+        Args:
+            backbone: the frozen CLIP.
+
+        Returns:
+            Widths of joint space, text tokens and patch tokens, and the number of feature layers.
+        """
         return cls(backbone.joint_width, backbone.text_width, backbone.patch_width, len(backbone.config.feature_layers))
 
 
 class PatchFeatures(NamedTuple):
-    """Patch tokens in the joint space, layer by layer, in the one form that attention takes: plain, or L2-normalised."""
+    """Patch tokens in the joint space, layer by layer, as attention takes them: plain, or L2-normalised."""
 
     tokens: tuple[Float[Tensor, "batch patches dim"], ...]
-    scales: tuple[Float[Tensor, "batch patches"], ...]
-    """What a token is multiplied with to have length 1."""
+    inverse_norms: tuple[Float[Tensor, "batch patches"], ...]
+    """A token times this has length 1."""
 
 
 class Prompts(NamedTuple):
     """L2-normalised text embeddings Z of all sampled prompts, with the samples they come from."""
 
     text: Float[Tensor, "batch samples bank 2 dim"]
-    context: Sampled
-    normal: Sampled
-    abnormal: Sampled
+    context: OffsetSamples
+    normal: OffsetSamples
+    abnormal: OffsetSamples
 
 
 class Logits(NamedTuple):
@@ -98,35 +105,77 @@ class BayesPFL(nn.Module):
         self,
         features: Features,
         class_tokens: ClassTokens,
-        draws: Draws,
+        noise: Noise,
         encoder: PromptEncoder,
         bank: slice = slice(None),
         class_token_only: bool = False,
     ) -> tuple[Prompts, Logits]:
         """Prompts, and the logits of those in `bank`, of a batch of images: what the losses need.
 
-        With `class_token_only` the image logits see x_cls alone, the released code's first stage.
+        Args:
+            features: of the images.
+            class_tokens: of their class names.
+            noise: of R samples.
+            encoder: the frozen text encoder.
+            bank: which of the B prompts give logits.
+            class_token_only: the image logits see x_cls alone, the released code's first stage.
+
+        Returns:
+            All prompts, and the chosen ones' logits.
         """
-        prompts = self.prompts(features, class_tokens, draws, encoder)
+        prompts = self.prompts(features, class_tokens, noise, encoder)
         text = prompts.text[:, :, bank]
         image_logits = self.class_token_logits if class_token_only else self.image_logits
         return prompts, Logits(self.pixel_logits(self.patch_features(features), text), image_logits(features, text))
 
     def global_feature(self, features: Features) -> Float[Tensor, "batch dim"]:
-        """x = x_cls + x_patch (section 3.5), or one of the two where the other is switched off (Table 2)."""
+        """x = x_cls + x_patch (section 3.5), or one of the two where the other is switched off (Table 2).
+
+        Args:
+            features: of the images.
+
+        Returns:
+            x, not normalised.
+        """
         if not self.config.patches_in_image:
             return features.image
         pooled: Tensor = self.pooling(features.patches)
         return features.image + pooled if self.config.class_token_in_image else pooled
 
-    def prompts(self, features: Features, class_tokens: ClassTokens, draws: Draws, encoder: PromptEncoder) -> Prompts:
-        """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds."""
-        return self.encode(*self.sample(features, draws), class_tokens, encoder)
+    def prompts(self, features: Features, class_tokens: ClassTokens, noise: Noise, encoder: PromptEncoder) -> Prompts:
+        """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds.
+
+        Args:
+            features: of the images.
+            class_tokens: of their class names.
+            noise: of R samples.
+            encoder: the frozen text encoder.
+
+        Returns:
+            Text embeddings and the samples they come from.
+        """
+        return self.encode(*self.sample(features, noise), class_tokens, encoder)
 
     def encode(
-        self, context: Sampled, normal: Sampled, abnormal: Sampled, class_tokens: ClassTokens, encoder: PromptEncoder
+        self,
+        context: OffsetSamples,
+        normal: OffsetSamples,
+        abnormal: OffsetSamples,
+        class_tokens: ClassTokens,
+        encoder: PromptEncoder,
     ) -> Prompts:
-        """The same from samples that are there."""
+        """Fuse samples with the banks (eq. 8, 9) and encode the prompts.
+
+        Args:
+            context: samples of the context words, for each image.
+            normal: samples of the normal state's words.
+            abnormal: samples of the abnormal state's words.
+            class_tokens: of the class names.
+            encoder: the frozen text encoder.
+
+        Returns:
+            Text embeddings and the samples they come from.
+        """
         batch, samples, width = context.offset.shape
         banks, shape = self.banks, (batch, samples, self.config.num_prompts, -1, width)
         scale = self.config.offset_scale
@@ -138,61 +187,117 @@ class BayesPFL(nn.Module):
         )
         return Prompts(normalize(text.float()).unflatten(1, (samples, -1)), context, normal, abnormal)
 
-    def sample(self, features: Features, draws: Draws) -> tuple[Sampled, Sampled, Sampled]:
-        """Samples of the context's distribution (one per image) and of the two states' (shared by all images)."""
-        return self.sample_context(features, draws.context), *self.sample_states(draws.normal, draws.abnormal)
+    def sample(self, features: Features, noise: Noise) -> tuple[OffsetSamples, OffsetSamples, OffsetSamples]:
+        """Samples of the context's distribution (one per image) and of the two states' (shared by all images).
 
-    def sample_context(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> Sampled:
-        """Samples of the image-specific distribution, or no offset where it is switched off."""
+        Args:
+            features: of the images.
+            noise: of R samples.
+
+        Returns:
+            Context, normal and abnormal samples.
+        """
+        return self.sample_context(features, noise.context), *self.sample_states(noise.normal, noise.abnormal)
+
+    def sample_context(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> OffsetSamples:
+        """Samples of the image-specific distribution, or no offset where it is switched off.
+
+        Args:
+            features: of the images.
+            noise: of their contexts.
+
+        Returns:
+            R samples for each image.
+        """
         if self.context is None:
-            return empty_sample(noise)
+            return no_offsets(noise)
         return self.context(
             self.global_feature(features) if self.config.condition_on_patches else features.image, noise
         )
 
     def sample_states(
         self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]
-    ) -> tuple[Sampled, Sampled]:
-        """Samples of the image-agnostic distribution: they depend on no image."""
+    ) -> tuple[OffsetSamples, OffsetSamples]:
+        """Samples of the image-agnostic distribution: they depend on no image.
+
+        Args:
+            normal: noise of the normal state.
+            abnormal: noise of the abnormal state.
+
+        Returns:
+            R samples of each state.
+        """
         if self.states is None:
-            return empty_sample(normal), empty_sample(abnormal)
+            return no_offsets(normal), no_offsets(abnormal)
         return self.states.normal(normal), self.states.abnormal(abnormal)
 
     def patch_features(self, features: Features, layers: slice = slice(None)) -> PatchFeatures:
-        """F_l: one linear map per layer into the joint space, of all layers or some."""
+        """F_l: one linear map per layer into the joint space.
+
+        Args:
+            features: of the images.
+            layers: which of the feature layers.
+
+        Returns:
+            Tokens and inverse norms of these layers.
+        """
         pairs = zip(self.projections[layers], features.patches[layers], strict=True)
         tokens = [project(patches) for project, patches in pairs]
-        scales = [1 / layer.norm(dim=-1).clamp(min=1e-12) for layer in tokens]
+        inverse_norms = [1 / layer.norm(dim=-1).clamp(min=1e-12) for layer in tokens]
         if self.config.attention_normalized_keys:
-            tokens = [layer * scale.unsqueeze(-1) for layer, scale in zip(tokens, scales, strict=True)]
-            scales = [torch.ones_like(scale) for scale in scales]
-        return PatchFeatures(tuple(tokens), tuple(scales))
+            tokens = [layer * inverse.unsqueeze(-1) for layer, inverse in zip(tokens, inverse_norms, strict=True)]
+            inverse_norms = [torch.ones_like(inverse) for inverse in inverse_norms]
+        return PatchFeatures(tuple(tokens), tuple(inverse_norms))
 
     def pixel_logits(
         self, patches: PatchFeatures, text: Float[Tensor, "batch samples bank 2 dim"]
     ) -> Float[Tensor, "layers batch samples bank patches"]:
-        """Difference of the similarities of eq. 11 before upsampling, which is linear and so may follow."""
+        """Difference of the similarities of eq. 11 before upsampling, which is linear and so may follow.
+
+        Args:
+            patches: projected patch tokens.
+            text: text embeddings, normal (0) and abnormal (1).
+
+        Returns:
+            abnormal - normal, times the temperature.
+        """
         prompts = text.flatten(1, 3)
         query = self.attention.query(prompts) if self.attention is not None else prompts
         layers = []
-        for tokens, scale in zip(patches.tokens, patches.scales, strict=True):
+        for tokens, inverse_norms in zip(patches.tokens, patches.inverse_norms, strict=True):
             refined = prompts if self.attention is None else self.attention(prompts, query, tokens)
             pairs = normalize(refined).unflatten(1, text.shape[1:4])
             direction = (pairs[..., 1, :] - pairs[..., 0, :]) * self.pixel_temperature.exp()
-            layers.append(torch.einsum("nsbd,npd->nsbp", direction, tokens) * scale[:, None, None])
+            layers.append(torch.einsum("nsbd,npd->nsbp", direction, tokens) * inverse_norms[:, None, None])
         return torch.stack(layers)
 
     def image_logits(
         self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"]
     ) -> Float[Tensor, "batch samples bank"]:
-        """Difference of the similarities of x~ and Z~ (s_text of section 3.5); with the mappings where configured."""
+        """Difference of the similarities of x~ and Z~ (s_text of section 3.5); with the mappings where configured.
+
+        Args:
+            features: of the images.
+            text: text embeddings, normal (0) and abnormal (1).
+
+        Returns:
+            abnormal - normal, times the temperature.
+        """
         image = self.global_feature(features)
         return self._image_difference(image if self.image_mapping is None else self.image_mapping(image), text)
 
     def class_token_logits(
         self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"]
     ) -> Float[Tensor, "batch samples bank"]:
-        """The same with x_cls alone and no map of the image: the released code's first stage."""
+        """The same with x_cls alone and no map of the image: the released code's first stage.
+
+        Args:
+            features: of the images.
+            text: text embeddings, normal (0) and abnormal (1).
+
+        Returns:
+            abnormal - normal, times the temperature.
+        """
         return self._image_difference(features.image, text)
 
     def _image_difference(self, image: Tensor, text: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training objective (section 3.6): classification, focal, dice, orthogonality and the prompt-flow KL terms.
+"""Prompts, logits and ground truth -> loss terms: classification, focal, dice, orthogonality, KL (section 3.6).
 
 Everything that is averaged over a batch is first a sum over its images. Several workers add their sums (`add`, with
 gradients) before any ratio is taken, so that N workers on one global batch have the loss of one worker.
@@ -56,15 +56,25 @@ def losses(
     logits: Logits,
     target: Target,
     config: LossConfig,
-    corners: bool,
+    align_corners: bool,
     add: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> LossTerms:
-    """L = L_ort + L_p (eq. 14): `add` returns the sum of a vector over all workers, and passes gradients.
+    """L = L_ort + L_p (eq. 14) of a batch.
 
     Departs from the paper: the KL terms are weighted (`kl_weight`), which the released code also does.
-    `corners` is the model's `upsampled_corners`.
+
+    Args:
+        prompts: text embeddings of the batch and the samples they come from.
+        logits: of the prompts that are classified and segmented with.
+        target: ground truth.
+        config: weights and shape of the objective.
+        align_corners: how maps are upsampled (`upsampled_corners` of the model).
+        add: returns the sum of a vector over all workers, and passes gradients; by default there is one worker.
+
+    Returns:
+        The total and every term before its weight.
     """
-    sums = _add_up(batch_sums(prompts, logits, target, config, corners), add)
+    sums = _add_up(batch_sums(prompts, logits, target, config, align_corners), add)
     classification = (sums.classification / sums.images).mean()
     foreground = sums.focal_foreground / sums.foreground_pixels.clamp(min=1)
     background = sums.focal_background / sums.background_pixels.clamp(min=1)
@@ -80,8 +90,19 @@ def losses(
     return LossTerms(total, classification, focal, dice, orthogonality, kl_context, kl_normal, kl_abnormal)
 
 
-def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossConfig, corners: bool) -> BatchSums:
-    """All sums over the images of this worker's part of the batch."""
+def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossConfig, align_corners: bool) -> BatchSums:
+    """All sums over the images of this worker's part of the batch.
+
+    Args:
+        prompts: text embeddings and samples.
+        logits: of the prompts that are classified and segmented with.
+        target: ground truth.
+        config: shape of the objective.
+        align_corners: how maps are upsampled.
+
+    Returns:
+        The sums, which add up over workers.
+    """
     batch = logits.pixel.shape[1]
     side = int(logits.pixel.shape[-1] ** 0.5)
     pixel = logits.pixel.flatten(2, 3)
@@ -89,7 +110,7 @@ def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossCon
     rows = []
     for layer in pixel:  # one layer at a time: full-resolution maps of all layers need not exist together
         full = F.interpolate(
-            layer.unflatten(-1, (side, side)), size=mask.shape[-2:], mode="bilinear", align_corners=corners
+            layer.unflatten(-1, (side, side)), size=mask.shape[-2:], mode="bilinear", align_corners=align_corners
         )
         focal = focal_loss(full, mask.expand_as(full), config.focal_gamma, config.focal_epsilon)
         probability = full.sigmoid()
@@ -125,10 +146,18 @@ def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossCon
 def focal_loss(
     logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], gamma: float, epsilon: float = 0.0
 ) -> Float[Tensor, "*shape"]:
-    """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017), p_t = sigmoid(logits) where the target is 1, else its complement.
+    """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017), p_t = sigmoid(logits) where the target is 1, else 1 - that.
 
-    `losses` averages it over foreground and background separately and adds the two, as released. `epsilon` is added to p_t
-    inside the logarithm.
+    `losses` averages it over foreground and background separately and adds the two, as released.
+
+    Args:
+        logits: of any shape.
+        target: 0 or 1.
+        gamma: focusing exponent.
+        epsilon: added to p_t inside the logarithm.
+
+    Returns:
+        The loss of each pixel.
     """
     error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = torch.exp(-error)
@@ -141,12 +170,30 @@ def dice_loss(
     foreground: Float[Tensor, ""],
     epsilon: float = 0.0,
 ) -> Float[Tensor, "*shape"]:
-    """1 - (2 sum(p m) + epsilon) / (sum p + sum m + epsilon), over all pixels of the batch."""
+    """1 - (2 sum(p m) + epsilon) / (sum p + sum m + epsilon), over all pixels of the batch.
+
+    Args:
+        intersection: sum(p m), of each layer and prompt.
+        probability: sum p.
+        foreground: sum m.
+        epsilon: see the formula.
+
+    Returns:
+        The loss of each layer and prompt.
+    """
     return 1 - (2 * intersection + epsilon) / (probability + foreground + epsilon)
 
 
 def orthogonality(text: Float[Tensor, "batch samples bank 2 dim"], mean: bool) -> Float[Tensor, "batch"]:
-    """sum over both banks and pairs i != j of cos^2(t_i, t_j) (eq. 13), for normalised text; its mean over B x B if `mean`."""
+    """Sum over both banks and pairs i != j of cos^2(t_i, t_j) (eq. 13), averaged over samples.
+
+    Args:
+        text: L2-normalised text embeddings.
+        mean: divide by B x B (released).
+
+    Returns:
+        The loss of each image.
+    """
     bank = text.shape[2]
     cosine = torch.einsum("nsikd,nsjkd->nskij", text, text)
     off_diagonal = cosine.square() * (1 - torch.eye(bank, device=text.device))

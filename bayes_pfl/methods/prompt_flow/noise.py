@@ -1,39 +1,66 @@
-"""Standard-normal draws keyed by seed and content: order, batch, worker and replica change nothing.
+"""Seed and image -> standard-normal noise behind R Monte Carlo samples (sections 3.2 and 3.3).
 
-Sample r of a stream does not depend on how many follow it, so R draws are the beginning of any longer stream.
+Noise is keyed by content, so that order, batch, worker and replica change nothing. Sample r of a stream does not depend on
+how many follow it: the noise of R samples is the beginning of any longer stream.
 """
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import torch
-
-from bayes_pfl.methods.prompt_flow.distributions import Draws
-
-Key = bytes
-"""What a stream is keyed by beside the seed: the SHA-256 of an image's pixels."""
+from jaxtyping import Float
+from torch import Tensor
 
 
-def keyed_draws(seed: int, images: list[Key], num_samples: int, dim: int) -> Draws:
-    """R draws of every image's context, and of the states, which depend on the seed alone (image-agnostic, section 3.3)."""
-    context = np.stack([_stream(seed, b"context" + image, num_samples, dim) for image in images])
+class Noise(NamedTuple):
+    """Standard-normal noise of R samples; the states' is shared by all images."""
+
+    context: Float[Tensor, "batch samples dim"]
+    normal: Float[Tensor, "samples dim"]
+    abnormal: Float[Tensor, "samples dim"]
+
+
+def keyed_noise(seed: int, image_keys: list[bytes], num_samples: int, dim: int) -> Noise:
+    """Noise keyed by seed and image (context), and by the seed alone (states, which are image-agnostic).
+
+    Args:
+        seed: seed of all streams.
+        image_keys: one key for each image, such as the SHA-256 of its pixels.
+        num_samples: R.
+        dim: width of a text token.
+
+    Returns:
+        The noise of all images.
+    """
+    context = np.stack([_stream(seed, b"context" + key, num_samples, dim) for key in image_keys])
     normal = _stream(seed, b"normal", num_samples, dim)
     abnormal = _stream(seed, b"abnormal", num_samples, dim)
-    return Draws(torch.from_numpy(context), torch.from_numpy(normal), torch.from_numpy(abnormal))
+    return Noise(torch.from_numpy(context), torch.from_numpy(normal), torch.from_numpy(abnormal))
 
 
-def ordered_draws(seed: int, images: int, num_samples: int, dim: int) -> list[Draws]:
-    """Draws of `images` in turn from one generator: R of the context, R of the normal, R of the abnormal state, 1 x C each.
+def ordered_noise(seed: int, position: int, num_samples: int, dim: int) -> Noise:
+    """Noise of one image of a call, drawn as the released code does: from one generator, image by image.
 
-    As in the released code every image draws its states, and every image uses those of the first.
+    Every image draws R times the context, R times the normal and R times the abnormal state, 1 x C each; all images use the
+    states of the first. So the noise depends on the image's position and on R, not on its pixels.
+
+    Args:
+        seed: seed of the generator.
+        position: the image's position in its call, from 0.
+        num_samples: R.
+        dim: width C of a text token.
+
+    Returns:
+        The noise, batch 1.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def stream() -> torch.Tensor:
+    def stream() -> Tensor:
         return torch.cat([torch.randn(1, dim, generator=generator) for _ in range(num_samples)])
 
-    drawn = [(stream(), stream(), stream()) for _ in range(images)]
-    return [Draws(context.unsqueeze(0), drawn[0][1], drawn[0][2]) for context, _, _ in drawn]
+    images = [(stream(), stream(), stream()) for _ in range(position + 1)]
+    return Noise(images[position][0].unsqueeze(0), *images[0][1:])
 
 
 def _stream(seed: int, name: bytes, num_samples: int, dim: int) -> np.ndarray:

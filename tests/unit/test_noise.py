@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_pfl.methods.prompt_flow.noise import keyed_draws
+from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 
 
 @settings(max_examples=30, deadline=None)
@@ -16,16 +16,16 @@ from bayes_pfl.methods.prompt_flow.noise import keyed_draws
     st.integers(1, 9),
 )
 def test_neither_neighbours_nor_order_nor_number_change_a_draw(seed, keys, samples, dim):
-    whole = keyed_draws(seed, keys, samples + 3, dim)
-    turned = keyed_draws(seed, keys[::-1], samples, dim)
+    whole = keyed_noise(seed, keys, samples + 3, dim)
+    turned = keyed_noise(seed, keys[::-1], samples, dim)
     assert torch.equal(whole.context.flip(0)[:, :samples], turned.context)
     assert torch.equal(whole.normal[:samples], turned.normal)
     assert torch.equal(whole.abnormal[:samples], turned.abnormal)
 
 
 def test_streams_are_independent_standard_normals():
-    draws = keyed_draws(0, [b"a", b"b"], 200, 100)
-    other = keyed_draws(1, [b"a"], 200, 100)
+    draws = keyed_noise(0, [b"a", b"b"], 200, 100)
+    other = keyed_noise(1, [b"a"], 200, 100)
     streams = (
         torch.stack([*draws.context, draws.normal, draws.abnormal, *other.context, other.normal]).flatten(1).numpy()
     )

@@ -1,0 +1,99 @@
+"""A method's scores of one image -> `Prediction`: image score, uncertainty, smoothed map (section 3.5)."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_pfl.config import ScoringConfig
+from bayes_pfl.methods.maps import PromptScores, smooth
+
+
+class Prediction(NamedTuple):
+    """Scores and maps of one image.
+
+    Attributes:
+        image_score: text_weight * text_score + map_weight * map_score (0.5 each by default): the higher, the more anomalous.
+        uncertainty: standard deviation of the image score over the B x R prompts, in the score's unit.
+        anomaly_map: (height, width) float32 in [0, 1], smoothed as configured; at the model's image size, or for tiles at the
+            image's own.
+        uncertainty_map: (height, width) float32: standard deviation over the B x R prompts, in the map's unit.
+        text_score: mean abnormal probability of the whole image's feature, in [0, 1] (s_text).
+        map_score: maximum of the map before smoothing, in [0, 1] (s_img).
+        num_samples: number of samples R that was used.
+    """
+
+    image_score: float
+    uncertainty: float
+    anomaly_map: np.ndarray
+    uncertainty_map: np.ndarray
+    text_score: float
+    map_score: float
+    num_samples: int
+
+
+def image_score(scores: PromptScores, scoring: ScoringConfig) -> float:
+    """text_weight * s_text + map_weight * maximum of the map before smoothing.
+
+    Args:
+        scores: of one image.
+        scoring: the weights.
+
+    Returns:
+        The score: the higher, the more anomalous.
+    """
+    text, peak = float(scores.text_scores.mean()), float(scores.anomaly_map.max())
+    return scoring.text_weight * text + scoring.map_weight * peak
+
+
+def prompt_scores(scores: PromptScores, scoring: ScoringConfig) -> Float[Tensor, "samples bank"]:
+    """Every prompt's own image score.
+
+    Args:
+        scores: of one image.
+        scoring: the weights.
+
+    Returns:
+        Scores prompt by prompt.
+    """
+    return scoring.text_weight * scores.text_scores + scoring.map_weight * scores.map_maxima
+
+
+def prediction(scores: PromptScores, scoring: ScoringConfig, num_samples: int) -> Prediction:
+    """Image score, uncertainty and smoothed map.
+
+    Args:
+        scores: of one image.
+        scoring: weights and smoothing.
+        num_samples: R that the scores were computed with.
+
+    Returns:
+        The prediction.
+    """
+    return Prediction(
+        image_score=image_score(scores, scoring),
+        uncertainty=float(prompt_scores(scores, scoring).std(correction=0)),
+        anomaly_map=smooth(scores.anomaly_map, scoring.smoothing_sigma_px).numpy(),
+        uncertainty_map=scores.uncertainty_map.numpy(),
+        text_score=float(scores.text_scores.mean()),
+        map_score=float(scores.anomaly_map.max()),
+        num_samples=num_samples,
+    )
+
+
+def is_clear(scores: PromptScores, scoring: ScoringConfig, threshold: float, standard_errors: float) -> bool:
+    """Whether the image score is further from the threshold than the noise of its samples explains.
+
+    Args:
+        scores: of one image.
+        scoring: the weights.
+        threshold: image score that decides.
+        standard_errors: how many standard errors of the mean over samples the distance must exceed.
+
+    Returns:
+        True where more samples would hardly change the decision.
+    """
+    by_sample = prompt_scores(scores, scoring).mean(1)
+    clearance = standard_errors * float(by_sample.std()) / len(by_sample) ** 0.5
+    return abs(image_score(scores, scoring) - threshold) > clearance

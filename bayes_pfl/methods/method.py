@@ -1,0 +1,168 @@
+"""The two protocols of a method: image features -> scores (`Method`), labelled features -> loss (`TrainableMethod`).
+
+`bayes_pfl.inference` and `bayes_pfl.training` speak to these alone; `bayes_pfl.methods.builder` is the only place that
+knows which method a configuration describes. A method knows CLIP; it knows no file, no Ray and no HTTP.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayes_pfl.clip.backbone import Features
+from bayes_pfl.methods.maps import PromptScores
+
+
+class ImageQuery(NamedTuple):
+    """One image to score: all that its scores may depend on, beside the number of samples."""
+
+    features: Features
+    """Of a batch of one image."""
+    noise_key: bytes
+    """SHA-256 of the image's pixels: what its noise is keyed by (`inference.images.noise_key`)."""
+    class_name: str
+    seed: int = 0
+    position: int = 0
+    """Position of the image in its call; only the released code's noise depends on it."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Scores of one image from its features. A method without samples answers every number of samples alike."""
+
+    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """What this method takes from the frozen image encoder.
+
+        Args:
+            images: normalised images.
+
+        Returns:
+            Features of the batch.
+        """
+        ...
+
+    def scores(self, query: ImageQuery, num_samples: Sequence[int]) -> dict[int, PromptScores]:
+        """Scores for several numbers of samples from one pass with the largest.
+
+        Args:
+            query: the image.
+            num_samples: numbers of samples R, each at least 1.
+
+        Returns:
+            By R, exactly the scores that a pass with this R alone gives; in the CPU's memory.
+        """
+        ...
+
+    def growing_scores(self, query: ImageQuery, most: int) -> Iterator[tuple[int, PromptScores]]:
+        """Scores for a growing number of samples, computed as they are asked for.
+
+        Args:
+            query: the image.
+            most: largest number of samples.
+
+        Returns:
+            Pairs of R and the scores of the first R samples, R rising to `most`.
+
+        Raises:
+            ConfigError: the noise of this configuration depends on R.
+        """
+        ...
+
+
+class TrainingBatch(NamedTuple):
+    """One worker's part of a global batch."""
+
+    features: Features
+    label: Float[Tensor, "batch"]
+    """1 for anomalous images, else 0."""
+    mask: Float[Tensor, "batch height width"]
+    """1 where the image is defective, else 0."""
+    class_names: tuple[str, ...]
+    noise_keys: tuple[bytes, ...]
+    sample_ids: tuple[str, ...]
+    """Names for messages."""
+
+    def part(self, rows: slice) -> "TrainingBatch":
+        """The images of some rows.
+
+        Args:
+            rows: which images.
+
+        Returns:
+            Views of their tensors.
+        """
+        return TrainingBatch(
+            Features(self.features.image[rows], self.features.patches[:, rows]),
+            self.label[rows],
+            self.mask[rows],
+            self.class_names[rows],
+            self.noise_keys[rows],
+            self.sample_ids[rows],
+        )
+
+
+class Loss(NamedTuple):
+    """Loss of a batch, and what is recorded of it."""
+
+    total: Float[Tensor, ""]
+    """What is minimised."""
+    shared: Float[Tensor, ""]
+    """Part of `total` that depends on no image: a batch in several parts has it once, not once a part."""
+    terms: dict[str, Tensor]
+    """Scalars that must be finite, `total` among them, each before its weight."""
+    diagnostics: dict[str, Tensor]
+    """Further scalars that are recorded."""
+
+
+class ParameterGroup(TypedDict):
+    """Parameters with one learning rate, as torch's optimisers take them."""
+
+    params: list[nn.Parameter]
+    lr: float
+
+
+@runtime_checkable
+class TrainableMethod(Protocol):
+    """What training asks of a method: the loss of a batch, and which parameters learn, how fast."""
+
+    @property
+    def head(self) -> nn.Module:
+        """All that is learned: its state dict is what checkpoints and bundles hold."""
+        ...
+
+    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """See `Method.encode_image`.
+
+        Args:
+            images: normalised images.
+
+        Returns:
+            Features of the batch.
+        """
+        ...
+
+    def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
+        """Parameters that a stage of the training changes; all others are frozen in it.
+
+        Args:
+            second_stage: whether it is the second stage (`training.second_stage_epochs`).
+
+        Returns:
+            Groups with a learning rate each.
+        """
+        ...
+
+    def loss(self, batch: TrainingBatch, step: int, second_stage: bool, add: Callable[[Tensor], Tensor]) -> Loss:
+        """Loss of a batch of which this worker, or this part, has some images.
+
+        Args:
+            batch: the images here.
+            step: optimiser steps done so far: noise is keyed by it.
+            second_stage: whether the second stage trains.
+            add: returns the sum over all workers and parts of a vector of sums over images, and passes gradients.
+
+        Returns:
+            The loss of the whole batch, the same for all its parts.
+        """
+        ...

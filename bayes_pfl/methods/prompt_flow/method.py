@@ -1,0 +1,145 @@
+"""Bayes-PFL as a `Method`: features of one image -> anomaly map, scores and uncertainty over R nested samples (section 3.5)."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
+from bayes_pfl.config import DetectorConfig
+from bayes_pfl.errors import ConfigError
+from bayes_pfl.methods.maps import MapAccumulator, PromptScores
+from bayes_pfl.methods.method import ImageQuery
+from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise, ordered_noise
+
+SAMPLE_GROUP = 5
+"""Samples that go through the text encoder together: always this many, so that products keep their shape for every R."""
+
+ImageSamples = tuple[Float[Tensor, "1 samples dim"], list[tuple[OffsetSamples, OffsetSamples]]]
+"""Noise of one image's context, and the states' offsets group by group."""
+
+
+class PromptFlow:
+    """A trained head on a frozen backbone. Scores depend on image, class name, R and seed alone.
+
+    Departs from that where `scoring.draws_in_order` asks for the released code's noise, which depends on the image's position.
+    """
+
+    def __init__(
+        self, config: DetectorConfig, backbone: Backbone, device: torch.device, weights: dict[str, Tensor]
+    ) -> None:
+        self.config, self.backbone, self.device = config, backbone, device
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: leave the caller's generator alone
+            head = BayesPFL(config.model, Widths.from_backbone(backbone))
+        head.load_state_dict(weights)
+        self.head = head.to(device).eval()
+        self.encoder = PromptEncoder(backbone).to(device)
+        # Caches of functions that do not hold this object: a dropped method is freed at once.
+        self._class_tokens = functools.lru_cache(maxsize=1024)(functools.partial(_class_tokens, backbone, device))
+        self._state_offsets = functools.lru_cache(maxsize=64)(
+            functools.partial(_state_offsets, self.head, backbone.text_width, device)
+        )
+
+    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """The backbone's own features.
+
+        Args:
+            images: normalised images.
+
+        Returns:
+            Global feature and patch tokens of the configured blocks.
+        """
+        return self.backbone.encode_image(images)
+
+    def scores(self, query: ImageQuery, num_samples: Sequence[int]) -> dict[int, PromptScores]:
+        """Scores for several R from one pass with the largest. See `Method.scores`.
+
+        Args:
+            query: the image.
+            num_samples: numbers of samples R, each at least 1.
+
+        Returns:
+            By R.
+        """
+        starts = range(0, max(num_samples), SAMPLE_GROUP)
+        maps = self._accumulator(list(num_samples))
+        self._add_groups(maps, query, starts, self._noise(query, max(num_samples), len(starts) * SAMPLE_GROUP))
+        return {number: maps.result(number) for number in num_samples}
+
+    def growing_scores(self, query: ImageQuery, most: int) -> Iterator[tuple[int, PromptScores]]:
+        """Scores after each group of samples. See `Method.growing_scores`.
+
+        Args:
+            query: the image.
+            most: largest number of samples, a multiple of `SAMPLE_GROUP`.
+
+        Returns:
+            Pairs of R and the scores of the first R samples.
+
+        Raises:
+            ConfigError: `scoring.draws_in_order` is set: its noise depends on R.
+        """
+        if self.config.scoring.draws_in_order:
+            raise ConfigError(
+                'num_samples="auto" needs draws that do not depend on R: set scoring.draws_in_order to false.'
+            )
+        maps = self._accumulator(list(range(SAMPLE_GROUP, most + 1, SAMPLE_GROUP)))
+        for start in range(0, most, SAMPLE_GROUP):
+            self._add_groups(maps, query, range(start, start + 1), None)
+            yield start + SAMPLE_GROUP, maps.result(start + SAMPLE_GROUP)
+
+    def _accumulator(self, wanted: list[int]) -> MapAccumulator:
+        size, side = self.backbone.config.image_size, self.backbone.grid[0]
+        return MapAccumulator(size, side, wanted, self.config.model.upsampled_corners, self.device)
+
+    def _noise(self, query: ImageQuery, num_samples: int, length: int) -> Noise | None:
+        """The released code's noise where it is configured, filled up to `length` samples with zeros that nothing reads."""
+        if not self.config.scoring.draws_in_order:
+            return None
+        noise = ordered_noise(query.seed, query.position, num_samples, self.backbone.text_width)
+        return Noise(*(F.pad(part, (0, 0, 0, length - num_samples)).to(self.device) for part in noise))
+
+    def _samples(self, query: ImageQuery, starts: range, noise: Noise | None) -> ImageSamples:
+        """Context noise, and state offsets of the groups that begin at `starts`; keyed by the query unless noise is given."""
+        if noise is None:
+            length, width = starts[-1] + SAMPLE_GROUP, self.backbone.text_width
+            context = keyed_noise(query.seed, [query.noise_key], length, width).context.to(self.device)
+            return context, [self._state_offsets(query.seed, start) for start in starts]
+        groups = [slice(start, start + SAMPLE_GROUP) for start in starts]
+        return noise.context, [self.head.sample_states(noise.normal[group], noise.abnormal[group]) for group in groups]
+
+    def _add_groups(self, maps: MapAccumulator, query: ImageQuery, starts: range, noise: Noise | None) -> None:
+        """Add the groups of samples that begin at `starts`: first all texts, then layer by layer, so that memory holds one."""
+        features = query.features
+        context_noise, states = self._samples(query, starts, noise)
+        texts, image_logits = [], []
+        for start, offsets in zip(starts, states, strict=True):
+            context = self.head.sample_context(features, context_noise[:, start : start + SAMPLE_GROUP])
+            prompts = self.head.encode(context, *offsets, self._class_tokens(query.class_name), self.encoder)
+            texts.append(prompts.text)
+            image_logits.append(self.head.image_logits(features, prompts.text)[0])
+        pixel_logits: list[list[Tensor]] = [[] for _ in starts]
+        for layer in range(len(features.patches)):
+            patches = self.head.patch_features(features, slice(layer, layer + 1))
+            for text, logits in zip(texts, pixel_logits, strict=True):
+                logits.append(self.head.pixel_logits(patches, text)[:, 0])
+        for pixel, image in zip(pixel_logits, image_logits, strict=True):
+            maps.add(torch.cat(pixel), image)
+
+
+def _class_tokens(backbone: Backbone, device: torch.device, class_name: str) -> ClassTokens:
+    return pad_class_tokens([backbone.class_tokens(class_name)], device)
+
+
+def _state_offsets(
+    head: BayesPFL, width: int, device: torch.device, seed: int, start: int
+) -> tuple[OffsetSamples, OffsetSamples]:
+    """The states' samples of one group: they depend on no image, so once for a seed is enough."""
+    noise = keyed_noise(seed, [b""], start + SAMPLE_GROUP, width)
+    return head.sample_states(noise.normal[start:].to(device), noise.abnormal[start:].to(device))
