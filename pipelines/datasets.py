@@ -1,4 +1,4 @@
-"""`bayes-pfl datasets`: what can be ingested, and whether a folder holds all of it."""
+"""`bayes-pfl datasets`: list what can be ingested, and verify that a folder holds all of it."""
 
 import argparse
 import json
@@ -19,7 +19,11 @@ LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl datasets`."""
+    """Add the options of `bayes-pfl datasets`.
+
+    Args:
+        parser: to add them to.
+    """
     parser.add_argument("action", nargs="?", choices=("list", "verify"), default="list", help="default: list")
     parser.add_argument("name", nargs="?", help="a dataset; needed by verify")
     parser.add_argument("--source", help="the dataset's unpacked folder, for verify")
@@ -29,7 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or verify; 0 for a complete folder, 1 for one that lacks something."""
+    """List or verify, and print.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code: 0 for a complete folder, 1 for one that lacks something.
+
+    Raises:
+        BayesPFLError: whatever people can mend.
+    """
     if args.action == "list":
         chosen = [get_dataset(args.name)] if args.name else [*DATASETS.values(), FOLDER]
         entries = [describe(dataset) for dataset in chosen]
@@ -39,12 +53,15 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("Say what to verify: bayes-pfl datasets verify NAME --source FOLDER.")
     dataset = get_dataset(args.name)
     source = Source(local_path(args.source, "--source"))
-    found = find(dataset, source, args.layout, args.subset)
-    with Progress(len(found.records)) as progress:
-        verdict = verify(dataset, source.folder, found, args.subset, progress.advance)
+    listing = find(dataset, source, args.layout, args.subset)
+    with Progress(len(listing.records)) as progress:
+        verdict = verify(dataset, source.folder, listing, args.subset, progress.advance)
     if args.json:
         values = {"complete": verdict.complete, **verdict._asdict()}
-        values["differences"] = [difference._asdict() for difference in verdict.differences]
+        values["differences"] = [
+            dict(zip(("category", "part", "expected", "found"), difference, strict=True))
+            for difference in verdict.differences
+        ]
         print(json.dumps(values, indent=2, ensure_ascii=False))
     else:
         print(_verdict_text(dataset, verdict))
@@ -52,7 +69,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """A dataset's description as plain values."""
+    """A data set's description as plain values.
+
+    Args:
+        dataset: the description.
+
+    Returns:
+        Its name, counts, categories, layouts, licence.
+    """
     return {
         "name": dataset.name,
         "title": dataset.title,
@@ -125,8 +149,8 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _verdict_text(dataset: Dataset, verdict: Verdict) -> str:
     lines = [f"{dataset.title}: {verdict.images:,} images"]
-    for category, part, expected, found in verdict.differences:
-        lines.append(f"  {category} ({part}): {found:,} instead of {expected:,}")
+    for category, part, expected, actual in verdict.differences:
+        lines.append(f"  {category} ({part}): {actual:,} instead of {expected:,}")
     for title, files in (
         ("missing", verdict.missing),
         ("unusable", verdict.unusable),

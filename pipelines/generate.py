@@ -14,7 +14,11 @@ from pipelines.ingest import local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl generate`."""
+    """Add the options of `bayes-pfl generate`.
+
+    Args:
+        parser: to add them to.
+    """
     parser.add_argument("--output", help="folder to create")
     parser.add_argument(
         "--categories",
@@ -37,7 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate what the arguments ask for and say what was written."""
+    """Generate what the arguments ask for and print what was written.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        BayesPFLError: whatever people can mend.
+    """
     if args.list:
         listing = {name: defects_of(name) for name in CATEGORIES}
         lines = [f"{name}: {', '.join(kinds)}" for name, kinds in listing.items()]
@@ -70,7 +84,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def chosen_categories(names: list[str]) -> list[str]:
-    """Category names in the order given, sets written out, each once; "hex_nut" is "hex nut"."""
+    """Category names in the order given, sets written out, each once; "hex_nut" is "hex nut".
+
+    Args:
+        names: categories and sets of them.
+
+    Returns:
+        The categories.
+
+    Raises:
+        ConfigError: a name is unknown, or there is none.
+    """
     chosen: dict[str, None] = {}
     for name in _separated(names):
         if name == "all":
@@ -88,14 +112,24 @@ def chosen_categories(names: list[str]) -> list[str]:
 
 
 def chosen_kinds(kinds: list[str] | None) -> tuple[str, ...] | None:
-    """Kinds of defects asked for, or None for what the split file allows on each category."""
+    """Kinds of defects to paint.
+
+    Args:
+        kinds: as the command line names them.
+
+    Returns:
+        The kinds; None for what the split file allows on each category.
+
+    Raises:
+        ConfigError: a kind is unknown, or there is none.
+    """
     if kinds is None:
         return None
-    known = tuple(dict.fromkeys(kind for name in CATEGORIES for kind in defects_of(name)))
+    all_kinds = tuple(dict.fromkeys(kind for name in CATEGORIES for kind in defects_of(name)))
     wanted = tuple(kind.replace("_", " ") for kind in _separated(kinds))
-    unknown = [kind for kind in wanted if kind not in known]
+    unknown = [kind for kind in wanted if kind not in all_kinds]
     if unknown:
-        raise ConfigError(f"There is no kind of defect {unknown[0]!r}; choose among: {', '.join(known)}.")
+        raise ConfigError(f"There is no kind of defect {unknown[0]!r}; choose among: {', '.join(all_kinds)}.")
     return wanted
 
 

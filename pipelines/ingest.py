@@ -1,4 +1,4 @@
-"""`bayes-pfl ingest`: a dataset's folder to Arrow shards, decoded and checked over a Ray cluster."""
+"""`bayes-pfl ingest`: a data set's folder -> Arrow shards, decoded and checked over a Ray cluster."""
 
 import argparse
 import json
@@ -64,7 +64,11 @@ class IngestConfig(Settings):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl ingest`."""
+    """Add the options of `bayes-pfl ingest`.
+
+    Args:
+        parser: to add them to.
+    """
     parser.add_argument("dataset", help=f"{', '.join(DATASETS)}, or folder for images of your own")
     parser.add_argument("--source", required=True, help="the dataset's unpacked folder")
     parser.add_argument("--output", required=True, help="folder or URI for the shards")
@@ -82,7 +86,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ingest as the command line says and print the summary; raises BayesPFLError for people."""
+    """Ingest as the command line says and print the summary.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        BayesPFLError: whatever people can mend.
+    """
     config = read_config(IngestConfig, args.config, args.set)
     given = {
         "layout": args.layout,
@@ -102,7 +116,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestConfig | None = None) -> dict[str, Any]:
-    """Write the shards of ``dataset`` into ``output``, or what is missing of them, and say what was found.
+    """Write the shards of a data set into a folder, or what is missing of them.
+
+    Args:
+        dataset: name of its description, or "folder".
+        source: its unpacked folder.
+        output: folder or URI for the shards.
+        config: what to take, and how to store it.
+
+    Returns:
+        The summary: counts, files set aside, ignored and left out, times.
 
     Raises:
         DataError: the dataset is not there, or ``strict`` met an image that cannot be used.
@@ -114,28 +137,28 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
     description = get_dataset(dataset)
     source = local_path(source, "--source")
     output = str(output).rstrip("/") if is_remote(output) else local_path(output, "--output")
-    listing = Source(source)
-    found = find(
+    folder_files = Source(source)
+    listing = find(
         description,
-        listing,
+        folder_files,
         config.layout,
         config.subset,
         config.splits,
         config.categories,
         config.limit,
     )
-    if config.strict and found.set_aside:
-        raise _strict(found.set_aside)
+    if config.strict and listing.set_aside:
+        raise _strict(listing.set_aside)
     name = config.name or (source.name if description is FOLDER else description.name)
     options = PackingOptions(name, description.mask_above, config.max_side_px, config.max_pixels)
-    tasks = plan_shards(source, output, options, found.records, config.rows_per_shard, config.bytes_per_shard)
-    about = {
+    tasks = plan_shards(source, output, options, listing.records, config.rows_per_shard, config.bytes_per_shard)
+    header = {
         "dataset": name,
         "description": description.name,
         "title": description.title,
         "metrics": description.metrics,
-        "layout": found.layout,
-        "root": found.root,
+        "layout": listing.layout,
+        "root": listing.root,
         "options": config.model_dump(mode="json"),
     }
     with nullcontext() if isinstance(output, str) else claim(output):
@@ -147,7 +170,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
                 if config.strict and note["set_aside"]:
                     raise _strict(note["set_aside"])
                 progress.advance(len(tasks[index].records))
-        manifest = finish(output, tasks, found, about)
+        manifest = finish(output, tasks, listing, header)
     return {
         **{key: value for key, value in manifest.items() if key not in ("options", "shards")},
         "ignored": _by_reason(manifest["ignored"]),
@@ -163,7 +186,18 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
 
 
 def local_path(given: Path | str, option: str) -> Path:
-    """The absolute path that was given for an option; raises ConfigError if there is none, or its ``~user`` is unknown."""
+    """The absolute path of a command-line option.
+
+    Args:
+        given: the option's value.
+        option: its name, for the error.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: it is empty, or its ``~user`` is unknown.
+    """
     if not str(given):
         raise ConfigError(f"{option} is empty; give a folder.")
     try:
@@ -224,13 +258,21 @@ class Progress:
         self.bar = tqdm(total=total, unit=" images", disable=not (total and sys.stderr.isatty()))
 
     def begin(self, seconds_ago: float = 0.0) -> None:
-        """Start the clock, unless it runs: what came before the first piece of work was start-up."""
+        """Start the clock, unless it runs: what came before the first piece of work was start-up.
+
+        Args:
+            seconds_ago: how long the first piece of work has run.
+        """
         if self.started is None:
             self.started = time.monotonic() - seconds_ago
             self.bar.reset()  # its rate leaves out the start-up too
 
     def advance(self, images: int) -> None:
-        """``images`` more are done."""
+        """Count finished images.
+
+        Args:
+            images: how many more are done.
+        """
         self.done += images
         self.bar.update(images)
         now = time.monotonic()
@@ -262,7 +304,14 @@ class Progress:
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """What `ingest` returned, as a table and sentences."""
+    """A summary as a table and sentences.
+
+    Args:
+        summary: of `ingest`.
+
+    Returns:
+        The text.
+    """
     title = summary["dataset"] if summary["description"] == FOLDER.name else summary["title"]
     lines = [f"{title} ({summary['layout']} layout) -> {summary['output']}", ""]
     table = [("category", "split", "normal", "anomalous")]

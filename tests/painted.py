@@ -28,7 +28,7 @@ def encoded(image: Image.Image, suffix: str) -> bytes:
 
 
 def surface(number: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture of its own for every number."""
+    """An image of its own for every number."""
     width, height = size
     pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
@@ -58,7 +58,7 @@ class Tree:
         file.write_bytes(data)
         return path
 
-    def picture(self, path: str) -> str:
+    def image(self, path: str) -> str:
         return self.write(path, encoded(surface(next(self.numbers)), PurePosixPath(path).suffix))
 
     def mask(self, path: str, value: int = 255) -> str:
@@ -66,18 +66,18 @@ class Tree:
 
     def good(self, path: str, split: str = "test") -> None:
         names = self.category, self.class_name
-        self.records.append(Record(self.picture(path), None, 0, *names, split, "good"))
+        self.records.append(Record(self.image(path), None, 0, *names, split, "good"))
 
     def bad(self, path: str, mask: str | None, defect: str, split: str = "test", value: int = 255) -> None:
         names = self.category, self.class_name
         if mask is not None:
             self.mask(mask, value)
-        self.records.append(Record(self.picture(path), mask, 1, *names, split, defect))
+        self.records.append(Record(self.image(path), mask, 1, *names, split, defect))
 
     def stray(self, *paths: str) -> None:
         for path in paths:
             suffix = PurePosixPath(path).suffix.lower()
-            self.strays.append(self.picture(path) if suffix in FORMATS else self.write(path, b"stray"))
+            self.strays.append(self.image(path) if suffix in FORMATS else self.write(path, b"stray"))
 
 
 def mvtec(tree: Tree) -> None:
@@ -284,7 +284,7 @@ def rearrange(tree: Tree, target: Path, dataset: str, names: dict[str, str]) -> 
         name = names.get(record.category, record.category)
         kind = "anomaly" if record.label else "good"
         stem = f"{dataset}_{record.defect}_{number:06d}"
-        image = copy.picture(f"{dataset}/{name}/{record.split}/{kind}/{stem}.bmp")
+        image = copy.image(f"{dataset}/{name}/{record.split}/{kind}/{stem}.bmp")
         mask = f"{dataset}/{name}/ground_truth/{kind}/{stem}.png"
         if record.mask is not None:
             copy.mask(mask)

@@ -1,1 +1,1 @@
-"""Benchmark datasets, and one's own images, from the folders they come in to `Record`s."""
+"""Benchmark data sets and one's own images: folders as they come -> `Record`s -> Arrow shards."""

@@ -1,4 +1,4 @@
-"""From a dataset's name and a folder to its records: find the layout, read it, select from it."""
+"""A data set's name and a folder -> its records: find the layout, read it, select from it."""
 
 import difflib
 from collections import Counter
@@ -31,17 +31,23 @@ ROOT_DEPTH = 3
 
 
 def get_dataset(name: str) -> Dataset:
-    """The description of a dataset by its name.
+    """The description of a data set.
+
+    Args:
+        name: of the data set, or "folder" for images of one's own.
+
+    Returns:
+        Its description.
 
     Raises:
         DataError: there is none of this name.
     """
-    known = {**DATASETS, FOLDER.name: FOLDER}
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(plain(name), known, n=1)
+    datasets = {**DATASETS, FOLDER.name: FOLDER}
+    if name in datasets:
+        return datasets[name]
+    near = difflib.get_close_matches(plain(name), datasets, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise DataError(f"There is no dataset {name!r}.{hint} Known: {', '.join(known)}.")
+    raise DataError(f"There is no dataset {name!r}.{hint} Known: {', '.join(datasets)}.")
 
 
 def find(
@@ -53,25 +59,37 @@ def find(
     categories: Sequence[str] = (),
     limit: int | None = None,
 ) -> DatasetListing:
-    """All records of a dataset in a folder, and what became of every other file.
+    """All records of a data set in a folder, and what became of every other file.
+
+    Args:
+        dataset: its description.
+        source: the folder.
+        layout: one of `LAYOUTS`; None tries them in order.
+        subset: one of `SUBSETS`.
+        splits: only these; empty for all.
+        categories: only these, by any of their names; empty for all.
+        limit: at most so many records, taken in turn from every category, split and label.
+
+    Returns:
+        Records, and files that are set aside, ignored or left out, with reasons.
 
     Raises:
-        DataError: the folder does not hold the dataset in a known layout, or a choice is unknown.
+        DataError: the folder does not hold the data set in a known layout, or a choice is unknown.
     """
-    found = _read(dataset, source, layout)
+    listing = _read(dataset, source, layout)
     if subset == "paper":
-        found = _paper(dataset, source, found)
+        listing = _paper(dataset, source, listing)
     if splits:
         reason = f"not of the split {', '.join(splits)}"
-        found = _keep(found, lambda record: record.split in splits, reason)
+        listing = _keep(listing, lambda record: record.split in splits, reason)
     if categories:
-        names = _category_names(dataset, found.records, categories)
+        names = _category_names(dataset, listing.records, categories)
         reason = f"not of the categories {', '.join(categories)}"
-        found = _keep(found, lambda record: record.category in names, reason)
+        listing = _keep(listing, lambda record: record.category in names, reason)
     if limit is not None:
-        chosen = set(_spread(found.records, limit))
-        found = _keep(found, chosen.__contains__, f"beyond the limit of {limit}")
-    return found
+        chosen = set(_spread(listing.records, limit))
+        listing = _keep(listing, chosen.__contains__, f"beyond the limit of {limit}")
+    return listing
 
 
 def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListing:
@@ -81,7 +99,7 @@ def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListin
         for root in _roots(dataset, source):
             reading = reader.read(source, root, dataset)
             if reading.records:
-                return _found(name, root, source, reading)
+                return _listing(name, root, source, reading)
             unusable = unusable or reading.set_aside
         tried.append(f"  {name}: {reader.expects}")
     where = f"under {source.folder}" + (f" in the layout {layout}" if layout else "")
@@ -119,7 +137,7 @@ def _roots(dataset: Dataset, source: Source) -> list[str]:
     return sorted(folders, key=lambda root: bool(root) and plain(source.name_of(root)) not in names)
 
 
-def _found(layout: str, root: str, source: Source, reading: LayoutReading) -> DatasetListing:
+def _listing(layout: str, root: str, source: Source, reading: LayoutReading) -> DatasetListing:
     prefix = f"{root}/" if root else ""
     ignored = list(source.junk)
     for path in source.files:
@@ -138,12 +156,12 @@ def _found(layout: str, root: str, source: Source, reading: LayoutReading) -> Da
     )
 
 
-def _keep(found: DatasetListing, wanted: Callable[[Record], bool], reason: str) -> DatasetListing:
-    kept = tuple(record for record in found.records if wanted(record))
-    if not kept:
-        raise DataError(f"No image is left: all {len(found.records)} are {reason}.")
-    out = [SkippedFile(record.image, reason) for record in found.records if not wanted(record)]
-    return found._replace(records=kept, left_out=(*found.left_out, *out))
+def _keep(listing: DatasetListing, wanted: Callable[[Record], bool], reason: str) -> DatasetListing:
+    records = tuple(record for record in listing.records if wanted(record))
+    if not records:
+        raise DataError(f"No image is left: all {len(listing.records)} are {reason}.")
+    out = [SkippedFile(record.image, reason) for record in listing.records if not wanted(record)]
+    return listing._replace(records=records, left_out=(*listing.left_out, *out))
 
 
 def _category_names(dataset: Dataset, records: Iterable[Record], wanted: Sequence[str]) -> frozenset[str]:
@@ -173,15 +191,15 @@ def _spread(records: Sequence[Record], limit: int) -> Iterator[Record]:
         position += 1
 
 
-def _paper(dataset: Dataset, source: Source, found: DatasetListing) -> DatasetListing:
+def _paper(dataset: Dataset, source: Source, listing: DatasetListing) -> DatasetListing:
     """The paper's evaluation set: as the authors' own list has it, else by the description's rule."""
     rule = dataset.paper
-    if found.layout == "meta":
-        path = find_list(source, found.root, dataset)
+    if listing.layout == "meta":
+        path = find_list(source, listing.root, dataset)
         if path is not None and not path.endswith(COMMUNITY_LIST):
-            return found
-    if _counts_are_the_papers(dataset, found.records):
-        return found
+            return listing
+    if _counts_are_the_papers(dataset, listing.records):
+        return listing
     if rule.unavailable:
         raise DataError(
             f"The paper's subset of {dataset.title} does not follow from these files: "
@@ -189,18 +207,18 @@ def _paper(dataset: Dataset, source: Source, found: DatasetListing) -> DatasetLi
         )
     reason = "not in the paper's subset"
     if rule.categories:
-        found = _keep(found, lambda record: record.category in rule.categories, reason)
+        listing = _keep(listing, lambda record: record.category in rule.categories, reason)
     if rule.names:
-        found = _keep(found, lambda record: _matches(record.image, rule.names), reason)
+        listing = _keep(listing, lambda record: _matches(record.image, rule.names), reason)
     if rule.test_only:
-        found = _keep(found, lambda record: record.split == "test", reason)
+        listing = _keep(listing, lambda record: record.split == "test", reason)
     if rule.merge_splits:
-        merged = (record._replace(split="test") for record in found.records)
-        found = found._replace(records=tuple(sorted(merged)))
+        merged = (record._replace(split="test") for record in listing.records)
+        listing = listing._replace(records=tuple(sorted(merged)))
     if rule.balanced:
-        chosen = set(_balanced(found.records))
-        found = _keep(found, chosen.__contains__, reason)
-    return found
+        chosen = set(_balanced(listing.records))
+        listing = _keep(listing, chosen.__contains__, reason)
+    return listing
 
 
 def _counts_are_the_papers(dataset: Dataset, records: Iterable[Record]) -> bool:

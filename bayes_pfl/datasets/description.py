@@ -1,4 +1,4 @@
-"""What a dataset's description says; one short entry in `industrial` or `medical` is a dataset."""
+"""The description of a data set: one short entry in `industrial` or `medical` is a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,14 @@ class Category:
     """Names in re-arranged copies, beside ``name`` and ``class_name``."""
 
     def expected(self, subset: str) -> Counts | None:
-        """The images of the complete category or of the paper's, where they are known."""
+        """How many images the category has.
+
+        Args:
+            subset: "complete" or "paper".
+
+        Returns:
+            The counts; None where they are not known.
+        """
         return self.paper if subset == "paper" and self.paper is not None else self.complete
 
 
@@ -57,7 +64,7 @@ class PaperSubset:
 
 
 class LayoutReading(NamedTuple):
-    """What a reader found below one root, before anything is left out."""
+    """What a reader makes of the files below one root, before anything is left out."""
 
     records: list[Record]
     set_aside: list[SkippedFile]
@@ -75,7 +82,16 @@ class Reader(Protocol):
         ...
 
     def read(self, source: Source, root: str, dataset: "Dataset") -> LayoutReading:
-        """The records of ``dataset`` below ``root``; no records when it does not lie there so."""
+        """The records of a data set below a root.
+
+        Args:
+            source: the folder.
+            root: a folder inside it, "" for itself.
+            dataset: the description.
+
+        Returns:
+            Records and used files; no records when the data set does not lie there in this layout.
+        """
         ...
 
 
@@ -122,18 +138,39 @@ class Dataset:
         return ("image",) * self.has_normals + ("pixel",) * self.has_masks
 
     def category(self, name: str) -> Category | None:
-        """The category that a folder or list calls ``name``; None if the dataset has no such one."""
+        """The category that a folder or list names.
+
+        Args:
+            name: in any spelling.
+
+        Returns:
+            The category; None if the data set has no such one.
+        """
         if not self.categories:
             return Category(name, name.replace("_", " ").lower())
         return self._by_name.get(plain(name))
 
     def only_category(self, folder: str) -> Category | None:
-        """The category of a layout without category folders, below a folder of this name."""
+        """The category of a layout without category folders.
+
+        Args:
+            folder: name of the folder that holds the images.
+
+        Returns:
+            The data set's only category, or the one of the folder's name; None if there is none.
+        """
         if len(self.categories) == 1:
             return self.categories[0]
         return self.category(folder)
 
 
 def plain(name: str) -> str:
-    """A name without the differences that re-packing makes: case, spaces, underscores, dashes."""
+    """A name without the differences that re-packing makes: case, spaces, underscores, dashes.
+
+    Args:
+        name: any name.
+
+    Returns:
+        The name for comparisons.
+    """
     return name.lower().translate(str.maketrans("", "", " _-"))

@@ -1,4 +1,4 @@
-"""Datasets whose folders say it all: split, kind of defect, and a mask found by the image's name."""
+"""Readers of layouts whose folders give split, kind of defect and mask: templates of paths -> records."""
 
 import re
 from dataclasses import dataclass
@@ -44,7 +44,11 @@ class FolderTemplate:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The template of the images as an expression, with the file's name at its end."""
+        """The template of the images as an expression, with the file's name at its end.
+
+        Returns:
+            The compiled expression; its groups are the template's fields.
+        """
         pieces = re.split(r"\{(\w+)\}", self.images)
         folders = "".join(
             f"(?P<{piece}>[^/]+)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)
@@ -56,7 +60,7 @@ class _Hit(NamedTuple):
     """A file that fits a place."""
 
     path: str
-    place: FolderTemplate
+    template: FolderTemplate
     fields: dict[str, str]
     category: Category
     split: Split
@@ -70,7 +74,7 @@ class _Hit(NamedTuple):
 class FolderLayout:
     """Reads images from `FolderTemplate`s; the mask of an image is the file named like ``mask_stems``."""
 
-    places: tuple[FolderTemplate, ...]
+    templates: tuple[FolderTemplate, ...]
     mask_stems: tuple[str, ...] = ("{stem}_mask", "{stem}")
     label: LabelFrom = LabelFrom.KIND
     kinds: frozenset[str] = frozenset()
@@ -83,12 +87,21 @@ class FolderLayout:
     @property
     def expects(self) -> str:
         """The templates in one line."""
-        images = ", ".join(f"{place.images}*" for place in self.places)
-        masks = ", ".join(f"{p.masks}{self.mask_stems[0]}.*" for p in self.places if p.masks is not None)
+        images = ", ".join(f"{template.images}*" for template in self.templates)
+        masks = ", ".join(f"{p.masks}{self.mask_stems[0]}.*" for p in self.templates if p.masks is not None)
         return images + (f" with masks {masks}" if masks else "")
 
     def read(self, source: Source, root: str, dataset: Dataset) -> LayoutReading:
-        """The records below ``root``; each file goes to the first place that it fits."""
+        """The records below a root; each file goes to the first template that it fits.
+
+        Args:
+            source: the folder.
+            root: a folder inside it, "" for itself.
+            dataset: the description.
+
+        Returns:
+            Records, images that cannot be used, and every file that the layout accounts for.
+        """
         reading = LayoutReading([], [], set())
         owners: dict[str, str] = {}
         for path, inner in paths_inside(root, source.files):
@@ -106,13 +119,13 @@ class FolderLayout:
     def _hit(self, source: Source, root: str, dataset: Dataset, path: str, inner: str) -> _Hit | None:
         if not re.fullmatch(self.image_stem, PurePosixPath(path).stem, re.DOTALL):
             return None
-        for place in self.places:
-            match = place.pattern.fullmatch(inner)
+        for template in self.templates:
+            match = template.pattern.fullmatch(inner)
             if match is None:
                 continue
             fields = match.groupdict()
             kind = fields.get("kind", "").lower()
-            split = SPLITS.get(fields["split"].lower()) if "split" in fields else place.split
+            split = SPLITS.get(fields["split"].lower()) if "split" in fields else template.split
             category = (
                 dataset.category(fields["category"])
                 if "category" in fields
@@ -120,14 +133,14 @@ class FolderLayout:
             )
             fits = kind not in NOT_KINDS and (not self.kinds or kind in self.kinds)
             if fits and split is not None and category is not None:
-                return _Hit(path, place, fields, category, split)
+                return _Hit(path, template, fields, category, split)
         return None
 
     def _masks(self, source: Source, root: str, hit: _Hit) -> list[str]:
         """The files that could be the image's mask; more than one is a riddle left to people."""
-        if hit.place.masks is None:
+        if hit.template.masks is None:
             return []
-        folder = _join(root, hit.place.masks.format(**hit.fields))
+        folder = _join(root, hit.template.masks.format(**hit.fields))
         stem = PurePosixPath(hit.path).stem
         for template in self.mask_stems:
             key = stem_key(folder + template.format(stem=stem))
@@ -176,9 +189,9 @@ class FolderLayout:
         return ANOMALOUS
 
     def _needs_mask(self, source: Source, root: str, hit: _Hit) -> bool:
-        if hit.place.masks is None or not self.masks_optional:
-            return hit.place.masks is not None
-        folder = _join(root, hit.place.masks.partition("{kind}")[0].format(**hit.fields))
+        if hit.template.masks is None or not self.masks_optional:
+            return hit.template.masks is not None
+        folder = _join(root, hit.template.masks.partition("{kind}")[0].format(**hit.fields))
         return stem_key(folder) in source.folders_with_images
 
 

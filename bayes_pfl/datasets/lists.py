@@ -30,7 +30,15 @@ class MetaListLayout:
         return "meta.json, or meta_<name>.json beside the folder <name>"
 
     def read(self, source: Source, root: str, dataset: Dataset) -> LayoutReading:
-        """The records of the list below ``root``, in the order of their paths.
+        """The records of the list below a root, in the order of their paths.
+
+        Args:
+            source: the folder.
+            root: a folder inside it, "" for itself.
+            dataset: the description.
+
+        Returns:
+            Records, listed images that cannot be used, and every file that the list accounts for.
 
         Raises:
             DataError: the list is not JSON of the form above.
@@ -61,7 +69,16 @@ class MetaListLayout:
 
 
 def find_list(source: Source, root: str, dataset: Dataset) -> str | None:
-    """The list of ``dataset`` directly below ``root``; one with its own name comes first."""
+    """The list of a data set directly below a root; one with its own name comes first.
+
+    Args:
+        source: the folder.
+        root: a folder inside it, "" for itself.
+        dataset: the description.
+
+    Returns:
+        The list's path; None if there is none.
+    """
     names = [f"meta_{name}.json".lower() for name in dataset.lists] + [COMMUNITY_LIST]
     inside = {inner.lower(): path for path, inner in paths_inside(root, source.files)}
     return next((inside[name] for name in names if name in inside), None)

@@ -1,4 +1,4 @@
-"""The place an ingest writes, a folder or a URI: who may write it, what it was started for, what it holds at the end."""
+"""An ingest's output, a folder or a URI: the lock on it, the plan it was started for, the manifest at the end."""
 
 import contextlib
 import fcntl
@@ -26,9 +26,15 @@ SPARE_BYTES = 32 * 2**20
 
 @contextlib.contextmanager
 def claim(output: Path) -> Iterator[None]:
-    """Hold ``output`` alone while it is written.
+    """Hold an output folder alone while it is written.
 
     The lock ends with its process, however that ends: a killed ingest leaves nothing to clean up.
+
+    Args:
+        output: the folder; it is made.
+
+    Yields:
+        None, once.
 
     Raises:
         OutputError: another process holds it, or it cannot be written.
@@ -56,7 +62,14 @@ def claim(output: Path) -> Iterator[None]:
 
 
 def begin(output: Path | str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
-    """Make sure that ``output`` is for this plan, and return what is left to do of it.
+    """Make sure that an output is for this plan.
+
+    Args:
+        output: folder or URI.
+        tasks: the whole plan.
+
+    Returns:
+        The tasks that are left to do.
 
     Raises:
         OutputError: it holds shards of another plan, or has too little room.
@@ -83,7 +96,15 @@ def begin(output: Path | str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
 
 
 def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, Any] | None]:
-    """For every task its note, if it is there and true of the source files and the shard as they are now."""
+    """The notes of finished shards.
+
+    Args:
+        output: folder or URI.
+        tasks: the whole plan.
+
+    Returns:
+        For every task its note, if it is there and true of the source files and the shard as they are now.
+    """
     store = Store(output)
     sizes, noted = store.sizes(), set(Store(f"{store.root}/{NOTES}").names())
     notes = []
@@ -94,9 +115,18 @@ def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, A
 
 
 def finish(
-    output: Path | str, tasks: Sequence[ShardTask], found: DatasetListing, about: dict[str, Any]
+    output: Path | str, tasks: Sequence[ShardTask], listing: DatasetListing, header: dict[str, Any]
 ) -> dict[str, Any]:
-    """Gather the notes of all shards into ``manifest.json``, and return it.
+    """Gather the notes of all shards into ``manifest.json``.
+
+    Args:
+        output: folder or URI.
+        tasks: the whole plan.
+        listing: what the reader made of the source.
+        header: entries that the manifest begins with.
+
+    Returns:
+        The manifest.
 
     Raises:
         OutputError: a shard is not done, or the manifest cannot be written.
@@ -109,11 +139,11 @@ def finish(
         )
     shards = [note for note in done if note["rows"]]
     hashes = "".join(note["sha256"] for note in shards)
-    set_aside = [[*skipped] for skipped in found.set_aside]
+    set_aside = [[*skipped] for skipped in listing.set_aside]
     set_aside += [skipped for note in done for skipped in note["set_aside"]]
     manifest = {
         "schema": SCHEMA_VERSION,
-        **about,
+        **header,
         "digest": hashlib.sha256(hashes.encode()).hexdigest(),
         "rows": sum(note["rows"] for note in shards),
         "size_bytes": sum(note["size_bytes"] for note in shards),
@@ -121,8 +151,8 @@ def finish(
         "identical_images": _identical(done),
         "empty_masks": sorted(path for note in done for path in note["empty_masks"]),
         "set_aside": sorted(set_aside),
-        "ignored": [[*skipped] for skipped in found.ignored],
-        "left_out": [[*skipped] for skipped in found.left_out],
+        "ignored": [[*skipped] for skipped in listing.ignored],
+        "left_out": [[*skipped] for skipped in listing.left_out],
         "shards": [{key: note[key] for key in ("shard", "rows", "size_bytes", "sha256")} for note in shards],
     }
     _remove_parts(output)  # workers of a killed ingest may have outlived its successor's start

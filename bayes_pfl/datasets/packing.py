@@ -1,7 +1,7 @@
-"""Records to shards: the same plan and the same bytes, whoever does the work and however often.
+"""Records -> shards: the same plan and the same bytes, whoever does the work and however often.
 
-A shard is planned from names and file sizes alone and is one independent piece of work: read, decode,
-check, write under a temporary name, rename, and then leave a note (its sidecar) that it is done.
+A shard is planned from names and file sizes alone and is one independent piece of work: read, decode, check, write
+under a temporary name, rename, and then write a note (its sidecar) that it is done.
 """
 
 import hashlib
@@ -61,12 +61,23 @@ class ShardTask:
     """The latest modification time among them: a shard is done again when a file was changed."""
 
     def to_json(self) -> str:
-        """As a string that another process, perhaps of another version, can read."""
+        """The task as a string that another process, perhaps of another version, can read.
+
+        Returns:
+            JSON.
+        """
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ShardTask":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The task.
+        """
         values = json.loads(text)
         values["options"] = PackingOptions(**values["options"])
         values["records"] = tuple(Record(*record) for record in values["records"])
@@ -83,7 +94,15 @@ class ShardTask:
         return Path(self.output, MANIFEST_FOLDER, "shards", f"{self.shard}.json")
 
     def done(self, note: Any, size_bytes: int) -> bool:
-        """Whether a note is true of the source files as they are now, and of a shard of this size."""
+        """Whether a note is true of the source files as they are now, and of a shard of this size.
+
+        Args:
+            note: the sidecar's content.
+            size_bytes: of the shard; 0 if there is none.
+
+        Returns:
+            True if nothing is left to do.
+        """
         try:
             fits = note["newest_ns"] == self.newest_ns and note["size_bytes"] == (size_bytes if note["rows"] else 0)
             return fits and len(note["images_sha256"]) == note["rows"]
@@ -99,14 +118,26 @@ def plan_shards(
     rows_per_shard: int,
     bytes_per_shard: int,
 ) -> list[ShardTask]:
-    """Cut the sorted records into shards of at most so many rows and, beyond one row, bytes."""
+    """Cut the sorted records into shards.
+
+    Args:
+        source: folder of the files.
+        output: folder or URI of the shards.
+        options: what decides the bytes of a row.
+        records: sorted.
+        rows_per_shard: at most so many rows in one.
+        bytes_per_shard: at most so many bytes of files in one, beyond its first row.
+
+    Returns:
+        One task for each shard.
+    """
     tasks: list[ShardTask] = []
     pending: list[Record] = []
     size = newest = 0
 
     def close() -> None:
-        place = (len(tasks), str(source), str(output), options)
-        tasks.append(ShardTask(*place, tuple(pending), size, newest))
+        head = (len(tasks), str(source), str(output), options)
+        tasks.append(ShardTask(*head, tuple(pending), size, newest))
 
     for record in records:
         file_size, modified = _stat(source, record)
@@ -122,7 +153,14 @@ def plan_shards(
 
 
 def plan_digest(tasks: Sequence[ShardTask]) -> str:
-    """A hash of everything that decides the shards' contents, except the contents of the files."""
+    """A hash of everything that decides the shards' contents, except the contents of the files.
+
+    Args:
+        tasks: the whole plan.
+
+    Returns:
+        Hexadecimal SHA-256.
+    """
     digest = hashlib.sha256(f"schema {SCHEMA_VERSION}".encode())
     for task in tasks:
         part = [asdict(task.options), task.index, task.size_bytes, task.records]
@@ -131,9 +169,15 @@ def plan_digest(tasks: Sequence[ShardTask]) -> str:
 
 
 def pack_shard(task: ShardTask) -> dict[str, Any]:
-    """Write one shard and its note, and return the note; no file is written for no rows.
+    """Write one shard and its note; no file is written for no rows.
 
     For an output by URI both are made in a temporary folder and copied there, the note last.
+
+    Args:
+        task: the shard.
+
+    Returns:
+        The note.
 
     Raises:
         OutputError: the output cannot be written.
@@ -159,8 +203,8 @@ def pack_shard(task: ShardTask) -> dict[str, Any]:
 
 
 def _pack(task: ShardTask) -> dict[str, Any]:
-    met = _Met()
-    rows = _rows(task, met)
+    notes = _ShardNotes()
+    rows = _rows(task, notes)
     first = next(rows, None)
     path = Path(task.output, task.shard)
     note: dict[str, Any] = {"shard": path.name, "rows": 0, "size_bytes": 0, "sha256": None}
@@ -170,10 +214,10 @@ def _pack(task: ShardTask) -> dict[str, Any]:
         note |= write_shard(path, itertools.chain([first], rows))._asdict()
     note |= {
         "newest_ns": task.newest_ns,
-        "counts": [[*key, count] for key, count in sorted(met.counts.items())],
-        "images_sha256": met.images_sha256,
-        "set_aside": met.set_aside,
-        "empty_masks": met.empty_masks,
+        "counts": [[*key, count] for key, count in sorted(notes.counts.items())],
+        "images_sha256": notes.images_sha256,
+        "set_aside": notes.set_aside,
+        "empty_masks": notes.empty_masks,
     }
     write_json(task.sidecar, note)
     return note
@@ -189,6 +233,14 @@ class StoredImage(NamedTuple):
 
 def read_record(source: Path, options: PackingOptions, record: Record) -> StoredImage:
     """Read, decode and check the image and mask of one record.
+
+    Args:
+        source: folder of the files.
+        options: what decides the bytes of a row.
+        record: the image.
+
+    Returns:
+        The bytes to store, and what they decode to.
 
     Raises:
         ImageError: the image or its mask cannot be used; the message is the reason.
@@ -209,20 +261,20 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
     return StoredImage(data, image, mask)
 
 
-def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
+def _rows(task: ShardTask, notes: "_Met") -> Iterator[ShardRow]:
     """The task's rows one after the other, noting in ``met`` what was met on the way."""
     options = task.options
     for record in task.records:
         try:
             data, image, mask = read_record(Path(task.source), options, record)
         except ImageError as error:
-            met.set_aside.append(SkippedFile(record.image, str(error)))
+            notes.set_aside.append(SkippedFile(record.image, str(error)))
             continue
         digest = hashlib.sha256(data).hexdigest()
-        met.images_sha256.append(digest)
-        met.counts[record.category, record.split, record.label] += 1
+        notes.images_sha256.append(digest)
+        notes.counts[record.category, record.split, record.label] += 1
         if mask is not None and not mask.any():
-            met.empty_masks.append(record.image)
+            notes.empty_masks.append(record.image)
         yield ShardRow(
             sample_id=f"{options.dataset}/{record.image}",
             dataset=options.dataset,
@@ -241,8 +293,8 @@ def _rows(task: ShardTask, met: "_Met") -> Iterator[ShardRow]:
 
 
 @dataclass
-class _Met:
-    """What a shard's rows turned out to be."""
+class _ShardNotes:
+    """What became of a shard's records."""
 
     images_sha256: list[str] = field(default_factory=list)
     set_aside: list[SkippedFile] = field(default_factory=list)

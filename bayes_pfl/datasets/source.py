@@ -100,7 +100,11 @@ class Source:
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
-        """Image files by `stem_key` of their path without suffix, to find a partner by name."""
+        """Image files by name, to find a partner.
+
+        Returns:
+            `stem_key` of the path without suffix -> paths.
+        """
         index: dict[str, list[str]] = {}
         for path in self.files:
             if is_image(path):
@@ -109,13 +113,21 @@ class Source:
 
     @cached_property
     def folders_with_images(self) -> frozenset[str]:
-        """`stem_key` of every folder that holds an image, at any depth below it, each with a "/" at its end."""
+        """Every folder that holds an image, at any depth below it.
+
+        Returns:
+            `stem_key` of the folders, each with a "/" at its end; "" for the source.
+        """
         folders = {parent for stem in self.by_stem for parent in PurePosixPath(stem).parents}
         return frozenset("" if str(folder) == "." else f"{folder}/" for folder in folders)
 
     @cached_property
     def existing(self) -> frozenset[str]:
-        """All files, for the question whether one exists."""
+        """All files, for the question whether one exists.
+
+        Returns:
+            Their paths.
+        """
         return frozenset(self.files)
 
     def find(self, path: str) -> str | None:

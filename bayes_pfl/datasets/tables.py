@@ -1,4 +1,4 @@
-"""Datasets whose images and labels stand in a CSV."""
+"""Readers of CSV tables that list images and labels: rows -> records."""
 
 import csv
 import io
@@ -45,7 +45,15 @@ class TableLayout:
         return f"{self.file} with columns {', '.join(name for name in names if name)}"
 
     def read(self, source: Source, root: str, dataset: Dataset) -> LayoutReading:
-        """The records of the CSV below ``root``, in the order of their paths.
+        """The records of the CSV below a root, in the order of their paths.
+
+        Args:
+            source: the folder.
+            root: a folder inside it, "" for itself.
+            dataset: the description.
+
+        Returns:
+            Records, listed images that cannot be used, and every file that the table accounts for.
 
         Raises:
             DataError: there are several such CSVs, it is no UTF-8 text, or a row has other columns than the header.

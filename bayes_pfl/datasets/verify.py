@@ -1,4 +1,4 @@
-"""Is a dataset's folder complete? Compares it with the published counts and opens every image."""
+"""A data set's folder -> is it complete? Compares it with the published counts and opens every image."""
 
 import hashlib
 import re
@@ -27,11 +27,11 @@ class CountDifference(NamedTuple):
     part: str
     """E.g. ``test, anomalous``."""
     expected: int
-    found: int
+    actual: int
 
 
 class Verdict(NamedTuple):
-    """What `verify` found; nothing in it but ``images`` and ``ignored`` means the folder is complete."""
+    """What is wrong with a folder; nothing in it but ``images`` and ``ignored`` means that it is complete."""
 
     images: int
     differences: tuple[CountDifference, ...]
@@ -55,32 +55,40 @@ class Verdict(NamedTuple):
 def verify(
     dataset: Dataset,
     folder: Path,
-    found: DatasetListing,
+    listing: DatasetListing,
     subset: str,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Verdict:
-    """Compare what was found in ``folder`` with the description, and open every image and mask.
+    """Compare a folder with a data set's description, and open every image and mask.
 
-    ``advance`` is told the number of images that were opened.
+    Args:
+        dataset: the description.
+        folder: the source.
+        listing: what the reader made of it.
+        subset: "complete" or "paper".
+        advance: called with the number of images opened since the last call.
+
+    Returns:
+        What is missing, extra, doubled or unusable.
     """
-    differences = tuple(_differences(dataset, found.records, subset))
+    differences = tuple(_differences(dataset, listing.records, subset))
     short: Counter[str] = Counter()
     for difference in differences:
-        short[difference.category] += max(0, difference.expected - difference.found)
-    long = {difference.category for difference in differences if difference.found > difference.expected}
-    missing = [skipped for skipped in found.set_aside if _is_absence(skipped.reason)]
+        short[difference.category] += max(0, difference.expected - difference.actual)
+    long = {difference.category for difference in differences if difference.actual > difference.expected}
+    missing = [skipped for skipped in listing.set_aside if _is_absence(skipped.reason)]
     if subset == "complete":  # a smaller set has gaps by its nature
         for category, number in short.items():
-            missing += _gaps([r for r in found.records if r.category == category], found.set_aside, number)
-    extra = [skipped for skipped in found.ignored if is_image(skipped.path)]
-    extra += _odd_names(record for record in found.records if record.category in long)
+            missing += _gaps([r for r in listing.records if r.category == category], listing.set_aside, number)
+    extra = [skipped for skipped in listing.ignored if is_image(skipped.path)]
+    extra += _odd_names(record for record in listing.records if record.category in long)
     extras = frozenset(extra)
-    unusable = [skipped for skipped in found.set_aside if not _is_absence(skipped.reason)]
+    unusable = [skipped for skipped in listing.set_aside if not _is_absence(skipped.reason)]
 
     options = PackingOptions(dataset.name, dataset.mask_above, None, MAX_PIXELS)
     by_hash: dict[str, list[str]] = {}
 
-    def check(record: Record) -> tuple[str, str | None, str]:
+    def _check(record: Record) -> tuple[str, str | None, str]:
         try:
             digest = hashlib.sha256(read_file(folder, record.image)).hexdigest()
             read_record(folder, options, record)
@@ -89,20 +97,20 @@ def verify(
         return record.image, digest, ""
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for path, digest, reason in pool.map(check, found.records):
+        for path, digest, reason in pool.map(_check, listing.records):
             if digest is None:
                 unusable.append(SkippedFile(path, reason))
             else:
                 by_hash.setdefault(digest, []).append(path)
             advance(1)
     return Verdict(
-        images=len(found.records),
+        images=len(listing.records),
         differences=differences,
         missing=tuple(sorted(missing)),
         extra=tuple(sorted(extra)),
         doubled=tuple(sorted(tuple(paths) for paths in by_hash.values() if len(paths) > 1)),
         unusable=tuple(sorted(unusable)),
-        ignored=tuple(skipped for skipped in found.ignored if skipped not in extras),
+        ignored=tuple(skipped for skipped in listing.ignored if skipped not in extras),
     )
 
 
@@ -113,17 +121,17 @@ def _is_absence(reason: str) -> bool:
 def _differences(dataset: Dataset, records: Iterable[Record], subset: str) -> Iterator[CountDifference]:
     """Every count that is known and not met."""
     counted = dataset.splits_counted or subset == "paper"
-    found: Counter[tuple[str, str, int]] = Counter(
+    counts: Counter[tuple[str, str, int]] = Counter(
         (record.category, record.split if counted else "test", record.label) for record in records
     )
     for category in dataset.categories:
         expected = category.expected(subset)
         for part, number in expected._asdict().items() if expected else ():
             split, _, label = part.partition("_")
-            there = found[category.name, split, int(label == "anomalous")]
-            if there != number:
+            actual = counts[category.name, split, int(label == "anomalous")]
+            if actual != number:
                 where = f"{split}, {label}" if counted else label
-                yield CountDifference(category.name, where, number, there)
+                yield CountDifference(category.name, where, number, actual)
 
 
 def _gaps(records: Iterable[Record], set_aside: Iterable[SkippedFile], lacking: int) -> Iterator[SkippedFile]:

@@ -174,7 +174,7 @@ class TestCommandLine:
 
     def test_a_folder_of_ones_own_keeps_its_name(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "gears")
-        tree.picture("good/1.png")
+        tree.image("good/1.png")
         ingest.ingest("folder", tree.root, tmp_path / "out")
         (row,) = iterate_rows(tmp_path / "out")
         assert (row["dataset"], row["sample_id"], row["class_name"]) == ("gears", "gears/good/1.png", "gears")

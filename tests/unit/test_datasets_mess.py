@@ -43,7 +43,7 @@ def test_two_masks_for_one_image_are_a_riddle(tmp_path: Path) -> None:
 def test_two_images_for_one_mask_are_a_riddle(tmp_path: Path) -> None:
     tree = painted.paint("endo", tmp_path)
     first = sorted(tree.records)[0]
-    twin = tree.picture(str(Path(first.image).with_suffix(".png")))
+    twin = tree.image(str(Path(first.image).with_suffix(".png")))
     found = read("endo", tmp_path)
     assert reasons(found) == {twin: f"shares its mask with {first.image}"}
 
@@ -81,7 +81,7 @@ def test_a_list_without_its_images_says_how_many_are_missing(tmp_path: Path) -> 
 
 def test_a_list_cannot_point_outside_the_source(tmp_path: Path) -> None:
     outside = painted.Tree(tmp_path / "outside")
-    outside.picture("images/1.png")
+    outside.image("images/1.png")
     tree = painted.paint("br35h", tmp_path / "inside")
     painted.write_list(tree.root / "meta.json", [tree.records[0]._replace(image="../outside/images/1.png")], {})
     with pytest.raises(DataError, match="no images of Br35H"):
@@ -106,7 +106,7 @@ def test_a_double_copy_is_counted_once(tmp_path: Path) -> None:
 
 def test_an_unknown_category_is_ignored_and_named(tmp_path: Path) -> None:
     tree = painted.paint("mvtec", tmp_path)
-    extra = tree.picture("mvtec_anomaly_detection/teapot/test/good/000.png")
+    extra = tree.image("mvtec_anomaly_detection/teapot/test/good/000.png")
     found = read("mvtec", tmp_path)
     assert len(found.records) == len(tree.records)
     assert (extra, "not part of the layout") in found.ignored
@@ -166,7 +166,7 @@ def test_an_output_inside_the_source_is_known_for_what_it_is(tmp_path: Path) -> 
 
 def test_a_line_break_in_a_name_is_a_letter_like_others(tmp_path: Path) -> None:
     tree = painted.paint("br35h", tmp_path)
-    name = tree.picture("yes/two\nlines \x1b[31m.jpg")
+    name = tree.image("yes/two\nlines \x1b[31m.jpg")
     assert name in {record.image for record in read("br35h", tmp_path).records}
     assert printable(name) == r"yes/two\nlines \x1b[31m.jpg"
     assert printable("yes/ünï 漢字.jpg") == "yes/ünï 漢字.jpg"
@@ -274,7 +274,7 @@ class TestOwnImages:
     def test_mvtec_like_with_some_masks_needs_all(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "parts", "hose", "hose")
         tree.bad("hose/test/hole/a.jpg", "hose/ground_truth/hole/a_mask.png", "hole")
-        lost = tree.picture("hose/test/cut/b.jpg")
+        lost = tree.image("hose/test/cut/b.jpg")
         assert reasons(self.read(tree)) == {lost: "is defective and has no mask"}
 
     def test_one_category_without_a_folder_of_its_own(self, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ class TestOwnImages:
     )
     def test_csv_with_a_bad_row(self, row: str, reason: str, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "shop", "shop", "shop")
-        tree.picture("a/1.png")
+        tree.image("a/1.png")
         tree.bad("a/2.png", "m/2.png", "defect")
         tree.write("list.csv", f"path,label,mask,split\na/2.png,1,m/2.png,\n{row}\n".encode())
         (said,) = reasons(self.read(tree)).values()
@@ -353,7 +353,7 @@ class TestOwnImages:
     def test_csv_with_paths_that_leave_the_folder(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "shop", "shop", "shop")
         tree.good("a/1.png")
-        painted.Tree(tmp_path).picture("other/1.png")
+        painted.Tree(tmp_path).image("other/1.png")
         tree.write("list.csv", f"path,label\na/1.png,0\n../other/1.png,0\n{tmp_path}/other/1.png,0\n".encode())
         assert set(reasons(self.read(tree)).values()) == {"is listed and lies outside the source (in list.csv)"}
 
