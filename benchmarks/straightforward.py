@@ -86,7 +86,7 @@ def refine(model: BayesPFL, text: Tensor, plain: Tensor) -> Tensor:
     attention = model.attention
     if attention is None:
         return text
-    keys = F.normalize(plain, dim=-1) if model.config.attention_normalized_keys else plain
+    keys = F.normalize(plain, dim=-1) if model.config.variant.attention_normalized_keys else plain
     query = attention.query(text)
     heads, refined = attention.heads, []
     for q, k in zip(query.chunk(heads, dim=-1), keys.chunk(heads, dim=-1), strict=True):
@@ -103,7 +103,7 @@ def prompt_map(model: BayesPFL, text: Tensor, plain: Tensor, size: int) -> Tenso
         similarity.view(1, 2, side, side),
         size=(size, size),
         mode="bilinear",
-        align_corners=model.config.upsampled_corners,
+        align_corners=model.config.variant.upsampled_corners,
     )
     return torch.softmax(full[0], dim=0)
 
@@ -121,7 +121,7 @@ def patch_vector(model: BayesPFL, patches: Tensor) -> Tensor:
     """x_patch (1, dim): mean over patches and a linear map, or the published code's linear, attention pooling, linear."""
     tokens = torch.cat(list(patches), dim=-1)
     pooling: Any = model.pooling
-    if not model.config.attention_pooling:
+    if not model.config.variant.attention_pooling:
         return pooling.project(tokens.mean(1))
     fused = pooling.fuse(tokens)
     weights = torch.softmax(pooling.compress(fused), dim=1)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
-from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, published_variant
+from bayes_pfl.config import BackboneConfig, LossConfig, LossVariant, ModelConfig, published_variant
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import LossTerms, Target, losses
 from bayes_pfl.methods.prompt_flow.noise import Noise
@@ -38,7 +38,8 @@ CHOSEN = 1
 CLIP_NORM = 10.0
 """Length of the global feature: that of CLIP's own, about."""
 RELEASED = LossConfig(
-    classify_class_token=True, one_prompt_per_step=True, orthogonal_mean=True, state_log_det_over_batch=True
+    orthogonal_mean=True,
+    variant=LossVariant(classify_class_token=True, one_prompt_per_step=True, state_log_det_over_batch=True),
 )
 
 
@@ -76,7 +77,7 @@ def fast_step(setup: Setup) -> LossTerms:
     setup.model.zero_grad()
     bank = slice(CHOSEN, CHOSEN + 1)
     prompts, logits = setup.model(setup.features, tokens, setup.draws, setup.encoder, bank, class_token_only=True)
-    terms = losses(prompts, logits, setup.target, RELEASED, setup.model.config.upsampled_corners)
+    terms = losses(prompts, logits, setup.target, RELEASED, setup.model.config.variant.upsampled_corners)
     terms.total.backward()
     return terms
 
@@ -140,7 +141,7 @@ def layer_maps(model: BayesPFL, layer: int, text: Tensor, patches: Tensor) -> Te
         similarity.transpose(1, 2).unflatten(-1, (side, side)),
         size=(SIZE, SIZE),
         mode="bilinear",
-        align_corners=model.config.upsampled_corners,
+        align_corners=model.config.variant.upsampled_corners,
     )
     pair = torch.stack([full[:, CHOSEN], full[:, CHOSEN + model.config.num_prompts]], dim=1)
     return torch.softmax(pair, dim=1)[:, 1]

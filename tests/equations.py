@@ -66,7 +66,7 @@ def sample(density: Any, flow: Any, condition: Tensor, noise: Tensor) -> Sample:
 def patch_vector(model: BayesPFL, patches: list[Tensor]) -> Tensor:
     """x_patch: global average pooling and a linear layer, or linear, softmax-attention pooling, linear."""
     tokens, pooling = torch.cat(patches, dim=-1), model.pooling
-    if not model.config.attention_pooling:
+    if not model.config.variant.attention_pooling:
         return pooling.project.weight @ tokens.mean(0) + pooling.project.bias
     fused = tokens @ pooling.fuse.weight.T + pooling.fuse.bias
     weights = torch.softmax(fused @ pooling.compress.weight.T + pooling.compress.bias, dim=0)
@@ -75,7 +75,7 @@ def patch_vector(model: BayesPFL, patches: list[Tensor]) -> Tensor:
 
 def distributions(model: BayesPFL, image: Image, context: Tensor, normal: Tensor, abnormal: Tensor) -> list[Sample]:
     """Samples of the context's, the normal and the abnormal state's distribution from one draw each (ISD, IAD)."""
-    x = image.cls + patch_vector(model, image.patches) if model.config.condition_on_patches else image.cls
+    x = image.cls + patch_vector(model, image.patches) if model.config.variant.condition_on_patches else image.cls
     zero = torch.zeros(())
     none = Sample(torch.zeros_like(context), zero, zero, zero)
     first = none if model.context is None else sample(model.context.density, model.context.flow, x, context)
@@ -118,7 +118,7 @@ def refine(model: BayesPFL, pair: Tensor, projected: Tensor) -> Tensor:
     attention = model.attention
     if attention is None:
         return pair
-    memory = F.normalize(projected, dim=-1) if model.config.attention_normalized_keys else projected
+    memory = F.normalize(projected, dim=-1) if model.config.variant.attention_normalized_keys else projected
     query = pair @ attention.query.weight.T + (0 if attention.query.bias is None else attention.query.bias)
     width = pair.shape[-1] // attention.heads
     heads = []
@@ -135,7 +135,7 @@ def prompt_map(model: BayesPFL, layer: int, pair: Tensor, patches: Tensor, size:
     similarity = F.normalize(projected, dim=-1) @ text.T * torch.exp(model.pixel_temperature)
     side = math.isqrt(len(patches))
     maps = similarity.T.view(1, 2, side, side)
-    corners = model.config.upsampled_corners
+    corners = model.config.variant.upsampled_corners
     return torch.softmax(F.interpolate(maps, (size, size), mode="bilinear", align_corners=corners)[0], dim=0)
 
 
@@ -187,7 +187,7 @@ def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConf
     chosen = text[:, step.bank]
     logits = torch.stack(
         [
-            text_logits(model, image, pairs[None], config.classify_class_token)[0]
+            text_logits(model, image, pairs[None], config.variant.classify_class_token)[0]
             for image, pairs in zip(step.images, chosen, strict=True)
         ]
     )
@@ -201,7 +201,7 @@ def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConf
         "orthogonality": sum(orthogonality(pairs, config.orthogonal_mean) for pairs in text) / count,
         "kl_context": sum(drawn[0].log_q0 - drawn[0].log_det - drawn[0].log_prior for drawn in samples) / count,
     }
-    batch = count if config.state_log_det_over_batch else 1
+    batch = count if config.variant.state_log_det_over_batch else 1
     for name, state in (("kl_normal", samples[0][1]), ("kl_abnormal", samples[0][2])):
         terms[name] = state.log_q0 - state.log_prior - state.log_det / batch
     divergence = terms["kl_context"] + terms["kl_normal"] + terms["kl_abnormal"]
@@ -215,7 +215,7 @@ def focal(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     losses = []
     for prompt in maps.unbind(1):
         probability = torch.where(mask > 0, prompt[:, 1], prompt[:, 0])
-        value = -((1 - probability) ** config.focal_gamma) * torch.log(probability + config.focal_epsilon)
+        value = -((1 - probability) ** config.focal_gamma) * torch.log(probability + config.variant.focal_epsilon)
         parts = [value[mask > 0], value[mask == 0]]
         losses.append(sum(part.mean() for part in parts if part.numel()))
     return sum(losses) / len(losses)
@@ -223,7 +223,7 @@ def focal(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
 
 def dice(maps: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
     """Mean over prompts of 1 - (2 sum(p m) + e) / (sum p + sum m + e)."""
-    small = config.dice_epsilon
+    small = config.variant.dice_epsilon
     losses = [
         1 - (2 * (prompt * mask).sum() + small) / (prompt.sum() + mask.sum() + small) for prompt in maps.unbind(1)
     ]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
-from bayes_pfl.config import BackboneConfig, LossConfig
+from bayes_pfl.config import BackboneConfig, LossConfig, LossVariant
 from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.methods.maps import MapAccumulator
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
@@ -42,12 +42,14 @@ LOSS_NAMES = {
 WEIGHTED = {"loss_kl_context", "loss_kl_normal", "loss_kl_abnormal"}
 """Recorded after their weight; ours are before it."""
 RELEASED_LOSSES = LossConfig(
-    one_prompt_per_step=True,
-    classify_class_token=True,
-    state_log_det_over_batch=True,
     orthogonal_mean=True,
-    focal_epsilon=1e-8,
-    dice_epsilon=1e-5,
+    variant=LossVariant(
+        one_prompt_per_step=True,
+        classify_class_token=True,
+        state_log_det_over_batch=True,
+        focal_epsilon=1e-8,
+        dice_epsilon=1e-5,
+    ),
 )
 
 
@@ -149,7 +151,7 @@ def _evaluation(recorded: Recorded, features: Features, index: int) -> Iterator[
     pixel = recorded.model.pixel_logits(recorded.model.patch_features(image), prompts.text)[:, 0]
     logits = recorded.model.image_logits(image, prompts.text)
     side = int(pixel.shape[-1] ** 0.5)
-    maps = MapAccumulator(recorded.size, side, [recorded.samples], recorded.model.config.upsampled_corners)
+    maps = MapAccumulator(recorded.size, side, [recorded.samples], recorded.model.config.variant.upsampled_corners)
     maps.add(pixel, logits[0])
     scores = maps.result(recorded.samples)
     yield _absolute(f"map {index}", scores.anomaly_map, recorded[f"eval{index}_map"])
@@ -174,7 +176,7 @@ def _training(recorded: Recorded, features: Features) -> Iterator[Difference]:
     by_kind = prompts.text[:, 0].transpose(1, 2).flatten(1, 2)
     yield _absolute("text embeddings, training", by_kind, recorded["train_text_embeddings"])
     target = Target(recorded["train_label"].float(), recorded["train_mask"].float())
-    terms = losses(prompts, logits, target, RELEASED_LOSSES, model.config.upsampled_corners)
+    terms = losses(prompts, logits, target, RELEASED_LOSSES, model.config.variant.upsampled_corners)
     for name, ours in LOSS_NAMES.items():
         if name in recorded.arrays:
             weight = RELEASED_LOSSES.kl_weight if name in WEIGHTED else 1.0

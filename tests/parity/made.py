@@ -10,21 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayes_pfl.config import LossConfig
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.published import convert_published, our_key
 from tests.equations import Image, Step, prompt_maps, text_bank, text_logits, training_losses
 from tests.equations_clip import Weights, encode_image
+from tests.parity.check import RELEASED_LOSSES
 
 START, PLACEHOLDER, END = 49406, 343, 49407
-RELEASED = LossConfig(
-    classify_class_token=True,
-    one_prompt_per_step=True,
-    state_log_det_over_batch=True,
-    orthogonal_mean=True,
-    focal_epsilon=1e-8,
-    dice_epsilon=1e-5,
-)
 WEIGHTS = {"loss_kl_context": 0.01, "loss_kl_normal": 0.01, "loss_kl_abnormal": 0.01}
 RECORDED_LOSSES = {
     "loss_ce": "classification",
@@ -131,7 +123,7 @@ def _training(
     context, normal, abnormal = (torch.randn(rows, sizes.joint, generator=generator) for rows in (count, 1, 1))
     bank = slice(sizes.chosen, sizes.chosen + 1)
     terms, text = training_losses(
-        model, clip, Step(images, context, normal[0], abnormal[0], label, mask, bank), RELEASED
+        model, clip, Step(images, context, normal[0], abnormal[0], label, mask, bank), RELEASED_LOSSES
     )
     terms["total"].backward()
     arrays = {

@@ -11,7 +11,7 @@ from small import BACKBONE
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards
-from bayes_pfl.config import ModelConfig, RunConfig, TrainingConfig
+from bayes_pfl.config import ModelConfig, PromptFlowVariant, RunConfig, TrainingConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import (
     UNAUGMENTED,
@@ -141,7 +141,9 @@ def test_the_released_stages_run_from_features_by_uri_without_a_tracking_server_
     features = Store(object_store).upload(Path(settings.output), "copied-features")
     run = TrainSettings(
         backbone=BACKBONE,
-        model=ModelConfig(num_prompts=2, flow_length=1, mapped_classification=True, attention_pooling=True),
+        model=ModelConfig(
+            num_prompts=2, flow_length=1, variant=PromptFlowVariant(mapped_classification=True, attention_pooling=True)
+        ),
         training=TrainingConfig(
             epochs=4,
             second_stage_epochs=1,
@@ -167,7 +169,7 @@ def test_the_released_stages_run_from_features_by_uri_without_a_tracking_server_
     assert first == 4 or best_epoch(history) == first - 2  # patience of one epoch ended it
     assert history[-1]["total"] == history[-1]["classification"]
     first_head = load_bundle(tmp_path / "model")
-    assert first_head.config.model.mapped_classification
+    assert first_head.config.model.variant.mapped_classification
 
     (tmp_path / "model" / "head.safetensors").unlink()
     capsys.readouterr()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bayes_pfl.clip.backbone import Features
-from bayes_pfl.config import ModelConfig, parse_config
+from bayes_pfl.config import ModelConfig, PromptFlowVariant, parse_config
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 
@@ -13,7 +13,7 @@ WIDTHS = Widths(joint=8, text=6, patch=5, layers=2)
 
 def model(**changes: object) -> BayesPFL:
     torch.manual_seed(0)
-    return BayesPFL(ModelConfig(num_prompts=2, flow_length=1, **changes), WIDTHS)
+    return BayesPFL(ModelConfig(num_prompts=2, flow_length=1, variant=PromptFlowVariant(**changes)), WIDTHS)
 
 
 def features(seed: int) -> Features:
@@ -42,4 +42,4 @@ def test_what_is_switched_off_changes_nothing():
 
 def test_an_image_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="cannot both be off"):
-        parse_config(ModelConfig, {"class_token_in_image": False, "patches_in_image": False}, "a test")
+        parse_config(PromptFlowVariant, {"class_token_in_image": False, "patches_in_image": False}, "a test")

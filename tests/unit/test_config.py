@@ -1,8 +1,10 @@
 """Configurations: strict, helpful, and the released implementation's choices as fields."""
 
+import logging
+
 import pytest
 
-from bayes_pfl.config import ModelConfig, RunConfig, parse_config, published_variant, read_config
+from bayes_pfl.config import DetectorConfig, ModelConfig, RunConfig, parse_config, published_variant, read_config
 from bayes_pfl.errors import ConfigError
 
 
@@ -13,7 +15,7 @@ def test_overrides_and_files_meet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "sentence"),
     [
         ("model.num_promts=4", "did you mean 'num_prompts'"),
         ("modell.num_prompts=4", "did you mean 'model'"),
@@ -24,8 +26,8 @@ def test_overrides_and_files_meet(tmp_path):
         ("training.epochs.x=1", "epochs"),
     ],
 )
-def test_mistakes_are_explained(override, said):
-    with pytest.raises(ConfigError, match=said):
+def test_mistakes_are_explained(override, sentence):
+    with pytest.raises(ConfigError, match=sentence):
         read_config(RunConfig, None, [override])
 
 
@@ -41,9 +43,9 @@ def test_broken_files_are_explained(tmp_path, text):
 def test_the_released_variant_keeps_the_sizes():
     sizes = ModelConfig(num_prompts=2, context_tokens=3, state_tokens=4, flow_length=5)
     released = published_variant(sizes)
-    kept = ("num_prompts", "context_tokens", "state_tokens", "flow_length")
-    assert all(getattr(released, name) == getattr(sizes, name) for name in kept)
-    assert released.attention_heads == 4
+    names = ("num_prompts", "context_tokens", "state_tokens", "flow_length")
+    assert all(getattr(released, name) == getattr(sizes, name) for name in names)
+    assert released.variant.attention_heads == 4
     assert released.offset_scale == 1.0
 
 
@@ -52,3 +54,48 @@ def test_configurations_are_immutable_and_come_back_from_json():
     with pytest.raises(ValueError, match="frozen"):
         run.model.num_prompts = 7  # type: ignore[misc]
     assert parse_config(RunConfig, run.model_dump(mode="json"), "here") == run
+
+
+def test_keys_of_older_configurations_load_with_a_note_that_names_their_new_place(tmp_path, caplog):
+    old = tmp_path / "old.yaml"
+    old.write_text(
+        "model: {num_prompts: 2, attention_heads: 4}\nscoring: {draws_in_order: true}\nloss: {dice_epsilon: 1}"
+    )
+    with caplog.at_level(logging.WARNING, "bayes_pfl.config.settings"):
+        run = read_config(RunConfig, old, ["model.residual_attention=false", "training.epochs=3"])
+    assert (run.model.num_prompts, run.training.epochs, run.loss.variant.dice_epsilon) == (2, 3, 1)
+    variant = run.model.variant
+    assert (variant.attention_heads, variant.draws_in_order, variant.residual_attention) == (4, True, False)
+    (note,) = (record.getMessage() for record in caplog.records)
+    for move in (
+        "model.attention_heads is now model.variant.attention_heads",
+        "model.residual_attention is now model.variant.residual_attention",
+        "scoring.draws_in_order is now model.variant.draws_in_order",
+        "loss.dice_epsilon is now loss.variant.dice_epsilon",
+    ):
+        assert move in note
+    assert parse_config(RunConfig, run.model_dump(), "again") == run
+    assert len(caplog.records) == 1
+
+
+def test_what_a_program_wrote_with_old_keys_loads_without_a_note(caplog):
+    with caplog.at_level(logging.WARNING):
+        values = {"model": {"attention_heads": 2, "flow_length": 3}, "scoring": {"draws_in_order": True}}
+        config = parse_config(DetectorConfig, values, "an old bundle")
+    assert not caplog.records
+    assert (config.model.flow_length, config.model.variant.attention_heads) == (3, 2)
+    assert config.model.variant.draws_in_order
+    assert values == {"model": {"attention_heads": 2, "flow_length": 3}, "scoring": {"draws_in_order": True}}
+
+
+@pytest.mark.parametrize("override", ["model.variant.attention_heads=2", "model.attention_heads=2"])
+@pytest.mark.parametrize("text", ["model: {attention_heads: 4}", "model: {variant: {attention_heads: 4}}"])
+def test_an_override_wins_whichever_place_either_names(tmp_path, text, override):
+    (tmp_path / "run.yaml").write_text(text)
+    assert read_config(RunConfig, tmp_path / "run.yaml", [override]).model.variant.attention_heads == 2
+
+
+def test_a_setting_changed_in_dumped_values_at_its_old_place_takes_effect():
+    values = RunConfig().model_dump()
+    values["model"]["residual_attention"] = False
+    assert not parse_config(RunConfig, values, "a sweep").model.variant.residual_attention

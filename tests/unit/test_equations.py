@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
-from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, published_variant
+from bayes_pfl.config import BackboneConfig, LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
 from bayes_pfl.methods.prompt_flow.noise import Noise
@@ -84,21 +84,23 @@ def test_prompts_are_embedded_as_whole_sequences_are(backbone, context, state, s
                 assert torch.allclose(ours[i, b, kind], whole, atol=2e-5)
 
 
+WITHOUT_PARTS = PromptFlowVariant(context_from_image=False, state_distribution=False, residual_attention=False)
 VARIANTS = {
     "paper": (ModelConfig(num_prompts=2, flow_length=3), LossConfig()),
     "paper without its parts": (
-        ModelConfig(num_prompts=2, context_from_image=False, state_distribution=False, residual_attention=False),
+        ModelConfig(num_prompts=2, variant=WITHOUT_PARTS),
         LossConfig(orthogonal_weight=0.3, kl_weight=1.0),
     ),
     "released": (
         published_variant(ModelConfig(num_prompts=3, context_tokens=2, flow_length=2)),
         LossConfig(
-            orthogonal_mean=True, classify_class_token=True, one_prompt_per_step=True, state_log_det_over_batch=True
+            orthogonal_mean=True,
+            variant=LossVariant(classify_class_token=True, one_prompt_per_step=True, state_log_det_over_batch=True),
         ),
     ),
     "released, second stage": (
         published_variant(ModelConfig(num_prompts=2, state_tokens=1, flow_length=1)),
-        LossConfig(orthogonal_mean=True, state_log_det_over_batch=True),
+        LossConfig(orthogonal_mean=True, variant=LossVariant(state_log_det_over_batch=True)),
     ),
 }
 
@@ -118,14 +120,16 @@ def test_losses_and_gradients_are_those_of_the_equations(backbone, model_config,
     label = torch.tensor(labels)
     mask = (torch.rand(count, size, size) < 0.3).float() * label.view(-1, 1, 1)
     draws = Noise(torch.randn(count, 1, widths.text), torch.randn(1, widths.text), torch.randn(1, widths.text))
-    bank = slice(1, 2) if loss_config.one_prompt_per_step else slice(None)
+    bank = slice(1, 2) if loss_config.variant.one_prompt_per_step else slice(None)
     step = Step(images, draws.context[:, 0], draws.normal[0], draws.abnormal[0], label, mask, bank)
     expected, _ = training_losses(model, backbone.clip.state_dict(), step, loss_config)
     expected["total"].backward()
     theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    prompts, logits = model(features, tokens, draws, PromptEncoder(backbone), bank, loss_config.classify_class_token)
-    terms = losses(prompts, logits, Target(label.float(), mask), loss_config, model_config.upsampled_corners)
+    prompts, logits = model(
+        features, tokens, draws, PromptEncoder(backbone), bank, loss_config.variant.classify_class_token
+    )
+    terms = losses(prompts, logits, Target(label.float(), mask), loss_config, model_config.variant.upsampled_corners)
     for name, value in terms._asdict().items():
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-5, abs=2e-5), (
             name

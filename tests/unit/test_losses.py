@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from bayes_pfl.config import LossConfig
+from bayes_pfl.config import LossConfig, LossVariant
 from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
 from bayes_pfl.methods.prompt_flow.head import Logits, Prompts
 from bayes_pfl.methods.prompt_flow.losses import Target, dice_loss, focal_loss, losses, orthogonality
@@ -86,7 +86,9 @@ def test_a_batch_without_defects_has_finite_terms():
 def test_the_released_broadcast_divides_only_the_states_log_determinant():
     prompts, logits, target = made_up()
     ours = losses(prompts, logits, target, LossConfig(), align_corners=False)
-    released = losses(prompts, logits, target, LossConfig(state_log_det_over_batch=True), align_corners=False)
+    released = losses(
+        prompts, logits, target, LossConfig(variant=LossVariant(state_log_det_over_batch=True)), align_corners=False
+    )
     expected = (prompts.normal.log_ratio - prompts.normal.log_det / 3).mean().item()
     assert math.isclose(released.kl_normal.item(), expected, rel_tol=1e-5)
     assert released.kl_context.item() == ours.kl_context.item()

@@ -59,8 +59,8 @@ def slow(model, backbone, features, class_ids, draws):
             text_scores.append(torch.softmax(model.image_temperature.exp() * mapped @ image, 0)[1])
             for patches in projected:
                 unit = F.normalize(patches, dim=-1)
-                keys = unit if config.attention_normalized_keys else patches
-                heads = config.attention_heads
+                keys = unit if config.variant.attention_normalized_keys else patches
+                heads = config.variant.attention_heads
                 refined = torch.empty_like(z)
                 for head in range(heads):
                     part = slice(head * z.shape[1] // heads, (head + 1) * z.shape[1] // heads)
@@ -70,7 +70,9 @@ def slow(model, backbone, features, class_ids, draws):
                 similar = model.pixel_temperature.exp() * unit @ F.normalize(refined, dim=-1).T
                 side = int(len(patches) ** 0.5)
                 two = similar.T.view(1, 2, side, side)
-                full = F.interpolate(two, size=(SIZE, SIZE), mode="bilinear", align_corners=config.upsampled_corners)
+                full = F.interpolate(
+                    two, size=(SIZE, SIZE), mode="bilinear", align_corners=config.variant.upsampled_corners
+                )
                 maps.append(torch.softmax(full[0], 0)[1])
     return torch.stack(maps), torch.stack(text_scores)
 
@@ -101,7 +103,7 @@ def test_fast_equals_slow(backbone, prompts, context, state, length, samples, re
         maps, scores = slow(model, backbone, features, ids, draws)
         fast = model.prompts(features, pad_class_tokens([ids]), draws, PromptEncoder(backbone))
         pixel = model.pixel_logits(model.patch_features(features), fast.text)[:, 0]
-        accumulated = MapAccumulator(SIZE, 3, [samples], model.config.upsampled_corners)
+        accumulated = MapAccumulator(SIZE, 3, [samples], model.config.variant.upsampled_corners)
         accumulated.add(pixel, model.image_logits(features, fast.text)[0])
         result = accumulated.result(samples)
     assert torch.allclose(result.anomaly_map, maps.mean(0), atol=1e-5)

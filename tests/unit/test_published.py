@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_pfl.config import ModelConfig, published_variant
+from bayes_pfl.config import ModelConfig, PromptFlowVariant, published_variant, read_config
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import load_bundle
-from bayes_pfl.methods.prompt_flow.head import BayesPFL
-from bayes_pfl.methods.prompt_flow.published import convert_published, published_widths
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.published import convert_published, our_key, published_widths
 from pipelines.cli import main
+from pipelines.platform.settings import TrainSettings
 
 RECORDED = Path(__file__).parents[1] / "parity" / "recorded.npz"
 VISION = {"image_size": 112, "layers": 12, "width": 64, "patch_size": 14, "head_width": 64}
@@ -49,7 +50,13 @@ def test_a_checkpoint_becomes_a_bundle_without_clips_weights(head, architecture,
     assert json.loads(capsys.readouterr().out)["model"] == str(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.config.model == published_variant(
-        ModelConfig(num_prompts=3, context_tokens=5, state_tokens=5, flow_length=10, hidden_width=32, pooling_width=32)
+        ModelConfig(
+            num_prompts=3,
+            context_tokens=5,
+            state_tokens=5,
+            flow_length=10,
+            variant=PromptFlowVariant(hidden_width=32, pooling_width=32),
+        )
     )
     assert bundle.config.backbone.feature_layers == (3, 6, 9, 12)
     assert not bundle.config.backbone.quick_gelu
@@ -61,7 +68,7 @@ def test_a_checkpoint_becomes_a_bundle_without_clips_weights(head, architecture,
 def test_the_released_draws_are_there_where_they_are_asked_for(head, architecture, tmp_path):
     for flags, expected in (((), False), (("--released-draws",), True)):
         assert import_into(tmp_path, {"MyModel": head}, "--backbone", str(architecture), *flags) == 0
-        assert load_bundle(tmp_path / "bundle").config.scoring.draws_in_order is expected
+        assert load_bundle(tmp_path / "bundle").config.model.variant.draws_in_order is expected
 
 
 def test_weights_that_are_never_used_need_not_be_there(head):
@@ -142,3 +149,28 @@ def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path, capsys, conten
     assert import_into(tmp_path, content) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "bundle").exists()
+
+
+PUBLISHED_SHAPES = {
+    "prompt_context": (3, 5, 768),
+    "context_encoder.weight_mean.module.0.weight": (512, 768),
+    "context_encoder.weight_mean.module.2.weight": (512, 512),
+    "context_encoder.weight_mean.module.4.weight": (768, 512),
+    "state_encoder.weight_log_variance.module.0.weight": (512, 768),
+    "PFL_context.amor_u.weight": (7680, 768),
+    "fuse.fuse_modules.weight": (512, 4096),
+    "fuse.compress.weight": (1, 512),
+    "fuse.post_process.weight": (768, 512),
+    "RCA.linear_proj.0.weight": (768, 1024),
+    "class_mapping.weight": (768, 768),
+}
+"""Of the authors' checkpoints for ViT-L-14-336: the inner networks are half as wide as the vision tower, 1024."""
+
+
+def test_the_released_recipe_trains_a_head_of_the_published_shapes():
+    recipe = Path(__file__).parents[2] / "configs" / "train_released.yaml"
+    model = read_config(TrainSettings, recipe, []).model
+    with torch.device("meta"):
+        head = BayesPFL(model, Widths(joint=768, text=768, patch=1024, layers=4)).state_dict()
+    assert {key: tuple(head[our_key(key)].shape) for key in PUBLISHED_SHAPES} == PUBLISHED_SHAPES
+    assert model == published_variant(model)

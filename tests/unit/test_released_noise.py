@@ -7,7 +7,7 @@ from small import BACKBONE, random_bundle
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
-from bayes_pfl.config import ModelConfig, ScoringConfig, published_variant
+from bayes_pfl.config import ModelConfig, PromptFlowVariant, ScoringConfig, published_variant
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import load_bundle, save_bundle
 from bayes_pfl.inference.detector import Detector
@@ -21,8 +21,9 @@ NAMES = ["gear", "hex nut", "gear"]
 def released(tmp_path_factory):
     torch.set_num_threads(1)
     folder = random_bundle(tmp_path_factory.mktemp("released") / "plain")
-    model = published_variant(ModelConfig(num_prompts=2, flow_length=2))
-    scoring = ScoringConfig(smoothing_sigma_px=0, draws_in_order=True)
+    variant = PromptFlowVariant(draws_in_order=True)
+    model = published_variant(ModelConfig(num_prompts=2, flow_length=2, variant=variant))
+    scoring = ScoringConfig(smoothing_sigma_px=0)
     config = load_bundle(folder).config.model_copy(update={"model": model, "scoring": scoring})
     torch.manual_seed(0)
     head = BayesPFL(model, Widths.from_backbone(Backbone(BACKBONE)))

@@ -9,7 +9,15 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.config import BackboneConfig, LossConfig, ModelConfig, RunConfig, TrainingConfig
+from bayes_pfl.config import (
+    BackboneConfig,
+    LossConfig,
+    LossVariant,
+    ModelConfig,
+    PromptFlowVariant,
+    RunConfig,
+    TrainingConfig,
+)
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
 from bayes_pfl.methods.method import TrainingBatch
@@ -18,7 +26,7 @@ from bayes_pfl.training.trainer import Trainer, learning_rate_factor, mean_terms
 BACKBONE = BackboneConfig(
     name="package:embedded/bayes-pfl-embedded.json", pretrained="random:0", image_size=64, feature_layers=(3, 6, 9, 12)
 )
-RELEASED = {"mapped_classification": True, "attention_pooling": True}
+RELEASED = {"variant": PromptFlowVariant(mapped_classification=True, attention_pooling=True)}
 STEPS = 20
 BATCH = 6
 NAMES = ("carpet", "metal nut", "cable with clamp")
@@ -148,7 +156,7 @@ def test_a_loss_that_is_not_finite_names_step_term_and_samples(backbone, value):
 
 
 def test_one_prompt_per_step_leaves_the_others_of_the_bank_to_the_regularisers(backbone):
-    quiet = LossConfig(one_prompt_per_step=True, kl_weight=0, orthogonal_weight=0)
+    quiet = LossConfig(kl_weight=0, orthogonal_weight=0, variant=LossVariant(one_prompt_per_step=True))
     trainer = make_trainer(backbone, run_config().model_copy(update={"loss": quiet}))
     trainer.step(make_batch(trainer, 0))
     moved = trainer.model.banks.normal.grad.abs().sum((1, 2)) > 0

@@ -79,23 +79,25 @@ class BayesPFL(nn.Module):
         super().__init__()
         self.config = config
         self.banks = PromptBanks(config.num_prompts, config.context_tokens, config.state_tokens, widths.text)
-        self.context = _context_distribution(config, widths) if config.context_from_image else None
-        self.states = _state_distribution(config, widths) if config.state_distribution else None
+        self.context = _context_distribution(config, widths) if config.variant.context_from_image else None
+        self.states = _state_distribution(config, widths) if config.variant.state_distribution else None
         self.projections = nn.ModuleList(
             nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers)
         )
         self.attention = (
-            ResidualCrossModalAttention(widths.joint, config.attention_heads, config.attention_query_bias)
-            if config.residual_attention
+            ResidualCrossModalAttention(
+                widths.joint, config.variant.attention_heads, config.variant.attention_query_bias
+            )
+            if config.variant.residual_attention
             else None
         )
         self.pooling = (
-            AttentionPooling(widths.layers * widths.patch, widths.joint, config.pooling_width)
-            if config.attention_pooling
+            AttentionPooling(widths.layers * widths.patch, widths.joint, config.variant.pooling_width)
+            if config.variant.attention_pooling
             else MeanPooling(widths.layers * widths.patch, widths.joint)
         )
-        self.class_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
-        self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.mapped_classification else None
+        self.class_mapping = nn.Linear(widths.joint, widths.joint) if config.variant.mapped_classification else None
+        self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.variant.mapped_classification else None
         self.pixel_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.image_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         for weight in self.projections.parameters():
@@ -137,10 +139,10 @@ class BayesPFL(nn.Module):
         Returns:
             x, not normalised.
         """
-        if not self.config.patches_in_image:
+        if not self.config.variant.patches_in_image:
             return features.image
         pooled: Tensor = self.pooling(features.patches)
-        return features.image + pooled if self.config.class_token_in_image else pooled
+        return features.image + pooled if self.config.variant.class_token_in_image else pooled
 
     def prompts(self, features: Features, class_tokens: ClassTokens, noise: Noise, encoder: PromptEncoder) -> Prompts:
         """Sample, fuse with the banks (eq. 8, 9) and encode all B x R prompts of both kinds.
@@ -212,7 +214,7 @@ class BayesPFL(nn.Module):
         if self.context is None:
             return no_offsets(noise)
         return self.context(
-            self.global_feature(features) if self.config.condition_on_patches else features.image, noise
+            self.global_feature(features) if self.config.variant.condition_on_patches else features.image, noise
         )
 
     def sample_states(
@@ -244,7 +246,7 @@ class BayesPFL(nn.Module):
         pairs = zip(self.projections[layers], features.patches[layers], strict=True)
         tokens = [project(patches) for project, patches in pairs]
         inverse_norms = [1 / layer.norm(dim=-1).clamp(min=1e-12) for layer in tokens]
-        if self.config.attention_normalized_keys:
+        if self.config.variant.attention_normalized_keys:
             tokens = [layer * inverse.unsqueeze(-1) for layer, inverse in zip(tokens, inverse_norms, strict=True)]
             inverse_norms = [torch.ones_like(inverse) for inverse in inverse_norms]
         return PatchFeatures(tuple(tokens), tuple(inverse_norms))
@@ -307,18 +309,18 @@ class BayesPFL(nn.Module):
 
 
 def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.hidden_width)
-    if config.amortized_context_flow:
-        amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.log_det_epsilon)
+    density = InitialDensity(widths.joint, widths.text, config.variant.variance_exponent, config.variant.hidden_width)
+    if config.variant.amortized_context_flow:
+        amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.variant.log_det_epsilon)
         return ImageSpecificDistribution(density, amortized)
     return ImageSpecificDistribution(density, _planar_flow(config, widths))
 
 
 def _state_distribution(config: ModelConfig, widths: Widths) -> ImageAgnosticDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variance_exponent, config.hidden_width)
-    count = 2 if config.separate_state_flows else 1
+    density = InitialDensity(widths.joint, widths.text, config.variant.variance_exponent, config.variant.hidden_width)
+    count = 2 if config.variant.separate_state_flows else 1
     return ImageAgnosticDistribution(density, [_planar_flow(config, widths) for _ in range(count)], widths.joint)
 
 
 def _planar_flow(config: ModelConfig, widths: Widths) -> PlanarFlow:
-    return PlanarFlow(widths.text, config.flow_length, config.flow_initial_scale, config.log_det_epsilon)
+    return PlanarFlow(widths.text, config.flow_length, config.flow_initial_scale, config.variant.log_det_epsilon)

@@ -79,10 +79,14 @@ def losses(
     foreground = sums.focal_foreground / sums.foreground_pixels.clamp(min=1)
     background = sums.focal_background / sums.background_pixels.clamp(min=1)
     focal = (foreground + background).sum(0).mean()
-    dice = dice_loss(sums.intersection, sums.probability, sums.foreground_pixels, config.dice_epsilon).sum(0).mean()
+    dice = (
+        dice_loss(sums.intersection, sums.probability, sums.foreground_pixels, config.variant.dice_epsilon)
+        .sum(0)
+        .mean()
+    )
     orthogonality = sums.orthogonality / sums.images
     kl_context = sums.context_divergence / sums.images
-    batch = sums.images if config.state_log_det_over_batch else torch.ones_like(sums.images)
+    batch = sums.images if config.variant.state_log_det_over_batch else torch.ones_like(sums.images)
     kl_normal = (prompts.normal.log_ratio - prompts.normal.log_det / batch).mean()
     kl_abnormal = (prompts.abnormal.log_ratio - prompts.abnormal.log_det / batch).mean()
     total = classification + focal + dice + config.orthogonal_weight * orthogonality
@@ -112,7 +116,7 @@ def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossCon
         full = F.interpolate(
             layer.unflatten(-1, (side, side)), size=mask.shape[-2:], mode="bilinear", align_corners=align_corners
         )
-        focal = focal_loss(full, mask.expand_as(full), config.focal_gamma, config.focal_epsilon)
+        focal = focal_loss(full, mask.expand_as(full), config.focal_gamma, config.variant.focal_epsilon)
         probability = full.sigmoid()
         inside = (0, 2, 3)
         rows.append(

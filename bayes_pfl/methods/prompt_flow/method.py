@@ -28,7 +28,7 @@ ImageSamples = tuple[Float[Tensor, "1 samples dim"], list[tuple[OffsetSamples, O
 class PromptFlow:
     """A trained head on a frozen backbone. Scores depend on image, class name, R and seed alone.
 
-    Departs from that where `scoring.draws_in_order` asks for the released code's noise, which depends on the image's position.
+    Departs from that where `model.variant.draws_in_order` asks for the released code's noise, which depends on the image's position.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class PromptFlow:
             Pairs of R and the scores of the first R samples.
 
         Raises:
-            ConfigError: `scoring.draws_in_order` is set: its noise depends on R.
+            ConfigError: `model.variant.draws_in_order` is set: its noise depends on R.
         """
-        if self.config.scoring.draws_in_order:
+        if self.config.model.variant.draws_in_order:
             raise ConfigError(
-                'num_samples="auto" needs draws that do not depend on R: set scoring.draws_in_order to false.'
+                'num_samples="auto" needs draws that do not depend on R: set model.variant.draws_in_order to false.'
             )
         maps = self._accumulator(list(range(SAMPLE_GROUP, most + 1, SAMPLE_GROUP)))
         for start in range(0, most, SAMPLE_GROUP):
@@ -96,11 +96,11 @@ class PromptFlow:
 
     def _accumulator(self, wanted: list[int]) -> MapAccumulator:
         size, side = self.backbone.config.image_size, self.backbone.grid[0]
-        return MapAccumulator(size, side, wanted, self.config.model.upsampled_corners, self.device)
+        return MapAccumulator(size, side, wanted, self.config.model.variant.upsampled_corners, self.device)
 
     def _noise(self, query: ImageQuery, num_samples: int, length: int) -> Noise | None:
         """The released code's noise where it is configured, filled up to `length` samples with zeros that nothing reads."""
-        if not self.config.scoring.draws_in_order:
+        if not self.config.model.variant.draws_in_order:
             return None
         noise = ordered_noise(query.seed, query.position, num_samples, self.backbone.text_width)
         return Noise(*(F.pad(part, (0, 0, 0, length - num_samples)).to(self.device) for part in noise))

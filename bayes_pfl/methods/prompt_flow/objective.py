@@ -83,13 +83,13 @@ class PromptFlowObjective:
             The loss; its diagnostics are the ratios of the offsets' norm to the bank vectors', far below 1 when healthy.
         """
         config = self.run.loss
-        class_token_only = config.classify_class_token and not second_stage
+        class_token_only = config.variant.classify_class_token and not second_stage
         tokens, noise = self._class_tokens(batch), self._noise(batch, step)
         with bfloat16_products(self.device, self.run.training.mixed_precision):
             prompts, logits = self.head(batch.features, tokens, noise, self.encoder, self._bank(step), class_token_only)
         prompts, logits = _float32(prompts), _float32(logits)
         target = Target(batch.label, batch.mask)
-        terms = losses(prompts, logits, target, config, self.run.model.upsampled_corners, add)
+        terms = losses(prompts, logits, target, config, self.run.model.variant.upsampled_corners, add)
         # the states' divergence does not depend on the images
         shared = config.kl_weight * (terms.kl_normal + terms.kl_abnormal)
         if second_stage:
@@ -108,7 +108,7 @@ class PromptFlowObjective:
 
     def _bank(self, step: int) -> slice:
         """All prompts of the bank, or the one that this step trains."""
-        if not self.run.loss.one_prompt_per_step:
+        if not self.run.loss.variant.one_prompt_per_step:
             return slice(None)
         digest = hashlib.sha256(f"bank/{self.run.training.seed}/{step}".encode()).digest()
         index = int.from_bytes(digest[:8], "little") % self.run.model.num_prompts

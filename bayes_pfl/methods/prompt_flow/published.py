@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor
 
-from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
+from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.errors import BundleError
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 
@@ -110,7 +110,8 @@ def published_detector(
     clip = BackboneConfig(
         name=backbone, pretrained=pretrained, image_size=image_size, feature_layers=feature_layers, quick_gelu=False
     )
-    return DetectorConfig(backbone=clip, model=model, scoring=ScoringConfig(draws_in_order=draws_in_order))
+    variant = model.variant.model_copy(update={"draws_in_order": draws_in_order})
+    return DetectorConfig(backbone=clip, model=model.model_copy(update={"variant": variant}))
 
 
 def _published_key(ours: str) -> str:
@@ -136,8 +137,10 @@ def _read_config(weights: dict[str, Tensor]) -> ModelConfig:
         context_tokens=context,
         state_tokens=weights["banks.normal"].shape[1],
         flow_length=len(weights["states.flows.0.b"]),
-        hidden_width=len(weights["context.density.mean.0.weight"]),
-        pooling_width=len(weights["pooling.fuse.weight"]),
+        variant=PromptFlowVariant(
+            hidden_width=len(weights["context.density.mean.0.weight"]),
+            pooling_width=len(weights["pooling.fuse.weight"]),
+        ),
     )
     return published_variant(sizes)
 

@@ -1,0 +1,21 @@
+"""Every choice of a model and of its training, as frozen pydantic models. Unknown keys are errors that name the nearest valid key."""
+
+from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
+from bayes_pfl.config.run import BackboneConfig, DetectorConfig, RunConfig, ScoringConfig, TrainingConfig
+from bayes_pfl.config.settings import Settings, parse_config, read_config
+
+__all__ = [
+    "BackboneConfig",
+    "DetectorConfig",
+    "LossConfig",
+    "LossVariant",
+    "ModelConfig",
+    "PromptFlowVariant",
+    "RunConfig",
+    "ScoringConfig",
+    "Settings",
+    "TrainingConfig",
+    "parse_config",
+    "published_variant",
+    "read_config",
+]

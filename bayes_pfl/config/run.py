@@ -1,0 +1,139 @@
+"""Settings of a run and of what it produces: backbone, scoring, optimisation; one field, one sentence, one unit.
+
+The defaults are the paper's formulation at full scale; where the authors' released implementation differs, the field says which
+value reproduces it.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
+from bayes_pfl.config.settings import Settings
+
+
+class BackboneConfig(Settings):
+    """The frozen CLIP: any architecture and any weights that open_clip can load."""
+
+    name: str = Field(
+        "ViT-L-14-336", description="open_clip architecture, or a JSON file with one (package:... inside us)"
+    )
+    pretrained: str = Field(
+        "openai",
+        description="open_clip tag, checkpoint file, package:<file inside this package>, or random:<seed> for tests",
+    )
+    image_size: int = Field(518, ge=14, description="side of the square input image, pixels")
+    feature_layers: tuple[int, ...] = Field(
+        (6, 12, 18, 24), min_length=1, description="vision blocks, counted from 1, whose patch tokens are used"
+    )
+    quick_gelu: bool = Field(
+        False, description="QuickGELU instead of exact GELU; the authors run OpenAI's weights with exact GELU"
+    )
+    weights_sha256: str = Field("", description="expected SHA-256 of the CLIP parameters; empty accepts any")
+
+
+class ScoringConfig(Settings):
+    """From logits to what a user sees."""
+
+    text_weight: float = Field(0.5, ge=0, description="weight of the global text score in the image score")
+    map_weight: float = Field(0.5, ge=0, description="weight of the map's maximum in the image score")
+    smoothing_sigma_px: float = Field(
+        8.0, ge=0, description="Gaussian smoothing of the returned map, pixels; 0 for none"
+    )
+    threshold: float | None = Field(
+        None, description="image score from which an image is called anomalous, if one is known"
+    )
+
+
+class TrainingConfig(Settings):
+    """Optimisation of the head on an auxiliary dataset."""
+
+    epochs: int = Field(20, ge=1, description="passes over the auxiliary set")
+    second_stage_epochs: int = Field(
+        0, ge=0, description="further passes that train only the maps of the image score, by classification (released)"
+    )
+    patience_epochs: int = Field(
+        0,
+        ge=0,
+        description="end the first stage after so many epochs without a better validation pixel AP; 0: never (released: 3)",
+    )
+    keep_best: bool = Field(
+        False, description="keep the first-stage head with the best validation pixel AP instead of the last (released)"
+    )
+    batch_size: int = Field(32, ge=1, description="images per optimiser step over all workers")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam's step size for linear layers")
+    prompt_learning_rate: float | None = Field(
+        None, gt=0, description="for banks and flows; none: learning_rate (released: 1e-3)"
+    )
+    temperature_learning_rate: float | None = Field(
+        None, gt=0, description="for temperatures; none: learning_rate (released: 1e-2)"
+    )
+    warmup_fraction: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps with linear warm-up, then cosine decay; 0: constant"
+    )
+    gradient_clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first moment decay (released: 0.5)")
+    augment: bool = Field(False, description="seeded augmentation of the training images (released recipe)")
+    mosaic_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the anomalous images that become a 2 x 2 mosaic; needs augment (released on MVTec: 0.4)",
+    )
+    accumulation_parts: int = Field(
+        1,
+        ge=1,
+        description="parts of a worker's share of a batch that go through the head one by one: less memory, the same loss",
+    )
+    mixed_precision: bool = Field(
+        False, description="bfloat16 matrix products in backbone and head; losses and weights stay float32"
+    )
+    num_samples: int = Field(1, ge=1, description="R during training")
+    seed: int = Field(0, ge=0, description="initialisation, order, augmentation and draws")
+
+    @model_validator(mode="after")
+    def _mosaics_are_augmentation(self) -> "TrainingConfig":
+        if self.mosaic_probability and not self.augment:
+            raise ValueError("mosaic_probability needs augment: true")
+        return self
+
+
+MODEL_KEYS = {f"model.{name}": f"model.variant.{name}" for name in PromptFlowVariant.model_fields} | {
+    "scoring.draws_in_order": "model.variant.draws_in_order"
+}
+LOSS_KEYS = {f"loss.{name}": f"loss.variant.{name}" for name in LossVariant.model_fields}
+
+
+class DetectorConfig(Settings):
+    """All that is needed to rebuild a trained detector: what a bundle stores."""
+
+    old_keys: ClassVar[dict[str, str]] = MODEL_KEYS
+
+    backbone: BackboneConfig = BackboneConfig()
+    model: ModelConfig = ModelConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+
+class RunConfig(DetectorConfig):
+    """A training run: the detector, its losses and its optimisation."""
+
+    old_keys: ClassVar[dict[str, str]] = MODEL_KEYS | LOSS_KEYS
+
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _second_stage_needs_maps(self) -> "RunConfig":
+        if self.training.second_stage_epochs and not self.model.variant.mapped_classification:
+            raise ValueError(
+                "training.second_stage_epochs trains model.variant.mapped_classification and attention_pooling: set both"
+            )
+        return self
+
+    def detector(self) -> DetectorConfig:
+        """The part of the run that a bundle stores.
+
+        Returns:
+            Backbone, model and scoring.
+        """
+        return DetectorConfig(backbone=self.backbone, model=self.model, scoring=self.scoring)

@@ -1,0 +1,145 @@
+"""YAML file and `key=value` overrides -> validated, frozen settings; every problem becomes one sentence."""
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from bayes_pfl.errors import ConfigError
+
+T = TypeVar("T", bound="Settings")
+
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading a text that is no YAML raises: also for bytes that are no UTF-8, impossible dates, and brackets without an end."""
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(BaseModel):
+    """Root of all configuration: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    old_keys: ClassVar[dict[str, str]] = {}
+    """Dotted keys of older configurations, which still load, and where they are now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_keys(cls, values: Any) -> Any:
+        return _moved(values, cls.old_keys)[0] if cls.old_keys and isinstance(values, dict) else values
+
+
+def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
+    """Settings from a YAML file and dotted `key=value` overrides.
+
+    Args:
+        kind: the settings' class.
+        path: the YAML file; none: the defaults.
+        overrides: such as `training.epochs=5`; values are YAML, later ones win.
+
+    Returns:
+        The settings. Keys that have another place now are accepted, with a note in the log.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key is unknown (the nearest is named), or a value is invalid.
+    """
+    values, old = _moved(_read_yaml(path), kind.old_keys)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if key in kind.old_keys:
+            old.append(key)
+        _apply(values, kind.old_keys.get(key, key) + separator + text, override)
+    if old:
+        moves = ", ".join(f"{key} is now {kind.old_keys[key]}" for key in old)
+        logger.warning("%s: %s. The old place still works.", path or "the command line", moves)
+    return parse_config(kind, values, str(path or "the command line"))
+
+
+def parse_config(kind: type[T], values: dict[str, Any], origin: str) -> T:
+    """Settings from nested values.
+
+    Args:
+        kind: the settings' class.
+        values: by key, sections nested.
+        origin: where they come from, for messages.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: with every problem of the values.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(kind, problem) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from error
+
+
+def _read_yaml(path: Path | None) -> dict[str, Any]:
+    """The mapping in a YAML file; empty without one."""
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot read the configuration {path}: {error.strerror}. Give an existing YAML file."
+            ) from error
+        except UNREADABLE as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values.")
+    return values
+
+
+def _moved(values: dict[str, Any], old_keys: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values with old keys at their new places, where they replace what is there, and which old keys there were."""
+    values, moved = dict(values), []
+    for old, new in old_keys.items():
+        section, leaf = old.split(".")
+        if not isinstance(values.get(section), dict) or leaf not in values[section]:
+            continue
+        moved.append(old)
+        values[section] = dict(values[section])
+        value = values[section].pop(leaf)
+        *parents, leaf = new.split(".")
+        target = values
+        for parent in parents:
+            inner = target.get(parent, {})
+            target[parent] = inner.model_dump() if isinstance(inner, Settings) else dict(inner)
+            target = target[parent]
+        target[leaf] = value
+    return values, moved
+
+
+def _apply(values: dict[str, Any], assignment: str, override: str) -> None:
+    """Set one dotted `key=value` in nested `values`; messages quote the override as it was given."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"'{override}' is not an override; write --set key.subkey=value.")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"'{override}' goes below a plain value; check the dotted key.")
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except UNREADABLE as error:
+        raise ConfigError(f"The value of '{override}' is not valid YAML: {error}") from error
+
+
+def _explain(kind: type[Settings], problem: Any) -> str:
+    """One of pydantic's problems as a sentence; for an unknown key, with the nearest valid one."""
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] != "extra_forbidden":
+        return f"{'.'.join(location) or 'configuration'}: {problem['msg']}"
+    model: Any = kind
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    valid = list(model.model_fields)
+    nearest = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)[0]
+    return f"unknown key '{'.'.join(location)}'; did you mean '{nearest}'? Valid keys: {', '.join(valid)}"
