@@ -3,8 +3,8 @@
     python benchmarks/epoch.py --images 2 --repeats 2
 
 At ViT-L-14-336's shape (random weights: time does not depend on them) on 518 px images, about 4 core minutes with these
-numbers and 8 GB of memory. Both kinds of epoch alternate in one process on one thread; process CPU time is measured, so that
-other programs on the machine disturb little. Prints ratios as JSON; the claim is a ratio of at least 15.
+numbers and 8 GB of memory. Both kinds of epoch alternate in one process on one thread; process CPU time is measured, so
+that other programs on the machine disturb little. Prints ratios as JSON; the claim is a ratio of at least 15.
 """
 
 import argparse

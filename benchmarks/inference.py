@@ -1,15 +1,15 @@
 """Inference, fast and exact, against a straightforward implementation with the same weights (`straightforward.py`).
 
     python benchmarks/inference.py            ViT-L-14-336's shape, 518 px: about five core minutes
-    python benchmarks/inference.py --quick    ViT-B-16's shape, 224 px, once: half a core minute; its encoder is so small that
-                                              ratios over both parts differ
+    python benchmarks/inference.py --quick    ViT-B-16's shape, 224 px, once: half a core minute; its encoder is so
+                                              small that ratios over both parts differ
     python benchmarks/inference.py --variant published    the released implementation's choices instead of the paper's
 
-Random weights; one thread; process CPU time, so that other programs disturb little; both sides in turn, medians. The memory
-of each head is measured in a copy of the process, and so is that of one large image in tiles, with the embedded model: with few
-and many tiles, and four times as large. How many samples `num_samples="auto"` takes is counted with the embedded model on
-painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result says whether it does, and how
-fast products of CLIP's shape are in either type. The last line is one JSON object.
+Random weights; one thread; process CPU time, so that other programs disturb little; both sides in turn, medians. The
+memory of each head is measured in a copy of the process, and so is that of one large image in tiles, with the embedded
+model: with few and many tiles, and four times as large. How many samples `num_samples="auto"` takes is counted with the
+embedded model on painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result
+says whether it does, and how fast products of CLIP's shape are in either type. The last line is one JSON object.
 """
 
 import argparse
@@ -53,7 +53,7 @@ SEED = 0
 KEY = b"image"
 
 
-class Setup(NamedTuple):
+class InferenceSetup(NamedTuple):
     """A detector with random weights, an image and its features."""
 
     detector: Detector
@@ -89,40 +89,40 @@ def make_detector(shape: Shape, variant: str) -> Detector:
     return Detector(Bundle(Path(), config, head.state_dict(), {}), backbone, torch.device("cpu"))
 
 
-def make_setup(shape: Shape, variant: str) -> Setup:
+def make_setup(shape: Shape, variant: str) -> InferenceSetup:
     """The detector, noise as an image, and features of the right shape drawn at random."""
     detector = make_detector(shape, variant)
     size, backbone = detector.config.backbone.image_size, detector.backbone
     image = np.random.default_rng(SEED).integers(0, 256, (size, size, 3), dtype=np.uint8)
     generator = torch.Generator().manual_seed(SEED)
     patches = torch.randn(4, 1, backbone.grid[0] * backbone.grid[1], backbone.patch_width, generator=generator)
-    return Setup(detector, image, Features(torch.randn(1, backbone.joint_width, generator=generator), patches))
+    return InferenceSetup(detector, image, Features(torch.randn(1, backbone.joint_width, generator=generator), patches))
 
 
 def slow_head(
-    setup: Setup, features: Features, num_samples: int, stored_weights: bool = True
+    setup: InferenceSetup, features: Features, num_samples: int, stored_weights: bool = True
 ) -> straightforward.Scores:
-    """The straightforward head with the fast one's draws."""
+    """The straightforward head with the fast one's noise."""
     detector = setup.detector
-    draws = keyed_noise(SEED, [KEY], num_samples, detector.backbone.text_width)
+    noise = keyed_noise(SEED, [KEY], num_samples, detector.backbone.text_width)
     name = detector.backbone.class_tokens(CLASS_NAME)
     return straightforward.head(
         detector.method.head,
         detector.backbone,
         features,
-        draws,
+        noise,
         name,
         detector.config.backbone.image_size,
         stored_weights,
     )
 
 
-def fast_head(setup: Setup, features: Features, num_samples: int) -> Any:
+def fast_head(setup: InferenceSetup, features: Features, num_samples: int) -> Any:
     """The detector from features on."""
     return setup.detector.predict_features(features, KEY, CLASS_NAME, [num_samples], SEED)[num_samples]
 
 
-def pixels(setup: Setup) -> torch.Tensor:
+def pixels(setup: InferenceSetup) -> torch.Tensor:
     """The image as the encoder wants it."""
     return image_tensor(Image.fromarray(setup.image), setup.detector.config.backbone.image_size)[None]
 
@@ -139,7 +139,7 @@ def cpu_seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
 
 
 def in_own_process(measure: Callable[[], float]) -> float:
-    """What `measure` gives in a child that starts as a copy of this process: measured before anything else has run here."""
+    """The result of `measure` in a child that is a copy of this process, before anything else has run here."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=lambda: sender.send(measure()))
@@ -151,7 +151,7 @@ def in_own_process(measure: Callable[[], float]) -> float:
 
 
 @torch.inference_mode()
-def head_memory(setup: Setup) -> dict[str, float]:
+def head_memory(setup: InferenceSetup) -> dict[str, float]:
     """Peak memory that each head takes on top of weights and features, in MB."""
     heads = {"straightforward": slow_head, "fast": fast_head}
     runs = {name: functools.partial(head, setup, setup.features) for name, head in heads.items()}
@@ -170,7 +170,7 @@ def tiled_megabytes(side: int, overlap: float) -> float:
 
 
 def peak_megabytes(run: Callable[[int], Any], small: int, large: int) -> float:
-    """VmHWM after `run(large)` minus VmRSS before it, in MB; `run(small)` goes first and brings in code and what stays."""
+    """VmHWM after `run(large)` minus VmRSS before it, in MB; `run(small)` goes first, for all that is loaded once."""
     run(small)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still ours would hide some of the need
@@ -235,22 +235,22 @@ def benchmark(shape: Shape, variant: str, repeats: int) -> dict[str, Any]:
     )
 
 
-def nested(setup: Setup) -> dict[str, Any]:
+def nested(setup: InferenceSetup) -> dict[str, Any]:
     """Whether one pass with the largest R gives what separate runs give, to the last bit."""
     run = setup.detector.predict_features
     together = run(setup.features, KEY, CLASS_NAME, NESTED, SEED)
     alone = {number: run(setup.features, KEY, CLASS_NAME, [number], SEED)[number] for number in NESTED}
     equal = [
-        np.array_equal(one.anomaly_map, other.anomaly_map)
-        and np.array_equal(one.uncertainty_map, other.uncertainty_map)
-        and (one.image_score, one.uncertainty) == (other.image_score, other.uncertainty)
-        for one, other in ((together[number], alone[number]) for number in NESTED)
+        np.array_equal(first.anomaly_map, other.anomaly_map)
+        and np.array_equal(first.uncertainty_map, other.uncertainty_map)
+        and (first.image_score, first.uncertainty) == (other.image_score, other.uncertainty)
+        for first, other in ((together[number], alone[number]) for number in NESTED)
     ]
     return {"nested_num_samples": NESTED, "nested_equals_separate_runs": all(equal)}
 
 
-def reduced_precision(setup: Setup, slow_total: float, repeats: int) -> dict[str, Any]:
-    """bfloat16 against the straightforward float32, and its map against the exact one; the backbone stays reduced."""
+def reduced_precision(setup: InferenceSetup, slow_total: float, repeats: int) -> dict[str, Any]:
+    """bfloat16 against the straightforward float32, and its map against the exact one."""
     exact = setup.detector
     (reference,) = exact.predict([setup.image], [CLASS_NAME], NUM_SAMPLES)
     detector = Detector(exact.bundle, exact.backbone, exact.device, "bfloat16")
@@ -304,11 +304,11 @@ def adaptive(shape: Shape) -> dict[str, Any]:
         paths = sorted(path for path in Path(folder).glob("*/test/*/*.png"))
         images, names = [path.read_bytes() for path in paths], [path.parts[-4].replace("_", " ") for path in paths]
     full = detector.predict(images, names, MAX_SAMPLES)
-    threshold = statistics.median(one.image_score for one in full)
+    threshold = statistics.median(prediction.image_score for prediction in full)
     used = detector.predict(images, names, "auto", threshold=threshold)
     pairs = zip(used, full, strict=True)
     return {
-        "auto_mean_samples": statistics.fmean(one.num_samples for one in used),
+        "auto_mean_samples": statistics.fmean(prediction.num_samples for prediction in used),
         "auto_most_samples": MAX_SAMPLES,
         "auto_images": len(images),
         "auto_decisions_changed": sum((a.image_score > threshold) != (b.image_score > threshold) for a, b in pairs),

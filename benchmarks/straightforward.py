@@ -1,8 +1,9 @@
 """Bayes-PFL written down as its equations read, on the weights of the fast model: what the benchmarks compare with.
 
-One text-encoder call per sample and state with all 77 tokens; attention that returns its averaged weights in every block and
-projected patch tokens of every chosen layer, as the published code runs CLIP; two similarity maps, each upsampled to full
-resolution, and a softmax over them; all L x B x R maps exist before their mean is taken. Batch size 1.
+One text-encoder call per sample and state with all 77 tokens; attention that returns its averaged weights in every
+block and projected patch tokens of every chosen layer, as the published code runs CLIP; two similarity maps, each
+upsampled to full resolution, and a softmax over them; all L x B x R maps exist before their mean is taken. Batch size
+1.
 """
 
 from typing import Any, NamedTuple
@@ -30,14 +31,14 @@ def encode_image(backbone: Backbone, images: Tensor) -> Features:
     x = visual.conv1(images).flatten(2).transpose(1, 2)
     start = visual.class_embedding.expand(len(x), 1, -1)
     x = visual.ln_pre(torch.cat([start, x], dim=1) + visual.positional_embedding).transpose(0, 1)
-    kept = []
+    chosen = []
     for number, block in enumerate(visual.transformer.resblocks, start=1):
         x, _ = _block(block, x, None)
         if number in backbone.config.feature_layers:
-            kept.append(x[1:].transpose(0, 1))
-    projected = [visual.ln_post(tokens) @ visual.proj for tokens in kept]
-    assert len(projected) == len(kept)
-    return Features(visual.ln_post(x[0]) @ visual.proj, torch.stack(kept))
+            chosen.append(x[1:].transpose(0, 1))
+    projected = [visual.ln_post(tokens) @ visual.proj for tokens in chosen]
+    assert len(projected) == len(chosen)
+    return Features(visual.ln_post(x[0]) @ visual.proj, torch.stack(chosen))
 
 
 def encode_text(backbone: Backbone, vectors: Tensor, name: list[int], stored_weights: bool = True) -> Tensor:
@@ -66,12 +67,12 @@ def encode_text(backbone: Backbone, vectors: Tensor, name: list[int], stored_wei
 
 
 def text_embeddings(
-    model: BayesPFL, backbone: Backbone, features: Features, draws: Noise, name: list[int], stored_weights: bool = True
+    model: BayesPFL, backbone: Backbone, features: Features, noise: Noise, name: list[int], stored_weights: bool = True
 ) -> Tensor:
     """(samples, bank, 2, dim): L2-normalised; one call of the text encoder per sample and state (eq. 8, 9)."""
-    context, normal, abnormal = model.sample(features, draws)
+    context, normal, abnormal = model.sample(features, noise)
     scale, banks, samples = model.config.offset_scale, model.banks, []
-    for r in range(draws.context.shape[1]):
+    for r in range(noise.context.shape[1]):
         words = banks.context + scale * context.offset[0, r]
         states = []
         for bank, offset in ((banks.normal, normal.offset[r]), (banks.abnormal, abnormal.offset[r])):
@@ -118,7 +119,7 @@ def text_probabilities(model: BayesPFL, features: Features, text: Tensor) -> Ten
 
 
 def patch_vector(model: BayesPFL, patches: Tensor) -> Tensor:
-    """x_patch (1, dim): mean over patches and a linear map, or the published code's linear, attention pooling, linear."""
+    """x_patch (1, dim): mean over patches and linear, or the published code's linear, attention pooling, linear."""
     tokens = torch.cat(list(patches), dim=-1)
     pooling: Any = model.pooling
     if not model.config.variant.attention_pooling:
@@ -132,13 +133,13 @@ def head(
     model: BayesPFL,
     backbone: Backbone,
     features: Features,
-    draws: Noise,
+    noise: Noise,
     name: list[int],
     size: int,
     stored_weights: bool = True,
 ) -> Scores:
     """Everything but the image encoder, for one image."""
-    text = text_embeddings(model, backbone, features, draws, name, stored_weights)
+    text = text_embeddings(model, backbone, features, noise, name, stored_weights)
     maps = []
     for project, patches in zip(model.projections, features.patches, strict=True):
         plain = project(patches[0])
@@ -149,7 +150,7 @@ def head(
 
 
 def _block(block: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One residual attention block on (tokens, batch, width), and its attention weights averaged over heads, by torch's own module."""
+    """One residual block on (tokens, batch, width) by torch's own module, and its weights averaged over heads."""
     normed = block.ln_1(x)
     attended, weights = block.attn(normed, normed, normed, attn_mask=mask)
     x = x + block.ls_1(attended)

@@ -3,10 +3,10 @@
     python benchmarks/train_step.py            ViT-L-14-336's shape, 518 px, batch 2: about four minutes
     python benchmarks/train_step.py --quick    the same shape, fewer repeats: under a minute
 
-The straightforward step calls the text encoder per image and state with all 77 tokens and stored attention weights, refines
-all prompts of both banks, upsamples all their maps and takes the softmax of one pair, and leaves CLIP's parameters trainable,
-as the published code does; `frozen` is the same with CLIP frozen. Random weights, the released recipe's choices, one thread,
-process CPU time, runs in turn, medians. The last line is one JSON object.
+The straightforward step calls the text encoder per image and state with all 77 tokens and stored attention weights,
+refines all prompts of both banks, upsamples all their maps and takes the softmax of one pair, and leaves CLIP's
+parameters trainable, as the published code does; `frozen` is the same with CLIP frozen. Random weights, the released
+recipe's choices, one thread, process CPU time, runs in turn, medians. The last line is one JSON object.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SEED = 0
 SIZE = 518
 CLASS_NAMES = ("bottle", "cable")
 CHOSEN = 1
-"""The prompt of the bank that is classified and segmented with; the released code draws it at random."""
+"""The prompt of the bank that is classified and segmented with; the released code noise it at random."""
 CLIP_NORM = 10.0
 """Length of the global feature: that of CLIP's own, about."""
 RELEASED = LossConfig(
@@ -43,19 +43,19 @@ RELEASED = LossConfig(
 )
 
 
-class Setup(NamedTuple):
-    """A head with random weights, a batch of random features, and its targets and draws."""
+class StepSetup(NamedTuple):
+    """A head with random weights, a batch of random features, and its targets and noise."""
 
     model: BayesPFL
     backbone: Backbone
     encoder: PromptEncoder
     features: Features
-    draws: Noise
+    noise: Noise
     target: Target
 
 
-def make_setup() -> Setup:
-    """ViT-L-14-336 at 518 px under the released variant; one image has a defect of a tenth of its area, one has none."""
+def make_setup() -> StepSetup:
+    """ViT-L-14-336 at 518 px, the released variant; one image has a defect of a tenth of its area, one has none."""
     backbone = Backbone(
         BackboneConfig(name="ViT-L-14-336", pretrained="random:0", image_size=SIZE, feature_layers=(6, 12, 18, 24))
     )
@@ -65,24 +65,24 @@ def make_setup() -> Setup:
     patches = torch.randn(4, batch, backbone.grid[0] * backbone.grid[1], backbone.patch_width)
     image = F.normalize(torch.randn(batch, backbone.joint_width), dim=-1) * CLIP_NORM
     features = Features(image, patches)
-    draws = Noise(torch.randn(batch, 1, width), torch.randn(1, width), torch.randn(1, width))
+    noise = Noise(torch.randn(batch, 1, width), torch.randn(1, width), torch.randn(1, width))
     mask = torch.zeros(batch, SIZE, SIZE)
     mask[0, 100:264, 100:264] = 1
-    return Setup(model, backbone, PromptEncoder(backbone), features, draws, Target(torch.tensor([1.0, 0.0]), mask))
+    return StepSetup(model, backbone, PromptEncoder(backbone), features, noise, Target(torch.tensor([1.0, 0.0]), mask))
 
 
-def fast_step(setup: Setup) -> LossTerms:
+def fast_step(setup: StepSetup) -> LossTerms:
     """The library's forward and backward."""
     tokens = pad_class_tokens([setup.backbone.class_tokens(name) for name in CLASS_NAMES])
     setup.model.zero_grad()
     bank = slice(CHOSEN, CHOSEN + 1)
-    prompts, logits = setup.model(setup.features, tokens, setup.draws, setup.encoder, bank, class_token_only=True)
+    prompts, logits = setup.model(setup.features, tokens, setup.noise, setup.encoder, bank, class_token_only=True)
     terms = losses(prompts, logits, setup.target, RELEASED, setup.model.config.variant.upsampled_corners)
     terms.total.backward()
     return terms
 
 
-def slow_step(setup: Setup, clip_trainable: bool) -> LossTerms:
+def slow_step(setup: StepSetup, clip_trainable: bool) -> LossTerms:
     """The straightforward forward and backward; CLIP's own gradients are thrown away."""
     setup.model.zero_grad()
     parameters = list(setup.backbone.text_tower.parameters())
@@ -95,7 +95,7 @@ def slow_step(setup: Setup, clip_trainable: bool) -> LossTerms:
     return terms
 
 
-def slow_terms(setup: Setup) -> LossTerms:
+def slow_terms(setup: StepSetup) -> LossTerms:
     """Every loss term (eq. 7, 13, 14) with the released code's choices."""
     model, target = setup.model, setup.target
     text = torch.stack([embed(setup, index, name) for index, name in enumerate(CLASS_NAMES)])
@@ -109,21 +109,21 @@ def slow_terms(setup: Setup) -> LossTerms:
         focal = focal + focal_term(abnormal, target.mask)
         dice = dice + 1 - 2 * (abnormal * target.mask).sum() / (abnormal.sum() + target.mask.sum())
     ort = sum((orthogonality(bank) for bank in text.split(model.config.num_prompts, dim=1)), torch.zeros(()))
-    context, *states = model.sample(setup.features, setup.draws)
+    context, *states = model.sample(setup.features, setup.noise)
     kl_context = context.divergence().mean()
     kl_normal, kl_abnormal = ((state.log_ratio - state.log_det / len(text)).mean() for state in states)
     total = classification + focal + dice + ort + RELEASED.kl_weight * (kl_context + kl_normal + kl_abnormal)
     return LossTerms(total, classification, focal, dice, ort, kl_context, kl_normal, kl_abnormal)
 
 
-def embed(setup: Setup, index: int, name: str) -> Tensor:
+def embed(setup: StepSetup, index: int, name: str) -> Tensor:
     """(2 x bank, dim) of one image: normal prompts, then abnormal ones."""
-    one = slice(index, index + 1)
-    features = Features(setup.features.image[one], setup.features.patches[:, one])
-    draws = setup.draws._replace(context=setup.draws.context[one])
+    row = slice(index, index + 1)
+    features = Features(setup.features.image[row], setup.features.patches[:, row])
+    noise = setup.noise._replace(context=setup.noise.context[row])
     tokens = setup.backbone.class_tokens(name)
     return (
-        straightforward.text_embeddings(setup.model, setup.backbone, features, draws, tokens)[0]
+        straightforward.text_embeddings(setup.model, setup.backbone, features, noise, tokens)[0]
         .transpose(0, 1)
         .flatten(0, 1)
     )
@@ -132,7 +132,7 @@ def embed(setup: Setup, index: int, name: str) -> Tensor:
 def layer_maps(model: BayesPFL, layer: int, text: Tensor, patches: Tensor) -> Tensor:
     """(batch, size, size): abnormal probability of the chosen prompt, after upsampling the maps of all prompts."""
     plain = model.projections[layer](patches)
-    refined = torch.stack([straightforward.refine(model, *of) for of in zip(text, plain, strict=True)])
+    refined = torch.stack([straightforward.refine(model, *pair) for pair in zip(text, plain, strict=True)])
     similarity = (
         model.pixel_temperature.exp() * F.normalize(plain, dim=-1) @ F.normalize(refined, dim=-1).transpose(1, 2)
     )

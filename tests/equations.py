@@ -1,6 +1,7 @@
-"""Bayes-PFL as the paper's equations read, on the weights of a `BayesPFL`: loops over images, samples, prompts and layers.
+"""Bayes-PFL as the paper's equations read, on a `BayesPFL`'s weights: loops over images, samples, prompts and layers.
 
-Nothing of the library computes here; its modules only hold the parameters. Two-way softmaxes stay softmaxes of two maps.
+Nothing of the library computes here; its modules only hold the parameters. Two-way softmaxes stay softmaxes of two
+maps.
 """
 
 import math

@@ -17,12 +17,12 @@ def encode_image(
     patches = F.conv2d(image[None], kernel, stride=kernel.shape[-1])[0].flatten(1).T
     x = torch.cat([clip["visual.class_embedding"][None], patches]) + clip["visual.positional_embedding"]
     x = _norm(clip, "visual.ln_pre", x)
-    kept = []
+    chosen = []
     for number in range(1, _depth(clip, "visual.transformer") + 1):
         x = _block(clip, f"visual.transformer.resblocks.{number - 1}", x, causal=False, quick_gelu=quick_gelu)
         if number in layers:
-            kept.append(x[1:])
-    return _norm(clip, "visual.ln_post", x[0]) @ clip["visual.proj"], kept
+            chosen.append(x[1:])
+    return _norm(clip, "visual.ln_post", x[0]) @ clip["visual.proj"], chosen
 
 
 def encode_text(clip: Weights, vectors: Tensor, name: list[int], start: int, quick_gelu: bool = False) -> Tensor:

@@ -1,7 +1,7 @@
 """Learned prompts through CLIP's frozen text transformer -> text embeddings, exactly and without repeated work.
 
-The normal and the abnormal prompt of one (bank, sample) differ behind their context. They go through the transformer as one
-sequence in the shape of a tree:
+The normal and the abnormal prompt of one (bank, sample) differ behind their context. They go through the transformer as
+one sequence in the shape of a tree:
 
                           .-- normal state ---- class name -- [end]    embedding 0
     [start] -- context --<
@@ -13,9 +13,10 @@ sequence in the shape of a tree:
     normal branch     Q + n     P + 1 ..          1       1       /        0
     abnormal branch   Q + n     P + 1 ..          1       1       0        /
 
-P context words, Q state words, n tokens of the class name with its end of text. A causal encoder allows four savings that
-change nothing but rounding: the sequence ends with the end of text; the start token sees only itself, so its keys and values
-are computed once; the context is computed once for both branches; and the last block computes the two end-of-text rows alone.
+P context words, Q state words, n tokens of the class name with its end of text. A causal encoder allows four savings
+that change nothing but rounding: the sequence ends with the end of text; the start token sees only itself, so its keys
+and values are computed once; the context is computed once for both branches; and the last block computes the two
+end-of-text rows alone.
 """
 
 from typing import Any, NamedTuple

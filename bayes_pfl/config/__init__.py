@@ -1,4 +1,4 @@
-"""Every choice of a model and of its training, as frozen pydantic models. Unknown keys are errors that name the nearest valid key."""
+"""Every choice of a model and of its training, as frozen settings; an unknown key is an error that names the nearest."""
 
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.config.run import BackboneConfig, DetectorConfig, RunConfig, ScoringConfig, TrainingConfig

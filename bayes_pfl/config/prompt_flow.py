@@ -6,7 +6,7 @@ from bayes_pfl.config.settings import Settings
 
 
 class PromptFlowVariant(Settings):
-    """Switches that only a comparison needs: what the paper's Table 2 takes away, what the released implementation does otherwise.
+    """Switches that only comparisons need: what the paper's Table 2 takes away, what the released code does otherwise.
 
     The defaults are the paper's formulation. `published_variant` has the released implementation's values.
     """
@@ -34,7 +34,8 @@ class PromptFlowVariant(Settings):
     hidden_width: int = Field(
         0,
         ge=0,
-        description="inner width of the networks for q0's mean and variance; 0: half of the text width; released: half of the vision width",
+        description="inner width of the networks for q0's mean and variance; 0: half of the text width; "
+        "released: half of the vision width",
     )
     attention_heads: int = Field(
         1, ge=1, description="heads of the cross-modal attention: 1 (paper, eq. 10), 4 (released)"
@@ -54,7 +55,8 @@ class PromptFlowVariant(Settings):
     pooling_width: int = Field(
         0,
         ge=0,
-        description="inner width of the attention pooling; 0: half of the joint width; released: half of the vision width",
+        description="inner width of the attention pooling; 0: half of the joint width; "
+        "released: half of the vision width",
     )
     mapped_classification: bool = Field(
         False, description="linear maps of text and image embeddings before the image score (released, second stage)"
@@ -62,8 +64,8 @@ class PromptFlowVariant(Settings):
     upsampled_corners: bool = Field(False, description="bilinear upsampling with align_corners=True, as released")
     draws_in_order: bool = Field(
         False,
-        description="draw noise for the images of one call in their order and keep the first one's states, as released; predictions "
-        "then depend on order, batch and R. Off: noise is keyed by seed and image",
+        description="draw noise for the images of one call in their order and keep the first one's states, as released; "
+        "predictions then depend on order, batch and R. Off: noise is keyed by seed and image",
     )
 
     @model_validator(mode="after")
@@ -94,8 +96,9 @@ class ModelConfig(Settings):
     offset_scale: float = Field(
         0.01,
         gt=0,
-        description="sampled offsets are this times z_K: the prior N(0, I) then means offsets of a token embedding's size; with 1, "
-        "as released, their norm sqrt(C) drowns the prompt vectors, prompts collapse and the KL starts near 1,100 nats",
+        description="sampled offsets are this times z_K: the prior N(0, I) then means offsets of a token embedding's "
+        "size; with 1, as released, their norm sqrt(C) drowns the prompt vectors, prompts collapse and the KL starts near "
+        "1,100 nats",
     )
     variant: PromptFlowVariant = PromptFlowVariant()
 

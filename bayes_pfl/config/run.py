@@ -1,7 +1,7 @@
 """Settings of a run and of what it produces: backbone, scoring, optimisation; one field, one sentence, one unit.
 
-The defaults are the paper's formulation at full scale; where the authors' released implementation differs, the field says which
-value reproduces it.
+The defaults are the paper's formulation at full scale; where the authors' released implementation differs, the field
+says which value reproduces it.
 """
 
 from typing import ClassVar
@@ -55,7 +55,8 @@ class TrainingConfig(Settings):
     patience_epochs: int = Field(
         0,
         ge=0,
-        description="end the first stage after so many epochs without a better validation pixel AP; 0: never (released: 3)",
+        description="end the first stage after so many epochs without a better validation pixel AP; 0: never "
+        "(released: 3)",
     )
     keep_best: bool = Field(
         False, description="keep the first-stage head with the best validation pixel AP instead of the last (released)"
@@ -83,7 +84,8 @@ class TrainingConfig(Settings):
     accumulation_parts: int = Field(
         1,
         ge=1,
-        description="parts of a worker's share of a batch that go through the head one by one: less memory, the same loss",
+        description="parts of a worker's share of a batch that go through the head one by one: less memory, the same "
+        "loss",
     )
     mixed_precision: bool = Field(
         False, description="bfloat16 matrix products in backbone and head; losses and weights stay float32"
@@ -126,7 +128,8 @@ class RunConfig(DetectorConfig):
     def _second_stage_needs_maps(self) -> "RunConfig":
         if self.training.second_stage_epochs and not self.model.variant.mapped_classification:
             raise ValueError(
-                "training.second_stage_epochs trains model.variant.mapped_classification and attention_pooling: set both"
+                "training.second_stage_epochs trains model.variant.mapped_classification and attention_pooling: set "
+                "both"
             )
         return self
 

@@ -13,7 +13,7 @@ from bayes_pfl.errors import ConfigError
 T = TypeVar("T", bound="Settings")
 
 UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
-"""What reading a text that is no YAML raises: also for bytes that are no UTF-8, impossible dates, and brackets without an end."""
+"""Errors of a text that is no YAML: also of bytes that are no UTF-8, impossible dates, and brackets without an end."""
 
 logger = logging.getLogger(__name__)
 

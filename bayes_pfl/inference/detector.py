@@ -31,7 +31,27 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Detector:
-    """A frozen backbone with a trained head. A prediction depends on image, class name, R and seed alone."""
+    """A frozen backbone with a trained head. A prediction depends on image, class name, R and seed alone.
+
+    Args:
+        bundle: the trained head.
+        backbone: the frozen CLIP that the bundle names; it is moved to `device`, and shared.
+        device: where to compute.
+        precision: see `load`.
+        compiled: see `load`.
+
+    Raises:
+        BundleError: the head does not fit its configuration.
+        ConfigError: the precision is unknown.
+
+    >>> from PIL import Image
+    >>> detector = Detector.load("embedded")
+    >>> (prediction,) = detector.predict([Image.new("RGB", (100, 80))], ["metal plate"], num_samples=1)
+    >>> prediction.anomaly_map.shape, prediction.num_samples
+    ((112, 112), 1)
+    >>> 0 <= prediction.image_score <= 1
+    True
+    """
 
     def __init__(
         self,
@@ -73,10 +93,10 @@ class Detector:
         Args:
             source: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
             device: where to compute: `cpu`, `cuda`, `cuda:1`.
-            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed where the processor
-                has AMX or on a GPU: maps then differ from the exact ones in the third digit.
-            compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++ compiler;
-                later ones are faster and differ from those of the encoder as it is in the last digits.
+            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed where the
+                processor has AMX or on a GPU: maps then differ from the exact ones in the third digit.
+            compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
+                compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
 
         Returns:
             The detector.
@@ -104,8 +124,8 @@ class Detector:
         Args:
             images: encoded bytes, PIL images, or (height, width, 3) uint8 arrays.
             class_names: what each image shows, such as "metal nut".
-            num_samples: R. `auto`: samples are drawn until the image score is `CLEARANCE` standard errors off the threshold or
-                R is `MAX_SAMPLES`; the result equals that of the same R given as a number.
+            num_samples: R. `auto`: samples are drawn until the image score is `CLEARANCE` standard errors off the
+                threshold or R is `MAX_SAMPLES`; the result equals that of the same R given as a number.
             seed: seed of the samples.
             threshold: image score that `auto` decides by; the bundle's own if it is not given.
 
@@ -208,9 +228,9 @@ class Detector:
     ) -> Prediction:
         """One large image at its own resolution, tile by tile.
 
-        Maps are (height, width) of the image: the tiles' weighted by sin^2 windows, then smoothed. The image score takes the
-        mean text score of the tiles and the maximum of the blended map; its uncertainty is that of the tile with the largest
-        map score. An image with a side below `image_size` is enlarged for the model.
+        Maps are (height, width) of the image: the tiles' weighted by sin^2 windows, then smoothed. The image score
+        takes the mean text score of the tiles and the maximum of the blended map; its uncertainty is that of the tile
+        with the largest map score. An image with a side below `image_size` is enlarged for the model.
 
         Args:
             image: see `predict`.
@@ -241,7 +261,7 @@ class Detector:
 
     @torch.inference_mode()
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
-        """Features and noise key of one image at a time: products of the same shape whatever the batch, so the same bits."""
+        """Features and noise key of one image; one at a time, so that products have one shape and give the same bits."""
         tensor = image_tensor(rgb_image(image), self.config.backbone.image_size)
         with bfloat16_products(self.device, self.precision == "bfloat16"):
             features = self._encode_image(tensor[None].to(self.device))

@@ -14,10 +14,11 @@ class Prediction(NamedTuple):
     """Scores and maps of one image.
 
     Attributes:
-        image_score: text_weight * text_score + map_weight * map_score (0.5 each by default): the higher, the more anomalous.
+        image_score: text_weight * text_score + map_weight * map_score (0.5 each by default): the higher, the more
+            anomalous.
         uncertainty: standard deviation of the image score over the B x R prompts, in the score's unit.
-        anomaly_map: (height, width) float32 in [0, 1], smoothed as configured; at the model's image size, or for tiles at the
-            image's own.
+        anomaly_map: (height, width) float32 in [0, 1], smoothed as configured; at the model's image size, or for tiles
+            at the image's own.
         uncertainty_map: (height, width) float32: standard deviation over the B x R prompts, in the map's unit.
         text_score: mean abnormal probability of the whole image's feature, in [0, 1] (s_text).
         map_score: maximum of the map before smoothing, in [0, 1] (s_img).

@@ -1,4 +1,7 @@
-"""What a learned head has to beat, on the same frozen backbone: hand-written prompts, a linear probe, and a rule without a model."""
+"""Baselines without a learned head: features or pixels -> `BaselinePrediction`.
+
+Hand-written prompts and a linear probe on the same frozen backbone, and two rules without a model.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,8 +20,8 @@ from bayes_pfl.methods.prompt_flow.attention import normalize
 from bayes_pfl.synthetic.captions import DAMAGED, FLAWLESS, TEMPLATES
 
 
-class Reading(NamedTuple):
-    """What a baseline says of one image: the higher, the more anomalous."""
+class BaselinePrediction(NamedTuple):
+    """Scores and map of one image: the higher, the more anomalous."""
 
     image_score: float
     anomaly_map: np.ndarray
@@ -30,10 +33,11 @@ class Reading(NamedTuple):
 
 
 class HandWrittenPrompts:
-    """CLIP as it comes: averaged embeddings of "a photo of a flawless {class}" against "... damaged {class}", all wordings.
+    """CLIP as it is: embeddings of "a photo of a flawless {class}" against "... damaged {class}", averaged over wordings.
 
-    Patch tokens of the last configured block go through CLIP's own final normalisation and projection, which were made for the
-    global token; the temperature is CLIP's. The image score is that of Bayes-PFL: half text score, half maximum of the map.
+    Patch tokens of the last configured block go through CLIP's own final normalisation and projection, which were made
+    for the global token; the temperature is CLIP's. The image score is that of Bayes-PFL: half text score, half maximum
+    of the map.
     """
 
     def __init__(self, backbone: Backbone, sigma_px: float) -> None:
@@ -41,14 +45,22 @@ class HandWrittenPrompts:
         self._texts: dict[str, Tensor] = {}
 
     @torch.inference_mode()
-    def read(self, features: Features, class_name: str) -> Reading:
-        """Score one image (batch 1) from its frozen features."""
+    def predict(self, features: Features, class_name: str) -> BaselinePrediction:
+        """Score one image from its frozen features.
+
+        Args:
+            features: batch 1.
+            class_name: what the image shows.
+
+        Returns:
+            Scores and map.
+        """
         scale = self.backbone.clip.logit_scale.exp()
         normal, abnormal = self._embeddings(class_name)
         direction = (abnormal - normal) * scale
         text = float((normalize(features.image[0]) @ direction).sigmoid())
         logits = normalize(projected_patches(self.backbone, features.patches[-1, 0])) @ direction
-        return _reading(logits, self.backbone.config.image_size, self.sigma_px, text)
+        return _prediction(logits, self.backbone.config.image_size, self.sigma_px, text)
 
     def _embeddings(self, class_name: str) -> Float[Tensor, "2 dim"]:
         """Normalised mean embeddings of the flawless and of the damaged sentences."""
@@ -63,7 +75,18 @@ class HandWrittenPrompts:
 
 
 def projected_patches(backbone: Backbone, patches: Float[Tensor, "patches width"]) -> Float[Tensor, "patches dim"]:
-    """Patch tokens in the joint space by the frozen encoder's own last steps. Raises BackboneError for an unknown tower."""
+    """Patch tokens in the joint space, by the frozen encoder's own last steps.
+
+    Args:
+        backbone: the frozen CLIP.
+        patches: patch tokens of one image and block.
+
+    Returns:
+        Projected tokens, not normalised.
+
+    Raises:
+        BackboneError: the vision tower has no final projection.
+    """
     visual = backbone.clip.visual
     if hasattr(visual, "ln_post"):  # open_clip's own transformer
         tokens: Tensor = visual.ln_post(patches) @ visual.proj
@@ -77,8 +100,8 @@ def projected_patches(backbone: Backbone, patches: Float[Tensor, "patches width"
 class LinearProbe:
     """Logistic regression of "this patch is defective" on the patch tokens of all layers, standardised.
 
-    Fitted with L-BFGS on auxiliary images; a patch's target is the share of its pixels that is defective, and both classes weigh
-    the same. The image score is the maximum of the map.
+    Fitted with L-BFGS on auxiliary images; a patch's target is the share of its pixels that is defective, and both
+    classes weigh the same. The image score is the maximum of the map.
     """
 
     def __init__(self, weight: Float[Tensor, "width"], bias: float, size: int, sigma_px: float) -> None:
@@ -88,9 +111,18 @@ class LinearProbe:
     def fit(
         cls, samples: Iterable[tuple[Features, Float[Tensor, "1 size size"]]], sigma_px: float, penalty: float = 1e-3
     ) -> "LinearProbe":
-        """Fit on features and masks of single images; `penalty` times half the squared norm of the weights is added to the loss.
+        """Fit on features and masks of single images.
 
-        Raises DataError without images.
+        Args:
+            samples: features (batch 1) and mask of each image.
+            sigma_px: smoothing of the probe's maps, pixels.
+            penalty: this times half the squared norm of the weights is added to the loss.
+
+        Returns:
+            The probe.
+
+        Raises:
+            DataError: there are no images.
         """
         tokens, targets, size = [], [], 0
         for features, mask in samples:
@@ -107,36 +139,55 @@ class LinearProbe:
         weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
-        def closure() -> Tensor:
+        def _loss() -> Tensor:
             optimizer.zero_grad()
             error = F.binary_cross_entropy_with_logits(x @ weight + bias, y, weight=balance, reduction="sum") / 2
             loss = error + 0.5 * penalty * weight.square().sum()
             loss.backward()
             return loss
 
-        optimizer.step(closure)
+        optimizer.step(_loss)
         scaled = weight.detach() / std
         return cls(scaled, float(bias.detach() - scaled @ mean), size, sigma_px)
 
     @torch.inference_mode()
-    def read(self, features: Features) -> Reading:
-        """Score one image (batch 1) from its frozen features."""
-        return _reading(_tokens(features) @ self.weight + self.bias, self.size, self.sigma_px, None)
+    def predict(self, features: Features) -> BaselinePrediction:
+        """Score one image from its frozen features.
+
+        Args:
+            features: batch 1.
+
+        Returns:
+            Score and map.
+        """
+        return _prediction(_tokens(features) @ self.weight + self.bias, self.size, self.sigma_px, None)
 
 
-def median_deviation(image: Float[Tensor, "3 size size"], sigma_px: float) -> Reading:
-    """Distance of each pixel's colour from the image's median colour, smoothed; the score is its maximum. No model at all.
+def median_deviation(image: Float[Tensor, "3 size size"], sigma_px: float) -> BaselinePrediction:
+    """Distance of each pixel's colour from the image's median colour, smoothed; the score is its maximum.
 
-    `image` is normalised as `preprocess.image_tensor` does it; distances are of colours in [0, 1], over sqrt(3).
+    Args:
+        image: normalised as `preprocess.image_tensor` does it.
+        sigma_px: smoothing, pixels.
+
+    Returns:
+        Score and map; distances are of colours in [0, 1], over sqrt(3).
     """
     colours = image * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
     median = colours.flatten(1).median(1).values.view(3, 1, 1)
     deviation = smooth((colours - median).norm(dim=0) / 3**0.5, sigma_px)
-    return Reading(float(deviation.max()), deviation.clamp(0, 1).numpy())
+    return BaselinePrediction(float(deviation.max()), deviation.clamp(0, 1).numpy())
 
 
 def mean_darkness(image: Float[Tensor, "3 size size"]) -> float:
-    """1 - mean brightness of a normalised image: a score that sees nothing but the exposure."""
+    """1 - mean brightness: an image score that sees nothing but the exposure.
+
+    Args:
+        image: normalised as `preprocess.image_tensor` does it.
+
+    Returns:
+        The score, in [0, 1].
+    """
     colours = image * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
     return 1 - float(colours.mean())
 
@@ -146,10 +197,12 @@ def _tokens(features: Features) -> Float[Tensor, "patches width"]:
     return features.patches[:, 0].transpose(0, 1).flatten(1).float()
 
 
-def _reading(logits: Float[Tensor, "patches"], size: int, sigma_px: float, text: float | None) -> Reading:
-    """Logits of patches -> map by upsampling and sigmoid; the score is its maximum, or the mean of that and the text score."""
+def _prediction(logits: Float[Tensor, "patches"], size: int, sigma_px: float, text: float | None) -> BaselinePrediction:
+    """Upsampled logits through a sigmoid; the score is the map's maximum, or the mean of that and the text score."""
     side = int(len(logits) ** 0.5)
     full = F.interpolate(logits.view(1, 1, side, side), size=(size, size), mode="bilinear", align_corners=False)
     raw = full[0, 0].sigmoid()
     peak, smoothed = float(raw.max()), smooth(raw, sigma_px).numpy()
-    return Reading(peak, smoothed) if text is None else Reading(0.5 * text + 0.5 * peak, smoothed, text, peak)
+    if text is None:
+        return BaselinePrediction(peak, smoothed)
+    return BaselinePrediction(0.5 * text + 0.5 * peak, smoothed, text, peak)

@@ -1,7 +1,8 @@
 """Logits of one image -> anomaly map, text score, uncertainty (section 3.5), without statistics of the dataset.
 
 The L x B x R maps at full resolution never exist together: upsampling is separable, so columns come first (a small
-product), rows follow band by band (another), and each band is turned into probabilities and summed while it is in the cache.
+product), rows follow band by band (another), and each band is turned into probabilities and summed while it is in the
+cache.
 """
 
 from typing import NamedTuple
@@ -32,8 +33,9 @@ BAND = 2**19
 class MapAccumulator:
     """Mean and standard deviation of the maps of one image over its prompts, for several numbers of samples at once.
 
-    The result of each number is the average over that prefix of the samples, so one pass over the largest number gives all of
-    them, exactly as separate passes with the same noise would. What is summed are differences from the map of the first
+    The result of each number is the average over that prefix of the samples, so one pass over the largest number gives
+    all of them, exactly as separate passes with the same noise would. What is summed are differences from the map of
+    the first
     prompt: the variance of plain probabilities would drown in the rounding of their squares.
 
     Args:
@@ -42,6 +44,12 @@ class MapAccumulator:
         num_samples: numbers of samples that results are wanted of.
         align_corners: how patches are upsampled.
         device: where to compute.
+
+    >>> maps = MapAccumulator(size=4, side=2, num_samples=[1, 2], align_corners=False)
+    >>> maps.add(torch.zeros(3, 2, 1, 4), torch.zeros(2, 1))  # logits 0 of 3 layers, 2 samples, 1 prompt, 2 x 2 patches
+    >>> scores = maps.result(2)
+    >>> scores.anomaly_map.shape, float(scores.anomaly_map.max()), float(scores.uncertainty_map.max())
+    (torch.Size([4, 4]), 0.5, 0.0)
     """
 
     def __init__(

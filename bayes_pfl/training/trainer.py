@@ -1,8 +1,8 @@
 """Training of a method's head in plain torch: one `step` a batch, on one worker or on many that share a global batch.
 
 Several workers give the loss and gradient of one: sums over images are added before ratios are taken
-(`TrainableMethod.loss`), and the gradients of the whole head are averaged as one vector. The frozen CLIP is replicated and
-never communicated.
+(`TrainableMethod.loss`), and the gradients of the whole head are averaged as one vector. The frozen CLIP is replicated
+and never communicated.
 """
 
 import itertools
@@ -184,8 +184,8 @@ class Trainer:
     def _accumulate(self, batch: TrainingBatch) -> dict[str, float]:
         """Gradients part by part, equal to those of the whole.
 
-        A first pass adds up the sums that the loss is a function of; a second one sends the loss's derivative with respect to
-        the sums through each part.
+        A first pass adds up the sums that the loss is a function of; a second one sends the loss's derivative with
+        respect to the sums through each part.
         """
         count = min(self.run.training.accumulation_parts, len(batch.sample_ids))
         bounds = np.linspace(0, len(batch.sample_ids), count + 1).astype(int).tolist()
@@ -212,7 +212,7 @@ class Trainer:
         return terms
 
     def _checked_terms(self, loss: Loss, batch: TrainingBatch) -> dict[str, float]:
-        """Terms and diagnostics as numbers, in one copy from the device. Raises TrainingError for one that is not finite."""
+        """Terms and diagnostics as numbers, in one copy from the device; TrainingError for a term that is not finite."""
         scalars = loss.terms | loss.diagnostics
         values = dict(zip(scalars, torch.stack(list(scalars.values())).detach().tolist(), strict=True))
         broken = [name for name in loss.terms if not math.isfinite(values[name])]

@@ -14,7 +14,13 @@ from bayes_pfl.clip.features import EncodedSample, FeatureShards, collate
 from bayes_pfl.data.preprocess import decode_image, image_tensor
 from bayes_pfl.data.samples import SampleRef, global_batches, index_shards
 from bayes_pfl.inference.detector import Detector
-from bayes_pfl.methods.baselines import HandWrittenPrompts, LinearProbe, Reading, mean_darkness, median_deviation
+from bayes_pfl.methods.baselines import (
+    BaselinePrediction,
+    HandWrittenPrompts,
+    LinearProbe,
+    mean_darkness,
+    median_deviation,
+)
 from bayes_pfl.metrics import (
     Metrics,
     dataset_mean,
@@ -45,7 +51,7 @@ class Scored(NamedTuple):
 
     ref: SampleRef
     mask: np.ndarray
-    reading: Reading
+    reading: BaselinePrediction
 
 
 def head_job(
@@ -93,7 +99,7 @@ def prompts_job(recipe: TrainSettings, reported: Images) -> dict[str, Any]:
     shards = FeatureShards(reported.features, backbone)
     samples = [shards.load(ref) for ref in index_shards(reported.shards)]
     return {
-        "rows": [measure(Scored(s.ref, _mask(s), prompts.read(collate([s])[0], s.ref.class_name)) for s in samples)]
+        "rows": [measure(Scored(s.ref, _mask(s), prompts.predict(collate([s])[0], s.ref.class_name)) for s in samples)]
     }
 
 
@@ -107,7 +113,7 @@ def probe_job(recipe: TrainSettings, auxiliary: Images, reported: Images) -> dic
     probe = LinearProbe.fit(training, recipe.scoring.smoothing_sigma_px)
     seconds = time.monotonic() - began
     samples = [asked.load(ref) for ref in index_shards(reported.shards)]
-    rows = [measure(Scored(s.ref, _mask(s), probe.read(collate([s])[0])) for s in samples)]
+    rows = [measure(Scored(s.ref, _mask(s), probe.predict(collate([s])[0])) for s in samples)]
     return {"training_seconds": seconds, "rows": rows}
 
 
@@ -213,7 +219,7 @@ def _nested(
             features, sample.draw_key, sample.ref.class_name, list(num_samples), draw_seed
         )
         for number, one in nested.items():
-            reading = Reading(one.image_score, one.anomaly_map, one.text_score, one.map_score)
+            reading = BaselinePrediction(one.image_score, one.anomaly_map, one.text_score, one.map_score)
             found[number].append(Scored(sample.ref, mask[0].numpy(), reading))
     return {number: measure(scored) for number, scored in found.items()}
 

@@ -1,7 +1,7 @@
 """`python -m tests.parity.check FILE.npz`: this implementation against numbers recorded from the published one.
 
-The file holds small weights (`clip/*`, `head/*` with the published names), inputs, random draws and what came out; every
-size is read from it. Exit code 0: all within tolerance; 1: something is not; 2: this is no such file.
+The file holds small weights (`clip/*`, `head/*` with the published names), inputs, random draws and what came out;
+every size is read from it. Exit code 0: all within tolerance; 1: something is not; 2: this is no such file.
 """
 
 import json
@@ -141,10 +141,10 @@ def differences(recorded: Recorded) -> Iterator[Difference]:
 
 @torch.no_grad()
 def _evaluation(recorded: Recorded, features: Features, index: int) -> Iterator[Difference]:
-    one = slice(index, index + 1)
-    image = Features(features.image[one], features.patches[:, one])
+    row = slice(index, index + 1)
+    image = Features(features.image[row], features.patches[:, row])
     prompts = recorded.model.prompts(
-        image, recorded.class_tokens(one), recorded.draws(f"eval{index}"), recorded.encoder
+        image, recorded.class_tokens(row), recorded.draws(f"eval{index}"), recorded.encoder
     )
     by_kind = prompts.text[0].permute(2, 0, 1, 3).flatten(0, 2)  # all normal first, then sample-major
     yield _absolute(f"text embeddings {index}", by_kind, recorded[f"eval{index}_text_embeddings"][0])
@@ -219,7 +219,7 @@ def _relative(name: str, ours: Tensor, theirs: Tensor) -> Difference:
 
 
 def _largest(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference: NaN, which no tolerance allows, where either side is not finite; 0 of nothing, a flow of length 0."""
+    """Largest difference: NaN, which no tolerance allows, where a side is not finite; 0 for a flow of length 0."""
     difference = ours.detach().double() - theirs.double().reshape(ours.shape)
     return float(difference.abs().max()) if difference.numel() else 0.0
 
@@ -230,14 +230,14 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m tests.parity.check FILE.npz", file=sys.stderr)
         return 2
     try:
-        found = list(differences(Recorded(Path(arguments[0]))))
+        results = list(differences(Recorded(Path(arguments[0]))))
     except (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, BayesPFLError) as error:
         print(f"{arguments[0]} is no recording of the published implementation: {error}", file=sys.stderr)
         return 2
-    for each in found:
-        verdict = "" if each.value <= each.allowed else "  TOO FAR"
-        print(f"{each.name:40s} {each.value:9.2e}  (at most {each.allowed:.0e}){verdict}")
-    return int(any(not each.value <= each.allowed for each in found))
+    for result in results:
+        verdict = "" if result.value <= result.allowed else "  TOO FAR"
+        print(f"{result.name:40s} {result.value:9.2e}  (at most {result.allowed:.0e}){verdict}")
+    return int(any(not result.value <= result.allowed for result in results))
 
 
 if __name__ == "__main__":

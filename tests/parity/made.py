@@ -1,7 +1,7 @@
-"""Files of the recording's form with any sizes: random weights under the published names, and what the equations give for them.
+"""Files of the recording's form with any sizes: random weights under the published names, and the equations' results.
 
-The numbers come from `equations.py` and `equations_clip.py`, which compute nothing with the library; so `check` meets sizes,
-class names and labels that the recorded file does not have.
+The numbers come from `equations.py` and `equations_clip.py`, which compute nothing with the library; so `check` meets
+sizes, class names and labels that the recorded file does not have.
 """
 
 from typing import NamedTuple

@@ -31,13 +31,13 @@ def test_x_is_the_sum_of_its_two_parts_and_each_part_alone_is_that_part():
 
 
 def test_what_is_switched_off_changes_nothing():
-    one, other = features(1), features(2)
-    mixed = Features(one.image, other.patches)
+    first, other = features(1), features(2)
+    mixed = Features(first.image, other.patches)
     without_patches, without_token = model(patches_in_image=False), model(class_token_in_image=False)
     text = torch.nn.functional.normalize(torch.randn(3, 1, 2, 2, 8, generator=torch.Generator().manual_seed(3)), dim=-1)
-    assert torch.equal(without_patches.image_logits(one, text), without_patches.image_logits(mixed, text))
+    assert torch.equal(without_patches.image_logits(first, text), without_patches.image_logits(mixed, text))
     assert torch.equal(without_token.image_logits(other, text), without_token.image_logits(mixed, text))
-    assert not torch.equal(model().image_logits(one, text), model().image_logits(mixed, text))
+    assert not torch.equal(model().image_logits(first, text), model().image_logits(mixed, text))
 
 
 def test_an_image_of_nothing_is_refused():

@@ -36,12 +36,12 @@ def flat_picture(size=32):
 
 def test_the_rule_finds_what_differs_from_the_median_and_nothing_on_a_plain_image():
     pixels, picture = flat_picture()
-    reading = median_deviation(image_tensor(picture, 32), 0)
+    prediction = median_deviation(image_tensor(picture, 32), 0)
     odd = (pixels != (200, 40, 90)).any(-1)
     expected = np.sqrt(180**2 + 180**2) / 255 / np.sqrt(3)
-    assert np.allclose(reading.anomaly_map[odd], expected, atol=1e-5)
-    assert np.allclose(reading.anomaly_map[~odd], 0, atol=1e-5)
-    assert reading.image_score == pytest.approx(expected, abs=1e-5)
+    assert np.allclose(prediction.anomaly_map[odd], expected, atol=1e-5)
+    assert np.allclose(prediction.anomaly_map[~odd], 0, atol=1e-5)
+    assert prediction.image_score == pytest.approx(expected, abs=1e-5)
 
 
 def test_darkness_is_one_minus_brightness():
@@ -64,11 +64,11 @@ def test_the_probe_is_scikit_learns_balanced_logistic_regression():
     standard = (x - x.mean(0)) / x.std(0)
     judge = LogisticRegression(class_weight="balanced", C=1 / (0.01 * len(x)), tol=1e-8, max_iter=1000)
     judge.fit(standard.numpy(), y.numpy())
-    found = x @ probe.weight + probe.bias
-    assert np.allclose(found.numpy(), judge.decision_function(standard.numpy()), atol=2e-3)
-    reading = probe.read(samples[0][0])
-    assert reading.anomaly_map.shape == (8, 8)
-    assert reading.image_score == pytest.approx(reading.anomaly_map.max())
+    decision = x @ probe.weight + probe.bias
+    assert np.allclose(decision.numpy(), judge.decision_function(standard.numpy()), atol=2e-3)
+    prediction = probe.predict(samples[0][0])
+    assert prediction.anomaly_map.shape == (8, 8)
+    assert prediction.image_score == pytest.approx(prediction.anomaly_map.max())
 
 
 def test_a_probe_needs_images():
@@ -79,7 +79,7 @@ def test_a_probe_needs_images():
 def test_hand_written_prompts_are_clips_own_zero_shot_classifier(backbone):
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     features = backbone.encode_image(image)
-    reading = HandWrittenPrompts(backbone, 0).read(features, "gear")
+    prediction = HandWrittenPrompts(backbone, 0).predict(features, "gear")
     merges = str(package_path("package:embedded/merges.txt.gz"))
     tokenizer = open_clip.SimpleTokenizer(bpe_path=merges, context_length=32)
     with torch.no_grad():
@@ -89,9 +89,9 @@ def test_hand_written_prompts_are_clips_own_zero_shot_classifier(backbone):
             sides.append(F.normalize(F.normalize(backbone.clip.encode_text(texts), dim=-1).mean(0), dim=-1))
         seen = F.normalize(backbone.clip.encode_image(image), dim=-1)[0]
         logits = backbone.clip.logit_scale.exp() * (torch.stack(sides) @ seen)
-    assert reading.text_score == pytest.approx(float(logits.softmax(0)[1]), abs=1e-5)
-    assert reading.image_score == pytest.approx((reading.text_score + reading.map_score) / 2)
-    assert reading.map_score == pytest.approx(float(reading.anomaly_map.max()))
+    assert prediction.text_score == pytest.approx(float(logits.softmax(0)[1]), abs=1e-5)
+    assert prediction.image_score == pytest.approx((prediction.text_score + prediction.map_score) / 2)
+    assert prediction.map_score == pytest.approx(float(prediction.anomaly_map.max()))
 
 
 def test_patches_go_through_the_towers_own_norm_and_head(backbone):

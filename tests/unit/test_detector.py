@@ -27,54 +27,54 @@ def detector(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return [np.random.default_rng(seed).integers(0, 256, (40 + seed, 50, 3), dtype=np.uint8) for seed in range(4)]
 
 
-def same(one, other):
+def same(first, other):
     return (
-        one.image_score == other.image_score
-        and one.uncertainty == other.uncertainty
-        and np.array_equal(one.anomaly_map, other.anomaly_map)
-        and np.array_equal(one.uncertainty_map, other.uncertainty_map)
+        first.image_score == other.image_score
+        and first.uncertainty == other.uncertainty
+        and np.array_equal(first.anomaly_map, other.anomaly_map)
+        and np.array_equal(first.uncertainty_map, other.uncertainty_map)
     )
 
 
-def test_batch_order_and_shards_change_no_bit(detector, pictures):
-    together = detector.predict(pictures, NAMES, 7)
-    backwards = detector.predict(pictures[::-1], NAMES[::-1], 7)[::-1]
-    halves = detector.predict(pictures[:2], NAMES[:2], 7) + detector.predict(pictures[2:], NAMES[2:], 7)
+def test_batch_order_and_shards_change_no_bit(detector, images):
+    together = detector.predict(images, NAMES, 7)
+    backwards = detector.predict(images[::-1], NAMES[::-1], 7)[::-1]
+    halves = detector.predict(images[:2], NAMES[:2], 7) + detector.predict(images[2:], NAMES[2:], 7)
     assert all(same(a, b) and same(a, c) for a, b, c in zip(together, backwards, halves, strict=True))
-    assert not same(together[0], detector.predict(pictures[:1], NAMES[:1], 7, seed=1)[0])
-    assert not same(together[0], detector.predict(pictures[:1], ["nut"], 7)[0])
+    assert not same(together[0], detector.predict(images[:1], NAMES[:1], 7, seed=1)[0])
+    assert not same(together[0], detector.predict(images[:1], ["nut"], 7)[0])
 
 
-def test_every_prefix_equals_a_run_of_its_own(detector, pictures):
-    nested = detector.predict_nested(pictures[:1], NAMES[:1], [1, 3, 5, 10, 20])[0]
+def test_every_prefix_equals_a_run_of_its_own(detector, images):
+    nested = detector.predict_nested(images[:1], NAMES[:1], [1, 3, 5, 10, 20])[0]
     for number, prediction in nested.items():
         assert prediction.num_samples == number
-        assert same(prediction, detector.predict(pictures[:1], NAMES[:1], number)[0])
+        assert same(prediction, detector.predict(images[:1], NAMES[:1], number)[0])
 
 
-def test_bytes_pictures_and_arrays_are_one(detector, pictures, tmp_path):
-    picture = Image.fromarray(pictures[0])
-    picture.save(tmp_path / "x.png")
-    given = [(tmp_path / "x.png").read_bytes(), picture, pictures[0]]
-    first, *others = detector.predict(given, ["gear"] * 3, 2)
+def test_bytes_pictures_and_arrays_are_one(detector, images, tmp_path):
+    image = Image.fromarray(images[0])
+    image.save(tmp_path / "x.png")
+    forms = [(tmp_path / "x.png").read_bytes(), image, images[0]]
+    first, *others = detector.predict(forms, ["gear"] * 3, 2)
     assert all(same(first, other) for other in others)
     assert first.anomaly_map.shape == (64, 64)
     assert 0 <= first.anomaly_map.min() <= first.anomaly_map.max() <= 1
 
 
-def test_what_cannot_be_predicted_is_said(detector, pictures):
+def test_what_cannot_be_predicted_is_said(detector, images):
     with pytest.raises(ConfigError, match="one name for each image"):
-        detector.predict(pictures[:2], ["gear"])
+        detector.predict(images[:2], ["gear"])
     with pytest.raises(ConfigError, match="at least 1"):
-        detector.predict(pictures[:1], ["gear"], 0)
+        detector.predict(images[:1], ["gear"], 0)
     with pytest.raises(ImageError):
         detector.predict([b"junk"], ["gear"])
     with pytest.raises(BackboneError, match="Shorten"):
-        detector.predict(pictures[:1], ["very " * 200])
+        detector.predict(images[:1], ["very " * 200])
 
 
 def test_a_bundle_comes_back_as_it_was(tmp_path):

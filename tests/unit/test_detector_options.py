@@ -40,16 +40,16 @@ def noise(height, width, seed=0):
 
 
 def test_auto_stops_where_the_score_is_clear_and_equals_that_number_of_samples(detector):
-    picture = noise(64, 64)
-    (full,) = detector.predict([picture], ["gear"], MAX_SAMPLES)
-    (far,) = detector.predict([picture], ["gear"], "auto", threshold=full.image_score + 10)
-    (close,) = detector.predict([picture], ["gear"], "auto", threshold=full.image_score)
+    image = noise(64, 64)
+    (full,) = detector.predict([image], ["gear"], MAX_SAMPLES)
+    (far,) = detector.predict([image], ["gear"], "auto", threshold=full.image_score + 10)
+    (close,) = detector.predict([image], ["gear"], "auto", threshold=full.image_score)
     assert far.num_samples == SAMPLE_GROUP
     assert close.num_samples > SAMPLE_GROUP
-    for found in (far, close):
-        (fixed,) = detector.predict([picture], ["gear"], found.num_samples)
-        assert found.image_score == fixed.image_score
-        assert np.array_equal(found.anomaly_map, fixed.anomaly_map)
+    for prediction in (far, close):
+        (fixed,) = detector.predict([image], ["gear"], prediction.num_samples)
+        assert prediction.image_score == fixed.image_score
+        assert np.array_equal(prediction.anomaly_map, fixed.anomaly_map)
 
 
 def test_auto_needs_a_threshold(detector):
@@ -84,9 +84,9 @@ def test_what_tiles_agree_on_has_no_seam():
 
 
 def test_an_image_of_one_tile_is_predicted_as_ever(detector):
-    picture = noise(64, 64)
-    (plain,) = detector.predict([picture], ["gear"], 3)
-    tiled = detector.predict_tiled(picture, "gear", num_samples=3)
+    image = noise(64, 64)
+    (plain,) = detector.predict([image], ["gear"], 3)
+    tiled = detector.predict_tiled(image, "gear", num_samples=3)
     assert np.allclose(tiled.anomaly_map, plain.anomaly_map, atol=1e-6)
     assert np.allclose(tiled.uncertainty_map, plain.uncertainty_map, atol=1e-6)
     assert tiled.image_score == pytest.approx(plain.image_score, abs=1e-6)
@@ -107,10 +107,10 @@ def test_an_overlap_that_is_no_share_is_refused(detector):
 
 
 def test_bfloat16_stays_near_the_exact_map(folder, detector, caplog):
-    picture = Image.fromarray(noise(64, 64))
-    (exact,) = detector.predict([picture], ["gear"], 5)
+    image = Image.fromarray(noise(64, 64))
+    (exact,) = detector.predict([image], ["gear"], 5)
     with caplog.at_level(logging.WARNING, "bayes_pfl.inference.detector"):
-        (reduced,) = Detector.load(folder, precision="bfloat16").predict([picture], ["gear"], 5)
+        (reduced,) = Detector.load(folder, precision="bfloat16").predict([image], ["gear"], 5)
     assert ("float32 is faster" in caplog.text) is not multiplies_bfloat16()
     assert reduced.anomaly_map.dtype == np.float32
     assert not np.array_equal(exact.anomaly_map, reduced.anomaly_map)
@@ -121,14 +121,14 @@ def test_bfloat16_stays_near_the_exact_map(folder, detector, caplog):
 def test_a_compiled_encoder_predicts_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     bundle, backbone = tiny_vision_transformer(tmp_path / "clip-to-compile.json")
-    pictures, names = [noise(28, 28, seed) for seed in range(2)], ["gear", "nut"]
-    plain = Detector(bundle, backbone, torch.device("cpu")).predict(pictures, names, 2)
+    images, names = [noise(28, 28, seed) for seed in range(2)], ["gear", "nut"]
+    plain = Detector(bundle, backbone, torch.device("cpu")).predict(images, names, 2)
     compiled = Detector(bundle, backbone, torch.device("cpu"), compiled=True)
-    together = compiled.predict(pictures, names, 2)
-    backwards = compiled.predict(pictures[::-1], names[::-1], 2)[::-1]
-    for exact, one, other in zip(plain, together, backwards, strict=True):
-        assert np.allclose(exact.anomaly_map, one.anomaly_map, atol=1e-5)
-        assert np.array_equal(one.anomaly_map, other.anomaly_map)
+    together = compiled.predict(images, names, 2)
+    backwards = compiled.predict(images[::-1], names[::-1], 2)[::-1]
+    for exact, first, other in zip(plain, together, backwards, strict=True):
+        assert np.allclose(exact.anomaly_map, first.anomaly_map, atol=1e-5)
+        assert np.array_equal(first.anomaly_map, other.anomaly_map)
 
 
 def tiny_vision_transformer(architecture: Path) -> tuple[Bundle, Backbone]:

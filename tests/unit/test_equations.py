@@ -1,4 +1,4 @@
-"""The library against CLIP's definition and the paper's equations: features, embeddings, every loss term and every gradient."""
+"""The library equals CLIP's definition and the paper's equations: features, embeddings, loss terms, gradients."""
 
 import json
 
@@ -119,15 +119,15 @@ def test_losses_and_gradients_are_those_of_the_equations(backbone, model_config,
     features, tokens, images = images_of(backbone, count, seed=2)
     label = torch.tensor(labels)
     mask = (torch.rand(count, size, size) < 0.3).float() * label.view(-1, 1, 1)
-    draws = Noise(torch.randn(count, 1, widths.text), torch.randn(1, widths.text), torch.randn(1, widths.text))
+    noise = Noise(torch.randn(count, 1, widths.text), torch.randn(1, widths.text), torch.randn(1, widths.text))
     bank = slice(1, 2) if loss_config.variant.one_prompt_per_step else slice(None)
-    step = Step(images, draws.context[:, 0], draws.normal[0], draws.abnormal[0], label, mask, bank)
+    step = Step(images, noise.context[:, 0], noise.normal[0], noise.abnormal[0], label, mask, bank)
     expected, _ = training_losses(model, backbone.clip.state_dict(), step, loss_config)
     expected["total"].backward()
     theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     prompts, logits = model(
-        features, tokens, draws, PromptEncoder(backbone), bank, loss_config.variant.classify_class_token
+        features, tokens, noise, PromptEncoder(backbone), bank, loss_config.variant.classify_class_token
     )
     terms = losses(prompts, logits, Target(label.float(), mask), loss_config, model_config.variant.upsampled_corners)
     for name, value in terms._asdict().items():

@@ -29,9 +29,9 @@ def test_amortized_steps_have_the_jacobian_of_their_own_condition(dim, length, s
     z, condition = torch.randn(2, 1, dim, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     _, log_det = flow(z, condition)
     for image in range(2):
-        one = slice(image, image + 1)
+        row = slice(image, image + 1)
         jacobian = torch.autograd.functional.jacobian(
-            lambda x, one=one: flow(x.view(1, 1, dim), condition[one])[0].flatten(), z[image, 0]
+            lambda x, row=row: flow(x.view(1, 1, dim), condition[row])[0].flatten(), z[image, 0]
         )
         assert torch.allclose(log_det[image, 0], torch.linalg.slogdet(jacobian).logabsdet, atol=1e-9)
 

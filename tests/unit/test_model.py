@@ -1,4 +1,4 @@
-"""The fast path against one written from the equations: full sequences, two maps and a softmax, everything materialised."""
+"""The fast path equals one written from the equations: full sequences, two maps and a softmax, all materialised."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def backbone():
 
 
 def plain_embedding(tower, vectors, class_ids, start):
-    """One prompt of learned vectors and a class name, padded to the full context, through open_clip's own transformer."""
+    """Embedding of learned vectors and a class name, padded to the full context, by open_clip's own transformer."""
     context = tower.positional_embedding.shape[0]
     words = tower.token_embedding.weight
     sequence = torch.cat([words[start][None], vectors, words[class_ids]])
@@ -35,10 +35,10 @@ def plain_embedding(tower, vectors, class_ids, start):
     return F.normalize(tower.ln_final(hidden)[0, end] @ tower.text_projection, dim=-1)
 
 
-def slow(model, backbone, features, class_ids, draws):
+def slow(model, backbone, features, class_ids, noise):
     """Maps and text scores of one image, prompt by prompt, from eq. 6, 8-12."""
     config, banks, tower = model.config, model.banks, backbone.text_tower
-    context, normal, abnormal = model.sample(features, draws)
+    context, normal, abnormal = model.sample(features, noise)
     scale, start = config.offset_scale, backbone.tokenizer.sot_token_id
     projected = [project(layer[0]) for project, layer in zip(model.projections, features.patches, strict=True)]
     image = model.global_feature(features)
@@ -46,7 +46,7 @@ def slow(model, backbone, features, class_ids, draws):
         image = model.image_mapping(image)
     image = F.normalize(image[0], dim=-1)
     maps, text_scores = [], []
-    for r in range(draws.normal.shape[0]):
+    for r in range(noise.normal.shape[0]):
         for b in range(config.num_prompts):
             pair = []
             for bank, state in ((banks.normal, normal), (banks.abnormal, abnormal)):
@@ -97,11 +97,11 @@ def test_fast_equals_slow(backbone, prompts, context, state, length, samples, re
     model = BayesPFL(published_variant(config) if released else config, Widths.from_backbone(backbone))
     width, patches = backbone.text_width, 9
     features = Features(torch.randn(1, backbone.joint_width), torch.randn(4, 1, patches, backbone.patch_width))
-    draws = Noise(torch.randn(1, samples, width), torch.randn(samples, width), torch.randn(samples, width))
+    noise = Noise(torch.randn(1, samples, width), torch.randn(samples, width), torch.randn(samples, width))
     ids = backbone.class_tokens(name)
     with torch.no_grad():
-        maps, scores = slow(model, backbone, features, ids, draws)
-        fast = model.prompts(features, pad_class_tokens([ids]), draws, PromptEncoder(backbone))
+        maps, scores = slow(model, backbone, features, ids, noise)
+        fast = model.prompts(features, pad_class_tokens([ids]), noise, PromptEncoder(backbone))
         pixel = model.pixel_logits(model.patch_features(features), fast.text)[:, 0]
         accumulated = MapAccumulator(SIZE, 3, [samples], model.config.variant.upsampled_corners)
         accumulated.add(pixel, model.image_logits(features, fast.text)[0])
@@ -117,17 +117,17 @@ def test_a_batch_of_different_names_equals_one_by_one(backbone):
     torch.manual_seed(0)
     model, width = BayesPFL(ModelConfig(), Widths.from_backbone(backbone)), backbone.text_width
     features = Features(torch.randn(3, backbone.joint_width), torch.randn(4, 3, 9, backbone.patch_width))
-    draws = Noise(torch.randn(3, 2, width), torch.randn(2, width), torch.randn(2, width))
+    noise = Noise(torch.randn(3, 2, width), torch.randn(2, width), torch.randn(2, width))
     ids = [backbone.class_tokens(name) for name in ("gear", "a long metal plate with holes", "nut")]
     encoder = PromptEncoder(backbone)
     with torch.no_grad():
-        together = model.prompts(features, pad_class_tokens(ids), draws, encoder).text
+        together = model.prompts(features, pad_class_tokens(ids), noise, encoder).text
         for image in range(3):
-            one = slice(image, image + 1)
-            alone = Features(features.image[one], features.patches[:, one])
-            own = Noise(draws.context[one], draws.normal, draws.abnormal)
+            row = slice(image, image + 1)
+            alone = Features(features.image[row], features.patches[:, row])
+            own = Noise(noise.context[row], noise.normal, noise.abnormal)
             assert torch.allclose(
-                model.prompts(alone, pad_class_tokens(ids[one]), own, encoder).text[0], together[image], atol=1e-6
+                model.prompts(alone, pad_class_tokens(ids[row]), own, encoder).text[0], together[image], atol=1e-6
             )
 
 
@@ -135,8 +135,8 @@ def test_gradients_reach_the_head_and_never_clip(backbone):
     torch.manual_seed(0)
     model, width = BayesPFL(ModelConfig(), Widths.from_backbone(backbone)), backbone.text_width
     features = Features(torch.randn(1, backbone.joint_width), torch.randn(4, 1, 9, backbone.patch_width))
-    draws = Noise(torch.randn(1, 1, width), torch.randn(1, width), torch.randn(1, width))
-    _, logits = model(features, pad_class_tokens([backbone.class_tokens("gear")]), draws, PromptEncoder(backbone))
+    noise = Noise(torch.randn(1, 1, width), torch.randn(1, width), torch.randn(1, width))
+    _, logits = model(features, pad_class_tokens([backbone.class_tokens("gear")]), noise, PromptEncoder(backbone))
     (logits.pixel.square().sum() + logits.image.square().sum()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for name, p in model.named_parameters())
     assert all(p.grad is None and not p.requires_grad for p in backbone.parameters())

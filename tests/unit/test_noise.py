@@ -1,4 +1,4 @@
-"""Draws are keyed by seed and content alone, and the first R of a longer stream are those of R."""
+"""Noise is keyed by seed and content alone, and the first R of a longer stream are those of R."""
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ def test_neither_neighbours_nor_order_nor_number_change_a_draw(seed, keys, sampl
 
 
 def test_streams_are_independent_standard_normals():
-    draws = keyed_noise(0, [b"a", b"b"], 200, 100)
+    noise = keyed_noise(0, [b"a", b"b"], 200, 100)
     other = keyed_noise(1, [b"a"], 200, 100)
     streams = (
-        torch.stack([*draws.context, draws.normal, draws.abnormal, *other.context, other.normal]).flatten(1).numpy()
+        torch.stack([*noise.context, noise.normal, noise.abnormal, *other.context, other.normal]).flatten(1).numpy()
     )
     assert np.abs(streams.mean(1)).max() < 0.03
     assert np.abs(streams.std(1) - 1).max() < 0.03

@@ -103,9 +103,9 @@ def test_every_key_that_does_not_fit_is_listed(head, tmp_path, capsys):
         del wrong[key]
     del wrong["fuse.compress.weight"], wrong["fuse.compress.bias"]
     assert import_into(tmp_path, {"MyModel": wrong}) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert all(key in said for key in ("surprise.weight", "prompt_context", "fuse.compress"))
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(key in message for key in ("surprise.weight", "prompt_context", "fuse.compress"))
     assert not (tmp_path / "bundle").exists()
 
 

@@ -1,4 +1,4 @@
-"""The released code's draws, one image after the other with the first one's states, exist only where the field asks for them."""
+"""The released code's noise, drawn image by image with the first one's states, is used only where it is configured."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def released(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in range(3)]
 
 
@@ -46,20 +46,20 @@ def test_noise_follows_the_released_order():
         assert torch.equal(noise.abnormal, torch.cat(expected[0][2]))
 
 
-def test_predictions_use_it_and_so_depend_on_the_order(released, pictures):
-    ours = released.predict(pictures, NAMES, 3, seed=4)
-    for position, (picture, name) in enumerate(zip(pictures, NAMES, strict=True)):
-        features, key = released._encode(picture)
+def test_predictions_use_it_and_so_depend_on_the_order(released, images):
+    ours = released.predict(images, NAMES, 3, seed=4)
+    for position, (image, name) in enumerate(zip(images, NAMES, strict=True)):
+        features, key = released._encode(image)
         noise = ordered_noise(4, position, 3, released.backbone.text_width)
         expected = reference_score(released, features, noise, name)
         assert ours[position].text_score == pytest.approx(expected, abs=1e-6)
         alone = released.predict_features(features, key, name, [3], seed=4, position=position)[3]
         assert ours[position].image_score == alone.image_score
         assert np.array_equal(ours[position].anomaly_map, alone.anomaly_map)
-    backwards = released.predict(pictures[::-1], NAMES[::-1], 3, seed=4)[::-1]
+    backwards = released.predict(images[::-1], NAMES[::-1], 3, seed=4)[::-1]
     assert ours[0].image_score != backwards[0].image_score
     with pytest.raises(ConfigError, match="draws_in_order"):
-        released.predict(pictures, NAMES, "auto", threshold=0.5)
+        released.predict(images, NAMES, "auto", threshold=0.5)
 
 
 @torch.inference_mode()
@@ -70,8 +70,8 @@ def reference_score(detector, features, noise, name):
     return float(detector.method.head.image_logits(features, prompts.text).sigmoid().mean())
 
 
-def test_a_number_of_samples_that_is_no_multiple_of_a_group_uses_its_own_noise(released, pictures):
-    features, key = released._encode(pictures[0])
+def test_a_number_of_samples_that_is_no_multiple_of_a_group_uses_its_own_noise(released, images):
+    features, key = released._encode(images[0])
     seven = released.predict_features(features, key, "gear", [2, 7], seed=1)
     noise = ordered_noise(1, 0, 7, released.backbone.text_width)
     assert seven[7].text_score == pytest.approx(reference_score(released, features, noise, "gear"), abs=1e-6)

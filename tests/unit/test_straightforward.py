@@ -47,8 +47,8 @@ def test_images(straightforward: ModuleType, tmp_path: Path) -> None:
     images = torch.rand(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     slow, fast = straightforward.encode_image(backbone, images), backbone.encode_image(images)
     assert isinstance(slow, Features)
-    for one, other in zip(slow, fast, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    for left, right in zip(slow, fast, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stored_weights", [True, False])
@@ -56,9 +56,9 @@ def test_images(straightforward: ModuleType, tmp_path: Path) -> None:
 def test_heads(straightforward: ModuleType, detector: Detector, stored_weights: bool) -> None:
     backbone, key, number = detector.backbone, b"image", 3
     features = backbone.encode_image(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
-    draws = keyed_noise(0, [key], number, backbone.text_width)
+    noise = keyed_noise(0, [key], number, backbone.text_width)
     slow = straightforward.head(
-        detector.method.head, backbone, features, draws, backbone.class_tokens("hex nut"), 64, stored_weights
+        detector.method.head, backbone, features, noise, backbone.class_tokens("hex nut"), 64, stored_weights
     )
     fast = detector.predict_features(features, key, "hex nut", [number])[number]
     smoothed = smooth(slow.anomaly_map, detector.config.scoring.smoothing_sigma_px).numpy()

@@ -1,4 +1,4 @@
-"""Training in plain torch: several workers equal one, a restored run equals an uninterrupted one, broken losses are named."""
+"""Training: several workers equal one, a restored run equals an uninterrupted one, broken losses are named."""
 
 import hashlib
 
@@ -108,12 +108,12 @@ def test_restored_run_equals_an_uninterrupted_one_to_the_bit(backbone):
     second.load_state(first.state())
     for step in range(2, 4):
         second.step(make_batch(second, step))
-    expected, found = straight.state(), second.state()
-    assert found.steps == expected.steps == 4
-    assert found.tensors.keys() == expected.tensors.keys()
+    expected, restored = straight.state(), second.state()
+    assert restored.steps == expected.steps == 4
+    assert restored.tensors.keys() == expected.tensors.keys()
     assert any(name.startswith("exp_avg_sq.") for name in expected.tensors)
     for name, value in expected.tensors.items():
-        assert torch.equal(found.tensors[name], value), name
+        assert torch.equal(restored.tensors[name], value), name
 
 
 def test_a_state_is_a_copy_that_later_steps_do_not_touch(backbone):
@@ -126,9 +126,9 @@ def test_a_state_is_a_copy_that_later_steps_do_not_touch(backbone):
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(backbone):
-    one, same, other = (make_trainer(backbone, run_config(seed=seed)).state().tensors for seed in (0, 0, 1))
-    assert all(torch.equal(value, same[name]) for name, value in one.items())
-    assert not torch.equal(one["model.banks.context"], other["model.banks.context"])
+    first, same, other = (make_trainer(backbone, run_config(seed=seed)).state().tensors for seed in (0, 0, 1))
+    assert all(torch.equal(value, same[name]) for name, value in first.items())
+    assert not torch.equal(first["model.banks.context"], other["model.banks.context"])
 
 
 def test_the_frozen_backbone_receives_no_gradient_and_is_in_no_state(backbone):
@@ -173,10 +173,10 @@ def test_gradient_clipping_bounds_the_norm(backbone):
 @pytest.mark.parametrize("parts", [2, 4, 100])
 def test_accumulated_parts_have_the_loss_and_the_gradients_of_the_whole(backbone, parts):
     whole, cut = make_trainer(backbone), make_trainer(backbone, run_config(accumulation_parts=parts))
-    expected, found = whole.step(make_batch(whole, 0)), cut.step(make_batch(cut, 0))
+    expected, actual = whole.step(make_batch(whole, 0)), cut.step(make_batch(cut, 0))
     for name, value in expected.items():
         if not name.startswith("offset_ratio"):
-            assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-4 if name.startswith("kl_") else 1e-7), name
+            assert actual[name] == pytest.approx(value, rel=1e-5, abs=1e-4 if name.startswith("kl_") else 1e-7), name
     gradients = dict(cut.model.named_parameters())
     for name, parameter in whole.model.named_parameters():
         if parameter.grad is not None:
@@ -185,9 +185,9 @@ def test_accumulated_parts_have_the_loss_and_the_gradients_of_the_whole(backbone
 
 def test_mixed_precision_stays_near_float32_and_keeps_float32_weights(backbone):
     full, mixed = make_trainer(backbone), make_trainer(backbone, run_config(mixed_precision=True))
-    expected, found = full.step(make_batch(full, 0)), mixed.step(make_batch(mixed, 0))
-    assert found["total"] != expected["total"]
-    assert found["total"] == pytest.approx(expected["total"], rel=0.05)
+    expected, actual = full.step(make_batch(full, 0)), mixed.step(make_batch(mixed, 0))
+    assert actual["total"] != expected["total"]
+    assert actual["total"] == pytest.approx(expected["total"], rel=0.05)
     assert all(value.dtype == torch.float32 for value in mixed.state().tensors.values())
 
 
@@ -219,9 +219,9 @@ def test_a_run_restored_in_the_second_stage_goes_on_to_the_bit(backbone):
     second.load_state(straight.state())
     for trainer in (straight, second):
         trainer.step(make_batch(trainer, 3))
-    expected, found = straight.state(), second.state()
-    assert (found.steps, found.second_stage_start) == (4, 2)
-    assert all(torch.equal(found.tensors[name], value) for name, value in expected.tensors.items())
+    expected, restored = straight.state(), second.state()
+    assert (restored.steps, restored.second_stage_start) == (4, 2)
+    assert all(torch.equal(restored.tensors[name], value) for name, value in expected.tensors.items())
 
 
 def test_a_second_stage_without_maps_is_refused():

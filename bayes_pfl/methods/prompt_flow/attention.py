@@ -1,4 +1,4 @@
-"""Residual cross-modal attention: text embeddings refined with the patch features of one image (section 3.4)."""
+"""Text embeddings, patch features -> refined text embeddings: residual cross-modal attention (section 3.4)."""
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,16 @@ class ResidualCrossModalAttention(nn.Module):
         query: Float[Tensor, "batch prompts dim"],
         patches: Float[Tensor, "batch patches dim"],
     ) -> Float[Tensor, "batch prompts dim"]:
-        """Refined text embeddings, not normalised; `query` is `self.query(text)`, the same for every layer."""
+        """Refined text embeddings.
+
+        Args:
+            text: Z, L2-normalised.
+            query: `self.query(text)`, the same for every layer.
+            patches: F, the projected patch features of one layer.
+
+        Returns:
+            F^t, not normalised.
+        """
         keys = patches.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         queries = query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         weights = torch.softmax(queries @ keys.transpose(-1, -2) * text.shape[-1] ** -0.5, dim=-1)
@@ -35,5 +44,12 @@ class ResidualCrossModalAttention(nn.Module):
 
 
 def normalize(x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-    """L2-normalisation along the last axis."""
+    """L2-normalisation along the last axis.
+
+    Args:
+        x: any vectors.
+
+    Returns:
+        The vectors with length 1.
+    """
     return F.normalize(x, dim=-1)

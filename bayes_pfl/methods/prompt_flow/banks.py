@@ -7,7 +7,8 @@ from torch import Tensor, nn
 class PromptBanks(nn.Module):
     """Context words (B, P, C), shared by both banks, and state words (B, Q, C) of each.
 
-    Truncated normal of standard deviation 0.02 around 0 (context), +0.5 (normal state) and -0.5 (abnormal state), as released.
+    Truncated normal of standard deviation 0.02 around 0 (context), +0.5 (normal state) and -0.5 (abnormal state), as
+    released.
     """
 
     def __init__(self, num_prompts: int, context_tokens: int, state_tokens: int, dim: int) -> None:

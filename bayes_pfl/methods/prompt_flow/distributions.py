@@ -1,4 +1,4 @@
-"""Noise -> offsets of the prompts' words: the image-specific and the image-agnostic distribution (sections 3.2, 3.3)."""
+"""Noise -> offsets of the prompts' words: image-specific and image-agnostic distribution (sections 3.2, 3.3)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Planar normalising flow: a chain of rank-one maps that turns a Gaussian into a richer distribution."""
+"""Samples of a Gaussian -> samples of a richer distribution with their log-determinant: planar flows (eq. 6)."""
 
 import warnings
 
@@ -14,10 +14,19 @@ def planar_flow(
     b: Float[Tensor, "steps *#batch"],
     epsilon: float,
 ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-    """z_K of K steps h(z) = z + u tanh(w.z + b), and sum_k log|1 + u_k.psi_k(z)|, psi(z) = tanh'(w.z + b) w (eq. 6; Rezende and Mohamed, 2015).
+    """K steps h(z) = z + u tanh(w.z + b) with psi(z) = tanh'(w.z + b) w (eq. 6; Rezende and Mohamed, 2015).
 
-    `epsilon` is added to |1 + u.psi| inside the logarithm (0 in the paper). u is not constrained to keep h invertible:
-    neither the paper nor the released code does so.
+    u is not constrained to keep h invertible: neither the paper nor the released code does so.
+
+    Args:
+        z: where the flow starts.
+        u: of each step.
+        w: of each step.
+        b: of each step.
+        epsilon: added to |1 + u.psi| inside the logarithm (0 in the paper).
+
+    Returns:
+        z_K, and sum_k log|1 + u_k.psi_k(z_k)| in nats.
     """
     if len(u) == 0:
         return z, z.new_zeros(z.shape[:-1])
@@ -35,7 +44,16 @@ def planar_flow(
 class PlanarFlow(nn.Module):
     """K planar steps with free u, w, b: q_K(z_K) = q_0(z_0) prod_k |1 + u_k.psi(z_k)|^-1 (eq. 6).
 
-    u and w start at `scale` times a standard normal, b at 0: with a small scale the flow starts near the identity.
+    Args:
+        dim: width of z.
+        length: K; 0 is the identity.
+        scale: u and w start at this times a standard normal, b at 0: with a small scale the flow starts near the
+            identity.
+        epsilon: added inside the logarithm of the determinant (0 in the paper).
+
+    >>> flow = PlanarFlow(dim=3, length=2, scale=0.0, epsilon=0.0)
+    >>> flow(torch.ones(5, 3))[1].tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     def __init__(self, dim: int, length: int, scale: float, epsilon: float) -> None:
@@ -46,7 +64,14 @@ class PlanarFlow(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, z: Float[Tensor, "*batch dim"]) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """z_K and the summed log-determinant of the steps."""
+        """The flow's end.
+
+        Args:
+            z: where it starts.
+
+        Returns:
+            z_K, and the summed log-determinant of the steps in nats.
+        """
         return planar_flow(z, self.u, self.w, self.b, self.epsilon)
 
 
@@ -64,7 +89,15 @@ class AmortizedPlanarFlow(nn.Module):
     def forward(
         self, z: Float[Tensor, "batch samples dim"], condition: Float[Tensor, "batch condition"]
     ) -> tuple[Float[Tensor, "batch samples dim"], Float[Tensor, "batch samples"]]:
-        """z_K and the summed log-determinant, every image with the steps of its own condition."""
+        """The flow's end, every image with the steps of its own condition.
+
+        Args:
+            z: where it starts.
+            condition: one vector for each image.
+
+        Returns:
+            z_K, and the summed log-determinant of the steps in nats.
+        """
         batch, _, dim = z.shape
         u = self.u(condition).view(batch, self.length, 1, dim).transpose(0, 1)
         w = self.w(condition).view(batch, self.length, 1, dim).transpose(0, 1)

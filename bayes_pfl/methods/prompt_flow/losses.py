@@ -150,9 +150,9 @@ def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossCon
 def focal_loss(
     logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], gamma: float, epsilon: float = 0.0
 ) -> Float[Tensor, "*shape"]:
-    """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017), p_t = sigmoid(logits) where the target is 1, else 1 - that.
+    """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017).
 
-    `losses` averages it over foreground and background separately and adds the two, as released.
+    p_t = sigmoid(logits) where the target is 1, and 1 minus that where it is 0. `losses` averages it over foreground and background separately and adds the two, as released.
 
     Args:
         logits: of any shape.

@@ -1,4 +1,4 @@
-"""Bayes-PFL as a `Method`: features of one image -> anomaly map, scores and uncertainty over R nested samples (section 3.5)."""
+"""Features of one image -> scores and maps over R nested samples: Bayes-PFL as a `Method` (section 3.5)."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise, ordered_noise
 
 SAMPLE_GROUP = 5
-"""Samples that go through the text encoder together: always this many, so that products keep their shape for every R."""
+"""Samples that go through the text encoder together: always as many, so that products have one shape for every R."""
 
 ImageSamples = tuple[Float[Tensor, "1 samples dim"], list[tuple[OffsetSamples, OffsetSamples]]]
 """Noise of one image's context, and the states' offsets group by group."""
@@ -28,7 +28,8 @@ ImageSamples = tuple[Float[Tensor, "1 samples dim"], list[tuple[OffsetSamples, O
 class PromptFlow:
     """A trained head on a frozen backbone. Scores depend on image, class name, R and seed alone.
 
-    Departs from that where `model.variant.draws_in_order` asks for the released code's noise, which depends on the image's position.
+    Departs from that where `model.variant.draws_in_order` asks for the released code's noise, which depends on the
+    image's position.
     """
 
     def __init__(
@@ -99,14 +100,14 @@ class PromptFlow:
         return MapAccumulator(size, side, wanted, self.config.model.variant.upsampled_corners, self.device)
 
     def _noise(self, query: ImageQuery, num_samples: int, length: int) -> Noise | None:
-        """The released code's noise where it is configured, filled up to `length` samples with zeros that nothing reads."""
+        """The released code's noise where it is configured, filled up with zeros, whose results are ignored."""
         if not self.config.model.variant.draws_in_order:
             return None
         noise = ordered_noise(query.seed, query.position, num_samples, self.backbone.text_width)
         return Noise(*(F.pad(part, (0, 0, 0, length - num_samples)).to(self.device) for part in noise))
 
     def _samples(self, query: ImageQuery, starts: range, noise: Noise | None) -> ImageSamples:
-        """Context noise, and state offsets of the groups that begin at `starts`; keyed by the query unless noise is given."""
+        """Context noise and state offsets of the groups that begin at `starts`; keyed by the query, or as in `noise`."""
         if noise is None:
             length, width = starts[-1] + SAMPLE_GROUP, self.backbone.text_width
             context = keyed_noise(query.seed, [query.noise_key], length, width).context.to(self.device)
@@ -115,7 +116,7 @@ class PromptFlow:
         return noise.context, [self.head.sample_states(noise.normal[group], noise.abnormal[group]) for group in groups]
 
     def _add_groups(self, maps: MapAccumulator, query: ImageQuery, starts: range, noise: Noise | None) -> None:
-        """Add the groups of samples that begin at `starts`: first all texts, then layer by layer, so that memory holds one."""
+        """Add the groups of samples that begin at `starts`: all texts, then layer by layer: memory holds one layer."""
         features = query.features
         context_noise, states = self._samples(query, starts, noise)
         texts, image_logits = [], []

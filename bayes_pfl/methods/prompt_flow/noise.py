@@ -1,7 +1,7 @@
 """Seed and image -> standard-normal noise behind R Monte Carlo samples (sections 3.2 and 3.3).
 
-Noise is keyed by content, so that order, batch, worker and replica change nothing. Sample r of a stream does not depend on
-how many follow it: the noise of R samples is the beginning of any longer stream.
+Noise is keyed by content, so that order, batch, worker and replica change nothing. Sample r of a stream does not depend
+on how many follow it: the noise of R samples is the beginning of any longer stream.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ def keyed_noise(seed: int, image_keys: list[bytes], num_samples: int, dim: int) 
 def ordered_noise(seed: int, position: int, num_samples: int, dim: int) -> Noise:
     """Noise of one image of a call, drawn as the released code does: from one generator, image by image.
 
-    Every image draws R times the context, R times the normal and R times the abnormal state, 1 x C each; all images use the
-    states of the first. So the noise depends on the image's position and on R, not on its pixels.
+    Every image draws R times the context, R times the normal and R times the abnormal state, 1 x C each; all images use
+    the states of the first. So the noise depends on the image's position and on R, not on its pixels.
 
     Args:
         seed: seed of the generator.

@@ -80,7 +80,8 @@ class PromptFlowObjective:
             add: sum over all workers and parts of a vector of sums.
 
         Returns:
-            The loss; its diagnostics are the ratios of the offsets' norm to the bank vectors', far below 1 when healthy.
+            The loss; its diagnostics are the ratios of the offsets' norm to the bank vectors', far below 1 when
+            healthy.
         """
         config = self.run.loss
         class_token_only = config.variant.classify_class_token and not second_stage

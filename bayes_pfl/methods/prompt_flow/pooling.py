@@ -1,4 +1,4 @@
-"""x_patch: one vector of all patch tokens of all chosen layers, for the global image feature x = x_cls + x_patch."""
+"""Patch tokens of all chosen layers -> x_patch, one vector for each image (x = x_cls + x_patch, section 3.5)."""
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,14 @@ class MeanPooling(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, patches: Float[Tensor, "layers batch patches width"]) -> Float[Tensor, "batch dim"]:
-        """One vector an image."""
+        """One vector for each image.
+
+        Args:
+            patches: patch tokens of the chosen blocks.
+
+        Returns:
+            x_patch.
+        """
         return self.project(patches.mean(2).transpose(0, 1).flatten(1))
 
 
@@ -36,7 +43,14 @@ class AttentionPooling(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
 
     def forward(self, patches: Float[Tensor, "layers batch patches width"]) -> Float[Tensor, "batch dim"]:
-        """One vector an image."""
+        """One vector for each image.
+
+        Args:
+            patches: patch tokens of the chosen blocks.
+
+        Returns:
+            x_patch.
+        """
         direction = (self.compress.weight @ self.fuse.weight).view(len(patches), -1)
         # layer by layer: products over all of them would copy the patches; both biases' constant cancels in the softmax
         scores = torch.stack([layer @ part for layer, part in zip(patches, direction, strict=True)]).sum(0)

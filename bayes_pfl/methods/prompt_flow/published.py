@@ -1,4 +1,4 @@
-"""The authors' published head weights: key names, shapes and meaning, turned into `BayesPFL`'s."""
+"""The authors' published head weights -> configuration and weights of `BayesPFL`, by key names and shapes."""
 
 import re
 
@@ -50,8 +50,14 @@ FREE_FLOW = re.compile(r"^states\.(flows|free_)")
 def convert_published(published: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The model's configuration, read off the shapes, and its state dict.
 
-    Raises BundleError listing every key that is neither used nor knowingly dropped, every one that is missing and every one
-    whose shape fits no others'.
+    Args:
+        published: the published state dict.
+
+    Returns:
+        Configuration and weights of `BayesPFL`.
+
+    Raises:
+        BundleError: keys are unknown or missing, or shapes do not fit each other; it lists them all.
     """
     used = {key: our_key(key) for key in published if not UNUSED.match(key)}
     unexpected = [key for key, ours in used.items() if ours is None]
@@ -82,13 +88,27 @@ def convert_published(published: dict[str, Tensor]) -> tuple[ModelConfig, dict[s
 
 
 def our_key(published: str) -> str | None:
-    """Our name of a published weight; none for a name that is not known."""
+    """Our name of a published weight.
+
+    Args:
+        published: the published name.
+
+    Returns:
+        Our name, or None for an unknown one.
+    """
     prefix = next((old for old in RENAMED if published == old or published.startswith(old + ".")), None)
     return None if prefix is None else RENAMED[prefix] + published.removeprefix(prefix)
 
 
 def published_widths(weights: dict[str, Tensor]) -> Widths:
-    """The backbone's sizes that converted weights were trained for."""
+    """The backbone's sizes that converted weights were trained for.
+
+    Args:
+        weights: what `convert_published` returned.
+
+    Returns:
+        The sizes.
+    """
     joint, patch = weights["projections.0.weight"].shape
     layers = sum(key.startswith("projections.") for key in weights)
     return Widths(joint=joint, text=weights["banks.context"].shape[-1], patch=patch, layers=layers)
@@ -102,10 +122,21 @@ def published_detector(
     image_size: int = 518,
     draws_in_order: bool = False,
 ) -> DetectorConfig:
-    """The whole configuration the published weights run with: by default 518 px, blocks 6, 12, 18, 24; always exact GELU.
+    """The whole configuration the published weights run with; always exact GELU.
 
-    The weights decide everything about the model, and nothing about where its noise comes from: draws stay keyed by seed and
-    image unless `draws_in_order` asks for the released code's, which make a prediction depend on the images before it.
+    The weights decide everything about the model, and nothing about where its noise comes from.
+
+    Args:
+        model: what `convert_published` returned.
+        backbone: open_clip architecture, or a JSON file.
+        pretrained: CLIP weights.
+        feature_layers: vision blocks, counted from 1.
+        image_size: side of the input, pixels.
+        draws_in_order: draw noise as the released code does, which makes a prediction depend on the images before it;
+            else noise is keyed by seed and image.
+
+    Returns:
+        The configuration of the bundle.
     """
     clip = BackboneConfig(
         name=backbone, pretrained=pretrained, image_size=image_size, feature_layers=feature_layers, quick_gelu=False
@@ -153,5 +184,6 @@ def _foreign(unexpected: list[str], missing: list[str], misshapen: list[str]) ->
         if keys
     ]
     return BundleError(
-        f"These are not the published weights ({'; '.join(problems)}); give the authors' train_visa.pth or train_mvtec.pth."
+        f"These are not the published weights ({'; '.join(problems)}); "
+        "give the authors' train_visa.pth or train_mvtec.pth."
     )
