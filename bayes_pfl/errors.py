@@ -6,6 +6,7 @@ BayesPFLError            anything the user can mend; programs print it and exit 
 │   └── ImageError       one image or mask cannot be used; the others can
 ├── OutputError          a target cannot be written: no room, no right, in use, or taken
 ├── BackboneError        a CLIP model or its weights cannot be built as asked
+│   └── ClassNameError   a class name is blank, or longer than the text encoder has room for
 ├── BundleError          a trained model's folder is missing, damaged or of another version
 └── TrainingError        a run cannot go on: a loss that is not finite, too little hardware
 
@@ -37,6 +38,10 @@ class OutputError(BayesPFLError):
 
 class BackboneError(BayesPFLError):
     """A CLIP model or its weights cannot be built as asked."""
+
+
+class ClassNameError(BackboneError):
+    """A class name is blank, or longer than the text encoder has room for."""
 
 
 class BundleError(BayesPFLError):

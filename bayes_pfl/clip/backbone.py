@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
@@ -51,7 +52,7 @@ class Backbone(nn.Module):
             raise BackboneError(
                 f"{config.name} has no CLIP text transformer; choose an architecture with open_clip's own text tower."
             )
-        self.tokenizer: Any = _load_tokenizer(config)
+        self.tokenizer: Any = load_tokenizer(config)
         self.joint_width = (
             int(self.text_tower.text_projection.shape[-1])
             if not isinstance(self.text_tower.text_projection, nn.Linear)
@@ -87,14 +88,29 @@ class Backbone(nn.Module):
         return Features(output["image_features"], torch.stack(output["image_intermediates"]))
 
     def class_tokens(self, class_name: str) -> list[int]:
-        """Token ids of a class name and the end-of-text token. Raises BackboneError if it does not fit the context."""
-        tokens = [*self.tokenizer.encode(class_name.lower()), self.tokenizer.eot_token_id]
-        room = self.text_tower.positional_embedding.shape[0] - 1
-        if len(tokens) > room:
-            raise BackboneError(
-                f"The class name is {len(tokens)} tokens long; the text encoder holds {room}. Shorten it."
-            )
-        return tokens
+        """Token ids of a class name and the end of text, alone in its prompt.
+
+        Args:
+            class_name: such as "metal nut".
+
+        Returns:
+            The ids.
+
+        Raises:
+            ClassNameError: the name is blank or too long.
+        """
+        return self.class_names(other_tokens=0).tokens(class_name)
+
+    def class_names(self, other_tokens: int) -> ClassNames:
+        """The reader of class names.
+
+        Args:
+            other_tokens: tokens of a prompt beside start, class name and end of text.
+
+        Returns:
+            A reader that refuses names without room.
+        """
+        return ClassNames(self.tokenizer, self.text_tower.positional_embedding.shape[0], other_tokens)
 
     def _probe(self) -> tuple[tuple[int, int], int]:
         """Patch grid and patch-token width, found by encoding one black image."""
@@ -186,8 +202,27 @@ def _load_clip(config: BackboneConfig) -> Any:
         ) from error
 
 
-def _load_tokenizer(config: BackboneConfig) -> Any:
-    """open_clip's tokenizer; the configuration's own vocabulary if its text_cfg names one, relative to the JSON file."""
+def context_length(config: BackboneConfig) -> int:
+    """Tokens that the text encoder holds, from the architecture alone.
+
+    Args:
+        config: names the architecture.
+
+    Returns:
+        The length, start and end of text included.
+    """
+    return int(open_clip.get_model_config(_architecture(config.name))["text_cfg"].get("context_length", 77))
+
+
+def load_tokenizer(config: BackboneConfig) -> Any:
+    """open_clip's tokenizer; the configuration's own vocabulary if its text_cfg names one, relative to the JSON file.
+
+    Args:
+        config: names the architecture.
+
+    Returns:
+        The tokenizer.
+    """
     name = _architecture(config.name)
     text = open_clip.get_model_config(name)["text_cfg"]
     vocabulary = text.get("tokenizer_kwargs", {}).get("bpe_path")

@@ -1,7 +1,7 @@
 """Images and class names -> predictions. Evaluation, batch scoring and serving all call this one `Detector`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -111,6 +111,22 @@ class Detector:
         bundle = load_bundle(source)
         return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision, compiled)
 
+    @property
+    def class_name_room(self) -> int:
+        """Tokens that a class name may have, its end of text included."""
+        return self.method.class_names.room
+
+    def check_class_names(self, class_names: Iterable[str]) -> None:
+        """Refuse class names that no image can be scored with; costs microseconds.
+
+        Args:
+            class_names: any number of names.
+
+        Raises:
+            ClassNameError: a name is blank or longer than `class_name_room`.
+        """
+        self.method.class_names.check(class_names)
+
     def predict(
         self,
         images: Sequence[ImageLike],
@@ -134,6 +150,7 @@ class Detector:
 
         Raises:
             ConfigError: the numbers of images and names differ, R < 1, or `auto` finds no threshold.
+            ClassNameError: a name is blank or too long; nothing was computed then.
             ImageError: bytes do not decode.
         """
         if num_samples != "auto":
@@ -142,7 +159,7 @@ class Detector:
         threshold = self.config.scoring.threshold if threshold is None else threshold
         if threshold is None:
             raise ConfigError('num_samples="auto" needs a threshold: give one, or use a bundle that has one.')
-        _check_names(images, class_names)
+        self._check_names(images, class_names)
         return [
             self.predict_features_until(*self._encode(image), name, threshold, seed)
             for image, name in zip(images, class_names, strict=True)
@@ -166,9 +183,10 @@ class Detector:
 
         Raises:
             ConfigError: the numbers of images and names differ, or R < 1.
+            ClassNameError: a name is blank or too long.
             ImageError: bytes do not decode.
         """
-        _check_names(images, class_names)
+        self._check_names(images, class_names)
         _check_numbers(num_samples)
         return [
             self.predict_features(*self._encode(image), name, num_samples, seed, position)
@@ -244,11 +262,13 @@ class Detector:
 
         Raises:
             ConfigError: the overlap is out of range, or R < 1.
+            ClassNameError: the name is blank or too long.
             ImageError: bytes do not decode.
         """
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap is {overlap}; give a share of a tile, at least 0 and below 1.")
         _check_numbers([num_samples])
+        self.check_class_names([class_name])
 
         @torch.inference_mode()
         def score(tile: ImageLike) -> PromptScores:
@@ -259,6 +279,15 @@ class Detector:
         uncertainty = float(prompt_scores(scores.peak, self.config.scoring).std(correction=0))
         return prediction(scores.image, self.config.scoring, num_samples)._replace(uncertainty=uncertainty)
 
+    def _check_names(self, images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
+        if isinstance(class_names, str):
+            raise ConfigError(
+                f'class_names is one string; give a list with one name for each image: ["{class_names}"].'
+            )
+        if len(images) != len(class_names):
+            raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
+        self.check_class_names(class_names)
+
     @torch.inference_mode()
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
         """Features and noise key of one image; one at a time, so that products have one shape and give the same bits."""
@@ -266,13 +295,6 @@ class Detector:
         with bfloat16_products(self.device, self.precision == "bfloat16"):
             features = self._encode_image(tensor[None].to(self.device))
         return Features(*(part.float() for part in features)), noise_key(tensor)
-
-
-def _check_names(images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
-    if isinstance(class_names, str):
-        raise ConfigError(f'class_names is one string; give a list with one name for each image: ["{class_names}"].')
-    if len(images) != len(class_names):
-        raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
 
 
 def _check_numbers(num_samples: Sequence[int]) -> None:

@@ -3,11 +3,29 @@
 import torch
 from torch import Tensor
 
-from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.backbone import Backbone, context_length, load_tokenizer
+from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.config import DetectorConfig, RunConfig
 from bayes_pfl.methods.method import Method, TrainableMethod
+from bayes_pfl.methods.prompt_flow.head import other_tokens
 from bayes_pfl.methods.prompt_flow.method import PromptFlow
 from bayes_pfl.methods.prompt_flow.objective import PromptFlowObjective
+
+
+def class_names(config: DetectorConfig) -> ClassNames:
+    """Which class names fit into the prompts of a configuration: from its tokenizer alone, without any weights.
+
+    Args:
+        config: what a bundle stores, or a run.
+
+    Returns:
+        `check(names)` refuses names that are blank or too long.
+
+    Raises:
+        BackboneError: the architecture is unknown.
+    """
+    backbone = config.backbone
+    return ClassNames(load_tokenizer(backbone), context_length(backbone), other_tokens(config.model))
 
 
 def build_method(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_pfl.clip.backbone import Features
+from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.methods.maps import PromptScores
 
 
@@ -30,6 +31,11 @@ class ImageQuery(NamedTuple):
 @runtime_checkable
 class Method(Protocol):
     """Scores of one image from its features. A method without samples answers every number of samples alike."""
+
+    @property
+    def class_names(self) -> ClassNames:
+        """Which class names fit into this method's prompts."""
+        ...
 
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
         """What this method takes from the frozen image encoder.
@@ -129,6 +135,11 @@ class TrainableMethod(Protocol):
     @property
     def head(self) -> nn.Module:
         """All that is learned: its state dict is what checkpoints and bundles hold."""
+        ...
+
+    @property
+    def class_names(self) -> ClassNames:
+        """Which class names fit into this method's prompts."""
         ...
 
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:

@@ -7,6 +7,7 @@ and never communicated.
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.precision import bfloat16_products
 from bayes_pfl.config import RunConfig
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.errors import TrainingError
+from bayes_pfl.errors import ClassNameError, TrainingError
 from bayes_pfl.methods.builder import build_trainable_method
 from bayes_pfl.methods.method import Loss, TrainingBatch
 from bayes_pfl.training.workers import average_gradients, sum_over_workers
@@ -51,6 +52,21 @@ class Trainer:
         """From here on train what the method's second stage trains, with a new optimiser and schedule."""
         self.second_stage_start = self.steps
         self._begin_stage(self.run.training.second_stage_epochs)
+
+    def check_class_names(self, refs: Iterable[SampleRef]) -> None:
+        """Refuse images whose class names do not fit into the method's prompts, before the first step.
+
+        Args:
+            refs: all images that will be trained on or validated with.
+
+        Raises:
+            ClassNameError: a name is blank or too long; it names the category.
+        """
+        for category, class_name in sorted({(ref.category, ref.class_name) for ref in refs}):
+            try:
+                self.method.class_names.tokens(class_name)
+            except ClassNameError as error:
+                raise ClassNameError(f"Category '{category}': {error}") from error
 
     def batch(
         self,

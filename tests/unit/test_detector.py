@@ -13,9 +13,10 @@ from small import BACKBONE, random_bundle
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorConfig
-from bayes_pfl.errors import BackboneError, BundleError, ConfigError, ImageError
+from bayes_pfl.errors import BackboneError, BundleError, ClassNameError, ConfigError, ImageError
 from bayes_pfl.inference.bundle import load_bundle, save_bundle, training_images
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.builder import class_names
 
 NAMES = ["gear", "metal plate", "hex nut", "gear"]
 
@@ -73,8 +74,39 @@ def test_what_cannot_be_predicted_is_said(detector, images):
         detector.predict(images[:1], ["gear"], 0)
     with pytest.raises(ImageError):
         detector.predict([b"junk"], ["gear"])
-    with pytest.raises(BackboneError, match="Shorten"):
-        detector.predict(images[:1], ["very " * 200])
+
+
+def test_the_longest_class_name_is_scored_and_a_longer_one_is_refused_before_any_work(detector, images):
+    longest = " ".join("abcdefghijklmnopqrst")  # 20 tokens and the end of text: 32 - 1 start - 5 - 5 learned words
+    assert detector.class_name_room == 21
+    (prediction,) = detector.predict(images[:1], [longest], 1)
+    assert np.isfinite(prediction.image_score)
+    for name in (longest + " u", "a " * 30, "very " * 200):
+        with pytest.raises(ClassNameError, match=r"room for 21: .* holds 32, beside 1 start token and 10 .* Shorten"):
+            detector.predict([b"no image", b"no image"], ["gear", name])
+        with pytest.raises(ClassNameError, match="Shorten"):
+            detector.predict_tiled(b"no image", name)
+    with pytest.raises(ClassNameError, match="1 other class names"):
+        detector.check_class_names(["gear", "a " * 30, "b " * 30])
+
+
+@pytest.mark.parametrize("name", ["", "   ", "\n\t", "\u3000"])
+def test_a_blank_class_name_is_refused(detector, name):
+    for call in (
+        lambda: detector.predict([b"no image"], [name]),
+        lambda: detector.predict([b"no image"], [name], "auto", threshold=0.5),
+        lambda: detector.predict_tiled(b"no image", name),
+    ):
+        with pytest.raises(ClassNameError, match="blank"):
+            call()
+
+
+def test_the_room_for_class_names_is_known_without_any_weights(detector):
+    names = class_names(detector.config)
+    assert names.room == detector.class_name_room
+    assert names.tokens("Hex Nut") == detector.method.class_names.tokens("hex nut")
+    paper = class_names(DetectorConfig())
+    assert paper.room == 77 - 1 - 10
 
 
 def test_a_bundle_comes_back_as_it_was(tmp_path):

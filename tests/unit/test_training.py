@@ -19,7 +19,7 @@ from bayes_pfl.config import (
     TrainingConfig,
 )
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.errors import TrainingError
+from bayes_pfl.errors import ClassNameError, TrainingError
 from bayes_pfl.methods.method import TrainingBatch
 from bayes_pfl.training.trainer import Trainer, learning_rate_factor, mean_terms
 
@@ -138,6 +138,18 @@ def test_the_frozen_backbone_receives_no_gradient_and_is_in_no_state(backbone):
     assert all(parameter.grad is None for parameter in backbone.parameters())
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
     assert not any("clip" in name for name in trainer.state().tensors)
+
+
+def test_class_names_without_room_are_refused_by_category_before_a_step(backbone):
+    trainer = make_trainer(backbone)
+    refs = [
+        SampleRef("", row, f"{row}.png", f"c{row}", name, 0, "") for row, name in enumerate(("gear", "a " * 21, " "))
+    ]
+    trainer.check_class_names(refs[:1])
+    with pytest.raises(ClassNameError, match=r"Category 'c1': .* 22 tokens .* room for 21"):
+        trainer.check_class_names(refs)
+    with pytest.raises(ClassNameError, match=r"Category 'c2': .* blank"):
+        trainer.check_class_names(refs[2:])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -308,6 +308,18 @@ class BayesPFL(nn.Module):
         return torch.einsum("nsbd,nd->nsb", direction, normalize(image)) * self.image_temperature.exp()
 
 
+def other_tokens(config: ModelConfig) -> int:
+    """Tokens of a prompt beside start, class name and end of text: P + Q learned words.
+
+    Args:
+        config: of the head.
+
+    Returns:
+        Their number.
+    """
+    return config.context_tokens + config.state_tokens
+
+
 def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
     density = InitialDensity(widths.joint, widths.text, config.variant.variance_exponent, config.variant.hidden_width)
     if config.variant.amortized_context_flow:

@@ -8,14 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import DetectorConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.methods.maps import MapAccumulator, PromptScores
 from bayes_pfl.methods.method import ImageQuery
 from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
-from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise, ordered_noise
 
 SAMPLE_GROUP = 5
@@ -41,22 +42,15 @@ class PromptFlow:
         head.load_state_dict(weights)
         self.head = head.to(device).eval()
         self.encoder = PromptEncoder(backbone).to(device)
+        self.encode_image = backbone.encode_image
         # Caches of functions that do not hold this object: a dropped method is freed at once.
-        self._class_tokens = functools.lru_cache(maxsize=1024)(functools.partial(_class_tokens, backbone, device))
+        self.class_names = backbone.class_names(other_tokens(config.model))
+        self._class_tokens = functools.lru_cache(maxsize=1024)(
+            functools.partial(_class_tokens, self.class_names, device)
+        )
         self._state_offsets = functools.lru_cache(maxsize=64)(
             functools.partial(_state_offsets, self.head, backbone.text_width, device)
         )
-
-    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
-        """The backbone's own features.
-
-        Args:
-            images: normalised images.
-
-        Returns:
-            Global feature and patch tokens of the configured blocks.
-        """
-        return self.backbone.encode_image(images)
 
     def scores(self, query: ImageQuery, num_samples: Sequence[int]) -> dict[int, PromptScores]:
         """Scores for several R from one pass with the largest. See `Method.scores`.
@@ -134,8 +128,8 @@ class PromptFlow:
             maps.add(torch.cat(pixel), image)
 
 
-def _class_tokens(backbone: Backbone, device: torch.device, class_name: str) -> ClassTokens:
-    return pad_class_tokens([backbone.class_tokens(class_name)], device)
+def _class_tokens(class_names: ClassNames, device: torch.device, class_name: str) -> ClassTokens:
+    return pad_class_tokens([class_names.tokens(class_name)], device)
 
 
 def _state_offsets(

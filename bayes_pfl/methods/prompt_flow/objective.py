@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.precision import bfloat16_products
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import RunConfig
 from bayes_pfl.methods.method import Loss, ParameterGroup, TrainingBatch
-from bayes_pfl.methods.prompt_flow.head import BayesPFL, Prompts, Widths
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Prompts, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
 from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise
 
@@ -34,18 +33,9 @@ class PromptFlowObjective:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.training.seed)  # every worker starts from the same weights
             self.head = BayesPFL(run.model, Widths.from_backbone(backbone)).to(device)
-        self._tokens = functools.lru_cache(maxsize=4096)(backbone.class_tokens)
-
-    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
-        """The backbone's own features.
-
-        Args:
-            images: normalised images.
-
-        Returns:
-            Global feature and patch tokens of the configured blocks.
-        """
-        return self.backbone.encode_image(images)
+        self.encode_image = backbone.encode_image
+        self.class_names = backbone.class_names(other_tokens(run.model))
+        self._tokens = functools.lru_cache(maxsize=4096)(self.class_names.tokens)
 
     def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
         """Prompts and their distributions, temperatures, everything else; in the second stage only its parts.
