@@ -12,7 +12,8 @@ from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.datasets.verify import Verdict, verify
 from bayes_pfl.errors import DataError
-from pipelines.ingest import Progress, local_path
+from pipelines.ingestion.paths import local_path
+from pipelines.ingestion.progress import Progress
 
 LISTED = 20
 """Files of one kind that are named; --json has all."""

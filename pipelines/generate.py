@@ -10,7 +10,7 @@ from bayes_pfl.errors import ConfigError
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.catalogue import CATEGORIES, defects_of
 from bayes_pfl.synthetic.splits import SPLITS
-from pipelines.ingest import local_path
+from pipelines.ingestion.paths import local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

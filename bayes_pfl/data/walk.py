@@ -159,7 +159,7 @@ def select_images(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[SkippedF
     images: list[str] = []
     skipped: list[SkippedFile] = []
     for path in paths:
-        reason = junk_reason(path) or ("" if is_image(path) else _no_image(path))
+        reason = junk_reason(path) or ("" if is_image(path) else no_image(path))
         if reason:
             skipped.append(SkippedFile(path, reason))
         else:
@@ -248,7 +248,15 @@ def printable(path: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path)
 
 
-def _no_image(path: str) -> str:
+def no_image(path: str) -> str:
+    """Why a file that is no image by its name is not read.
+
+    Args:
+        path: a name, path or URI.
+
+    Returns:
+        The reason.
+    """
     suffix = suffix_of(path)
     if suffix in UNREAD_SUFFIXES:
         volume = suffix in (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from bayes_pfl.data.walk import SkippedFile, is_image, printable
+from bayes_pfl.data.walk import SkippedFile, is_image, no_image, printable
 from bayes_pfl.datasets.description import Dataset, LayoutReading, Reader, plain
 from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate
 from bayes_pfl.datasets.industrial import INDUSTRIAL
@@ -103,7 +103,7 @@ def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListin
             unusable = unusable or reading.set_aside
         tried.append(f"  {name}: {reader.expects}")
     where = f"under {source.folder}" + (f" in the layout {layout}" if layout else "")
-    images = f"images of {dataset.title}" if dataset is not FOLDER else "images"
+    images = f"images of {dataset.title}" if dataset.name != FOLDER.name else "images"
     if unusable:
         path, reason = unusable[0]
         raise DataError(
@@ -112,7 +112,7 @@ def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListin
         )
     raise DataError(
         f"There are no {images} {where}. "
-        f"Give {'their' if dataset is FOLDER else 'its unpacked'} folder as --source; it should hold one of\n"
+        f"Give {'their' if dataset.name == FOLDER.name else 'its unpacked'} folder as --source; it should hold one of\n"
         + "\n".join(tried)
     )
 
@@ -121,7 +121,7 @@ def _readers(dataset: Dataset, layout: str | None) -> Iterator[tuple[str, Reader
     """The published form first: a list beside it was made from it."""
     if layout in (None, "published"):
         yield from (("published", reader) for reader in dataset.published)
-    if dataset is not FOLDER:
+    if dataset.name != FOLDER.name:
         if layout in (None, "meta"):
             yield "meta", MetaListLayout()
         if layout in (None, "rearranged"):
@@ -145,7 +145,7 @@ def _listing(layout: str, root: str, source: Source, reading: LayoutReading) -> 
             if not path.startswith(prefix):
                 reason = f"outside {root}, where the dataset was found"
             else:
-                reason = "not part of the layout" if is_image(path) else "no image"
+                reason = reading.reasons.get(path) or ("not part of the layout" if is_image(path) else no_image(path))
             ignored.append(SkippedFile(path, reason))
     return DatasetListing(
         layout=layout,

@@ -70,6 +70,8 @@ class LayoutReading(NamedTuple):
     set_aside: list[SkippedFile]
     used: set[str]
     """Every file that the layout accounts for: images, masks, lists."""
+    reasons: dict[str, str] = {}  # noqa: RUF012  # readers that have some give a dictionary of their own
+    """Why files that are not used are none of the layout, where the reader knows more than their place."""
 
 
 @runtime_checkable
@@ -110,8 +112,8 @@ class Dataset:
     """Defective images come with a mask; without one they cannot be used."""
     has_normals: bool = True
     """There are normal images, so image-level metrics are defined."""
-    mask_above: int = 128
-    """A mask's pixel is defective above this gray value."""
+    mask_above: int | None = 128
+    """A mask's pixel is defective above this gray value; None: any that is not black."""
     defect: str = ""
     """The one kind of defect, where folders do not name it."""
     lists: tuple[str, ...] = ()

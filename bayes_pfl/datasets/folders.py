@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from bayes_pfl.data.preprocess import decode_mask
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.walk import SkippedFile, is_image
 from bayes_pfl.datasets.description import Category, Dataset, LayoutReading
+from bayes_pfl.datasets.masks import decode_any_mask
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source, paths_inside, stem_key
 from bayes_pfl.errors import ImageError
@@ -182,7 +183,7 @@ class FolderLayout:
             if mask is None:
                 raise ImageError("has no mask, and only the mask tells whether it is defective")
             try:
-                pixels = decode_mask(source.read(mask), dataset.mask_above)
+                pixels = decode_any_mask(source.read(mask), dataset.mask_above, MAX_PIXELS)
             except ImageError as error:
                 raise ImageError(f"its mask {mask}: {error}") from error
             return ANOMALOUS if pixels.any() else NORMAL

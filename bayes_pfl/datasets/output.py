@@ -83,8 +83,7 @@ def begin(output: Path | str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
     # A plan of which nothing is done yet binds nobody.
     if held != digest and any(name.startswith("shard-") for name in work):
         raise OutputError(
-            f"{output} holds another ingest: other files, another dataset or other options. "
-            "Choose another --output, or delete the folder first."
+            f"{output} holds another ingest: other files, another dataset or other options. Choose another --output."
         )
     store.write_json(PLAN, {"digest": digest, "shards": len(tasks)})
     todo = [task for task, note in zip(tasks, notes_of(output, tasks), strict=True) if note is None]
@@ -114,10 +113,10 @@ def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, A
     return notes
 
 
-def finish(
+def gather(
     output: Path | str, tasks: Sequence[ShardTask], listing: DatasetListing, header: dict[str, Any]
 ) -> dict[str, Any]:
-    """Gather the notes of all shards into ``manifest.json``.
+    """The manifest of an output: the notes of all shards in one.
 
     Args:
         output: folder or URI.
@@ -129,7 +128,7 @@ def finish(
         The manifest.
 
     Raises:
-        OutputError: a shard is not done, or the manifest cannot be written.
+        OutputError: a shard is not done.
     """
     done = [note for note in notes_of(output, tasks) if note is not None]
     if len(done) < len(tasks):
@@ -149,17 +148,56 @@ def finish(
         "size_bytes": sum(note["size_bytes"] for note in shards),
         "counts": _counts(done),
         "identical_images": _identical(done),
+        "masks": sum(note.get("masks", 0) for note in done),
         "empty_masks": sorted(path for note in done for path in note["empty_masks"]),
+        **{
+            key: sorted(entry for note in done for entry in note.get(key, ()))
+            for key in ("large_masks", "full_masks", "turned_masks", "pages")
+        },
         "set_aside": sorted(set_aside),
         "ignored": [[*skipped] for skipped in listing.ignored],
         "left_out": [[*skipped] for skipped in listing.left_out],
         "shards": [{key: note[key] for key in ("shard", "rows", "size_bytes", "sha256")} for note in shards],
     }
+    return manifest
+
+
+def finish(
+    output: Path | str, tasks: Sequence[ShardTask], listing: DatasetListing, header: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the manifest of an output, which says that it is complete.
+
+    Args:
+        output: folder or URI.
+        tasks: the whole plan.
+        listing: what the reader made of the source.
+        header: entries that the manifest begins with.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        OutputError: a shard is not done, or the manifest cannot be written.
+    """
+    manifest = gather(output, tasks, listing, header)
+    write_manifest(output, manifest)
+    return manifest
+
+
+def write_manifest(output: Path | str, manifest: dict[str, Any]) -> None:
+    """Write a manifest, unless it is there already.
+
+    Args:
+        output: folder or URI.
+        manifest: of `gather`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     _remove_parts(output)  # workers of a killed ingest may have outlived its successor's start
     store = Store(output)
     if store.read_json(MANIFEST) != manifest:
         store.write_json(MANIFEST, manifest)
-    return manifest
 
 
 def _remove_parts(output: Path | str) -> None:

@@ -1,42 +1,45 @@
 """Images of one's own: any folder in one of the usual forms, or a CSV."""
 
+from dataclasses import replace
+
 from bayes_pfl.datasets.description import Dataset
-from bayes_pfl.datasets.folders import GOOD, FolderLayout, FolderTemplate
+from bayes_pfl.datasets.names import NameChoices
+from bayes_pfl.datasets.own_folders import OwnFolders
 from bayes_pfl.datasets.tables import TableLayout
 
-_PLAIN_KINDS = GOOD | {"bad", "ko", "yes", "defect", "defective", "anomaly", "anomalous"}
+_TABLE = TableLayout(
+    "*.csv",
+    path="path",
+    label="label",
+    mask="mask",
+    category="category",
+    split="split",
+    defect="defect",
+    class_name="class_name",
+    masks_optional=True,
+)
 
 FOLDER = Dataset(
     name="folder",
     title="your own images",
     categories=(),
-    published=(
-        TableLayout(
-            "*.csv",
-            path="path",
-            label="label",
-            mask="mask",
-            category="category",
-            split="split",
-            defect="defect",
-            class_name="class_name",
-            masks_optional=True,
-        ),
-        FolderLayout(
-            (FolderTemplate("{category}/{split}/{kind}/", "{category}/ground_truth/{kind}/"),),
-            masks_optional=True,
-        ),
-        FolderLayout((FolderTemplate("{split}/{kind}/", "ground_truth/{kind}/"),), masks_optional=True),
-        FolderLayout(
-            (
-                FolderTemplate("{category}/{kind}/", "{category}/ground_truth/{kind}/"),
-                FolderTemplate("{kind}/", "ground_truth/{kind}/"),
-            ),
-            kinds=_PLAIN_KINDS,
-            masks_optional=True,
-        ),
-    ),
-    mask_above=127,
+    published=(_TABLE, OwnFolders()),
+    mask_above=None,
     notes="Folders: [<category>/][train|test/]<good or a kind of defect>/*, masks in "
-    "ground_truth/<kind>/<name>[_mask].*. CSV: path,label[,mask,category,split,...].",
+    "ground_truth/<kind>/<name>[_mask].* or beside the images. CSV: path,label[,mask,category,split,...].",
 )
+
+
+def own_images(choices: NameChoices, label_from_masks: bool = False, annotations: str | None = None) -> Dataset:
+    """The description of one's own images, with what the user says of them.
+
+    Args:
+        choices: of folders' names.
+        label_from_masks: where no folder says, an image is anomalous if its mask marks a pixel.
+        annotations: file or folder of drawn regions; None looks for them.
+
+    Returns:
+        The description.
+    """
+    layouts = (replace(_TABLE, choices=choices), OwnFolders(choices, label_from_masks, annotations))
+    return replace(FOLDER, published=layouts[annotations is not None :])

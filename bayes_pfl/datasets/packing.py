@@ -11,14 +11,14 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.data.preprocess import decode_image, decode_mask, encode_mask, encode_png, shrink
+from bayes_pfl.data.preprocess import decode_image, encode_mask, encode_png, shrink
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import (
     MANIFEST_FOLDER,
@@ -29,6 +29,8 @@ from bayes_pfl.data.shards import (
     write_shard,
 )
 from bayes_pfl.data.walk import SkippedFile
+from bayes_pfl.datasets.header import read_header
+from bayes_pfl.datasets.masks import record_mask
 from bayes_pfl.datasets.record import Record
 from bayes_pfl.datasets.source import read_file
 from bayes_pfl.errors import DataError, ImageError
@@ -40,10 +42,24 @@ class PackingOptions:
 
     dataset: str
     """The value of the column ``dataset``."""
-    mask_above: int
+    mask_above: int | None
+    """A mask's pixel is anomalous above this gray value; None: any that is not black."""
     max_side_px: int | None
     """Larger images are scaled down to it and stored as PNG; None keeps every file as it is."""
     max_pixels: int
+    masks_as_stored: bool | None = None
+    """Whether masks were drawn on pixels as they are stored, before EXIF turns them; None: as their size says."""
+
+    def plain(self) -> dict[str, Any]:
+        """The options as JSON has them, without those that say nothing.
+
+        Returns:
+            Their values by name.
+        """
+        values = asdict(self)
+        return (
+            values if self.masks_as_stored is not None else {k: v for k, v in values.items() if k != "masks_as_stored"}
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,10 @@ class ShardTask:
         Returns:
             JSON.
         """
-        return json.dumps(asdict(self))
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["options"] = self.options.plain()
+        values["records"] = [record.plain() for record in self.records]
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> "ShardTask":
@@ -80,7 +99,7 @@ class ShardTask:
         """
         values = json.loads(text)
         values["options"] = PackingOptions(**values["options"])
-        values["records"] = tuple(Record(*record) for record in values["records"])
+        values["records"] = tuple(Record.from_plain(record) for record in values["records"])
         return cls(**values)
 
     @property
@@ -163,7 +182,7 @@ def plan_digest(tasks: Sequence[ShardTask]) -> str:
     """
     digest = hashlib.sha256(f"schema {SCHEMA_VERSION}".encode())
     for task in tasks:
-        part = [asdict(task.options), task.index, task.size_bytes, task.records]
+        part = [task.options.plain(), task.index, task.size_bytes, [record.plain() for record in task.records]]
         digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -217,7 +236,12 @@ def _pack(task: ShardTask) -> dict[str, Any]:
         "counts": [[*key, count] for key, count in sorted(notes.counts.items())],
         "images_sha256": notes.images_sha256,
         "set_aside": notes.set_aside,
+        "masks": notes.masks,
         "empty_masks": notes.empty_masks,
+        "large_masks": notes.large_masks,
+        "full_masks": notes.full_masks,
+        "turned_masks": notes.turned_masks,
+        "pages": notes.pages,
     }
     write_json(task.sidecar, note)
     return note
@@ -229,6 +253,10 @@ class StoredImage(NamedTuple):
     data: bytes
     image: Image.Image
     mask: np.ndarray | None
+    turned: str
+    """As `RecordMask.turned`."""
+    pages: int
+    """Of the file, of which the first is taken."""
 
 
 def read_record(source: Path, options: PackingOptions, record: Record) -> StoredImage:
@@ -246,35 +274,34 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
         ImageError: the image or its mask cannot be used; the message is the reason.
     """
     data = read_file(source, record.image)
+    pages = read_header(data).pages
     image = decode_image(data, options.max_pixels)
-    mask = None
-    if record.mask is not None:
-        try:
-            mask = decode_mask(read_file(source, record.mask), options.mask_above, options.max_pixels)
-        except ImageError as error:
-            raise ImageError(f"its mask {record.mask}: {error}") from error
-        if mask.shape != (image.height, image.width):
-            raise ImageError(f"its mask is {mask.shape[1]} x {mask.shape[0]}, the image {image.width} x {image.height}")
+    drawn = record_mask(
+        source, record, data, image.size, options.mask_above, options.masks_as_stored, options.max_pixels
+    )
+    mask = None if drawn is None else drawn.mask
     if options.max_side_px is not None and max(image.size) > options.max_side_px:
         image, mask = shrink(image, mask, options.max_side_px)
         data = encode_png(image)  # lossless: artefacts of another JPEG pass look like defects
-    return StoredImage(data, image, mask)
+    return StoredImage(data, image, mask, drawn.turned if drawn else "", pages)
 
 
-def _rows(task: ShardTask, notes: "_Met") -> Iterator[ShardRow]:
-    """The task's rows one after the other, noting in ``met`` what was met on the way."""
+def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
+    """The task's rows one after the other, noting in ``notes`` what came of them."""
     options = task.options
     for record in task.records:
         try:
-            data, image, mask = read_record(Path(task.source), options, record)
+            data, image, mask, turned, pages = read_record(Path(task.source), options, record)
         except ImageError as error:
             notes.set_aside.append(SkippedFile(record.image, str(error)))
             continue
         digest = hashlib.sha256(data).hexdigest()
         notes.images_sha256.append(digest)
         notes.counts[record.category, record.split, record.label] += 1
-        if mask is not None and not mask.any():
-            notes.empty_masks.append(record.image)
+        if pages > 1:
+            notes.pages.append((record.image, pages))
+        if mask is not None:
+            notes.add_mask(record.image, float(mask.mean()), turned)
         yield ShardRow(
             sample_id=f"{options.dataset}/{record.image}",
             dataset=options.dataset,
@@ -298,14 +325,33 @@ class _ShardNotes:
 
     images_sha256: list[str] = field(default_factory=list)
     set_aside: list[SkippedFile] = field(default_factory=list)
+    masks: int = 0
     empty_masks: list[str] = field(default_factory=list)
+    large_masks: list[str] = field(default_factory=list)
+    """Images more than half of which is marked."""
+    full_masks: list[str] = field(default_factory=list)
+    pages: list[tuple[str, int]] = field(default_factory=list)
+    """Files of several pages, with their number."""
+    turned_masks: list[tuple[str, str]] = field(default_factory=list)
+    """Images that EXIF turns and whose masks it does not, with `RecordMask.turned`."""
     counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+
+    def add_mask(self, image: str, share: float, turned: str) -> None:
+        self.masks += 1
+        if share == 0:
+            self.empty_masks.append(image)
+        elif share == 1:
+            self.full_masks.append(image)
+        elif share > 0.5:
+            self.large_masks.append(image)
+        if turned:
+            self.turned_masks.append((image, turned))
 
 
 def _stat(source: Path, record: Record) -> tuple[int, int]:
     """Bytes and latest modification of a record's files; one that is gone is found out later."""
     size = newest = 0
-    for path in filter(None, (record.image, record.mask)):
+    for path in (record.image, *record.masks):
         try:
             stat = (source / path).stat()
         except OSError:

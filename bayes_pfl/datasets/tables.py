@@ -4,20 +4,18 @@ import csv
 import io
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.description import Dataset, LayoutReading
-from bayes_pfl.datasets.folders import SPLITS
-from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record
+from bayes_pfl.datasets.names import LEAVE_OUT, NameChoices, meaning_of, state_of
+from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source, paths_inside
 from bayes_pfl.errors import DataError, ImageError
 
-LABELS = {
-    **dict.fromkeys(("0", "good", "ok", "normal", "no", "false"), NORMAL),
-    **dict.fromkeys(("1", "bad", "ko", "anomaly", "anomalous", "defect", "yes", "true"), ANOMALOUS),
-}
+_YES_NO = {"0": NORMAL, "1": ANOMALOUS, "no": NORMAL, "yes": ANOMALOUS, "false": NORMAL, "true": ANOMALOUS}
+"""Labels that mean something in a column, where they could not as a folder's name."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class TableLayout:
     """How the path follows from its column, relative to the CSV's root; the first that exists."""
     masks_optional: bool = False
     """A table without any mask is one with labels only."""
+    choices: NameChoices = field(default_factory=NameChoices)
+    """What the user says of labels and splits."""
 
     @property
     def expects(self) -> str:
@@ -102,20 +102,23 @@ class TableLayout:
         mask_required: bool,
         root: str,
     ) -> Record:
-        label = LABELS.get(row[self.label].lower())
+        label = self._label(row[self.label])
         name = row.get(self.category)
         category = dataset.category(name) if name else dataset.only_category(source.name_of(root))
-        split = SPLITS.get((row.get(self.split) or "test").lower())
+        split = self._split(row.get(self.split) or "test")
         if image.startswith(("/", "../")):
             raise ImageError("is listed and lies outside the source")
         if image not in source.existing:
             raise ImageError("is listed and does not exist")
         if label is None:
-            raise ImageError(f"has the unknown label {row[self.label]!r}; use normal or anomaly")
+            raise ImageError(
+                f"has the unknown label {row[self.label]!r}; use normal or anomaly, or say --normal or --anomalous"
+            )
         if category is None:
             raise ImageError(f"is of the unknown category {name!r}")
         if split is None:
-            raise ImageError(f"is of the unknown split {row[self.split]!r}; use train or test")
+            name = row[self.split]
+            raise ImageError(f"is of the unknown split {name!r}; use train or test, or say --split {name}=test")
         if label == NORMAL or not dataset.has_masks:
             mask = None
         elif mask is None and mask_required:
@@ -125,6 +128,16 @@ class TableLayout:
         defect = "good" if label == NORMAL else row.get(self.defect) or dataset.defect or "defect"
         class_name = row.get(self.class_name) or category.class_name
         return Record(image, mask, label, category.name, class_name, split, defect)
+
+    def _label(self, name: str) -> int | None:
+        chosen = self.choices.state((name,)) if name else None
+        return chosen if chosen is not None else _YES_NO.get(name.lower(), state_of(name, ()))
+
+    def _split(self, name: str) -> Split | None:
+        split = self.choices.split((name,)) or meaning_of(name).split
+        if split == LEAVE_OUT:
+            raise ImageError(f"is left out by --split {name}=none")
+        return "train" if split == "train" else "test" if split == "test" else None
 
 
 def _header(source: Source, table: str) -> list[str]:

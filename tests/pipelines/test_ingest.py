@@ -14,10 +14,12 @@ import pytest
 from s3fs import S3FileSystem
 
 from bayes_pfl.config import parse_config
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.shards import iterate_rows, read_manifest
 from bayes_pfl.datasets.output import claim
+from bayes_pfl.datasets.packing import pack_shard
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
 from pipelines import datasets, ingest
 from pipelines.ingest import IngestConfig
@@ -47,14 +49,14 @@ class TestOverRay:
         tasks = ingest.plan_shards(
             tmp_path / "in",
             tmp_path / "one",
-            ingest.PackingOptions("mvtec", 128, None, ingest.MAX_PIXELS),
+            ingest.PackingOptions("mvtec", 128, None, MAX_PIXELS),
             ingest.find(ingest.get_dataset("mvtec"), ingest.Source(tmp_path / "in")).records,
             4,
             2**20,
         )
         with claim(tmp_path / "one"):
             for task in tasks:
-                ingest.pack_shard(task)
+                pack_shard(task)
         assert spread["shards"] == spread["shards_written"] == len(tasks) == 4
         assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "one")
 
@@ -148,7 +150,7 @@ class TestCommandLine:
         assert "15 images" in said
         assert "ignored: 4 files, no image" in said
         assert "ignored: 2 files, hidden file" in said
-        assert f"set aside: 1 images\n  {broken}: not a readable image" in said
+        assert f"set aside: 1 image\n  {broken}: not a readable image" in said
 
     def test_json_holds_the_same(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         painted.paint("brainmri", tmp_path / "in")

@@ -47,7 +47,7 @@ def test_every_record_becomes_one_row(tmp_path: Path) -> None:
         assert row["image"] == (tree.root / record.image).read_bytes()
         assert (row["height"], row["width"]) == decode_image(row["image"]).size[::-1]
         named = (row["label"], row["category"], row["class_name"], row["split"], row["defect"])
-        assert named == tuple(record[2:])
+        assert named == tuple(record[2:7])
         if record.mask is None:
             assert row["mask"] is None
         else:

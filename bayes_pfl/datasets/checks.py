@@ -1,0 +1,127 @@
+"""A finished ingest -> one line for everything in it that is probably wrong, with what to do about it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bayes_pfl.data.walk import is_image, printable
+from bayes_pfl.datasets.description import Dataset
+from bayes_pfl.datasets.record import ANOMALOUS, Record
+from bayes_pfl.datasets.source import DatasetListing
+from bayes_pfl.errors import DataError
+
+NAMED = 3
+"""Files or folders that a line names."""
+
+
+def check_listing(listing: DatasetListing, dataset: Dataset, selected: bool) -> list[str]:
+    """Lines for what is wrong with the images as their folders tell them, before one is opened.
+
+    Args:
+        listing: what the reader made of the source.
+        dataset: the description.
+        selected: whether splits or a limit were chosen, so that a category may lack images.
+
+    Returns:
+        The lines.
+    """
+    remarks = [] if selected else list(_one_sided(listing.records, dataset))
+    unmasked = [path for path, reason in listing.set_aside if reason.startswith("is defective and")]
+    if unmasked:
+        remarks.append(
+            f"{_images(len(unmasked))} of defects without a mask or annotation that fits by its name, left out: "
+            f"{_names(unmasked)}; a mask is called like its image, or <name>_mask, in ground_truth/<kind>/ or beside it"
+        )
+    unclear = [path for path, reason in listing.ignored if is_image(path) and reason.startswith("in ")]
+    if unclear:
+        remarks.append(
+            f"{_images(len(unclear))} not taken, whose folders say neither normal nor anomalous: {_names(unclear)}"
+        )
+    return remarks
+
+
+def check_masks(manifest: dict[str, Any]) -> list[str]:
+    """Lines for masks that are probably not what they should be.
+
+    Args:
+        manifest: with the notes of all shards.
+
+    Returns:
+        The lines.
+
+    Raises:
+        DataError: not one mask of the data set marks a pixel.
+    """
+    masks, empty = manifest["masks"], manifest["empty_masks"]
+    if masks and len(empty) == masks:
+        raise DataError(
+            f"All {masks:,} masks are empty, for example of {printable(empty[0])}. "
+            "If their marks are dark, --mask-above 0 takes every pixel that is not black."
+        )
+    remarks = []
+    if empty:
+        remarks.append(
+            f"{len(empty):,} images of defects have a mask without a defect, of {masks:,} with masks: {_names(empty)}; "
+            "if the marks are dark, say --mask-above 0"
+        )
+    for paths, what in (
+        (manifest["full_masks"], "the whole image"),
+        (manifest["large_masks"], "more than half of the image"),
+    ):
+        if paths:
+            remarks.append(
+                f"{_masks(len(paths))} {what}: {_names(paths)}; "
+                "are they inverted, or outlines of the object? --mask-above sets another threshold"
+            )
+    turned = [path for path, turn in manifest["turned_masks"] if turn == "unsure"]
+    by_size = [path for path, turn in manifest["turned_masks"] if turn != "unsure"]
+    if turned:
+        remarks.append(
+            f"{_images(len(turned))} turned by EXIF, whose masks are not and do not say by their size which way up "
+            f"they were drawn: {_names(turned)}; taken as drawn on the turned image, --masks-as-stored takes them as "
+            "drawn on the pixels as stored, --no-masks-as-stored confirms the first"
+        )
+    if by_size:
+        remarks.append(
+            f"{_images(len(by_size))} turned by EXIF, whose masks are not: {_names(by_size)}; turned or left as their "
+            "size says, --masks-as-stored or --no-masks-as-stored confirms it"
+        )
+    if pages := manifest["pages"]:
+        names = [f"{path} ({number})" for path, number in pages]
+        remarks.append(f"{_files(len(pages))} several pages or frames, of which the first is taken: {_names(names)}")
+    return remarks
+
+
+def _one_sided(records: Sequence[Record], dataset: Dataset) -> Iterator[str]:
+    """Categories without normal or without anomalous images, where there should be some."""
+    if dataset.categories:
+        return  # `bayes-pfl datasets verify` counts them
+    by_category: dict[str, list[Record]] = {}
+    for record in records:
+        by_category.setdefault(record.category, []).append(record)
+    for category, members in sorted(by_category.items()):
+        labels = {record.label for record in members}
+        if labels == {ANOMALOUS}:
+            kinds = sorted({record.defect for record in members})
+            yield (
+                f"{category}: no normal image, all is taken for defects ({_names(kinds)}); "
+                "--normal NAME says which folder is normal"
+            )
+        elif len(labels) == 1:
+            yield f"{category}: no anomalous image; --anomalous NAME says which folder holds defects"
+
+
+def _names(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
+    return ", ".join(printable(path) for path in paths[:NAMED]) + more
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number:,} images"
+
+
+def _masks(number: int) -> str:
+    return "1 mask marks" if number == 1 else f"{number:,} masks mark"
+
+
+def _files(number: int) -> str:
+    return "1 file has" if number == 1 else f"{number:,} files have"

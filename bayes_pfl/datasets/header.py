@@ -1,0 +1,39 @@
+"""An encoded image -> what its header says, without decoding a pixel."""
+
+import io
+from typing import NamedTuple
+
+from PIL import Image
+
+from bayes_pfl.data.preprocess import FORMATS
+
+_ORIENTATION = 0x0112
+
+
+class ImageHeader(NamedTuple):
+    """What the beginning of a file says."""
+
+    orientation: int = 1
+    """Of EXIF: 1 upright or unknown, else 2 to 8."""
+    pages: int = 1
+    """Frames of an animation, pages of a TIFF."""
+    one_channel: bool = False
+    """Gray, palette or two-valued, as masks are."""
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """What the header of an encoded image says.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        Its properties; the defaults for what is no image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        pages = int(getattr(image, "n_frames", 1))
+    except Exception:  # Pillow's plugins answer malformed bytes with a dozen exception types
+        return ImageHeader()
+    return ImageHeader(orientation if orientation in range(1, 9) else 1, pages, image.mode in ("1", "L", "P", "I;16"))

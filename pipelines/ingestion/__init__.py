@@ -1,0 +1,1 @@
+"""What `bayes-pfl ingest` is made of: options, workers, progress, summary."""
