@@ -36,7 +36,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.precision import multiplies_bfloat16
+from bayes_pfl.clip.placement import multiplies_bfloat16
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.inference.bundle import Bundle

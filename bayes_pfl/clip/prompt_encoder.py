@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.precision import bfloat16_products, is_reduced
+from bayes_pfl.clip.placement import bfloat16_products, is_reduced
 from bayes_pfl.errors import BackboneError
 
 

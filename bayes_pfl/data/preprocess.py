@@ -39,7 +39,43 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = M
     Raises:
         ImageError: the bytes are no image of an allowed format, are cut short, or are too large.
     """
-    image = _decode(data, max_pixels, max_side_px)
+    return rgb(_decode(data, max_pixels, max_side_px))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """All pixels of an opened image, turned as its EXIF note says.
+
+    Args:
+        image: as opened; its pixels may not have been read yet.
+
+    Returns:
+        The upright image.
+
+    Raises:
+        ImageError: the file is broken or cut short.
+    """
+    try:
+        image.load()
+    except Exception as error:
+        raise ImageError(f"broken or cut short: {error}") from error
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image  # an unreadable EXIF block says nothing about the orientation
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """A decoded image of any mode in RGB.
+
+    Args:
+        image: upright pixels.
+
+    Returns:
+        Its pixels without alpha; 16-bit gray is scaled by 1/257.
+
+    Raises:
+        ImageError: the mode or its values have no RGB equivalent.
+    """
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "RGBa":  # premultiplied: Pillow only converts it by way of RGBA
@@ -140,14 +176,7 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
         raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels")
     if max(width, height) > max_side_px:
         raise ImageError(f"{width} x {height} has a side longer than {max_side_px} px")
-    try:
-        image.load()
-    except Exception as error:
-        raise ImageError(f"broken or cut short: {error}") from error
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image  # an unreadable EXIF block says nothing about the orientation
+    return upright(image)
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.precision import bfloat16_products, multiplies_bfloat16, reduced
+from bayes_pfl.clip.placement import bfloat16_products, multiplies_bfloat16, placed
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.inference.images import ImageLike, noise_key, rgb_image
+from bayes_pfl.inference.images import ImageLike, is_one_image, noise_key, rgb_image
 from bayes_pfl.inference.prediction import Prediction, is_clear, prediction, prompt_scores
 from bayes_pfl.inference.tiling import tiled_scores
 from bayes_pfl.methods.builder import build_method
@@ -31,11 +32,14 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Detector:
-    """A frozen backbone with a trained head. A prediction depends on image, class name, R and seed alone.
+    """A frozen backbone with a trained head: images and class names -> `Prediction`.
+
+    A prediction depends on image, class name, R and seed alone: not on the other images of the call, their order, or the
+    process that computes it. `Detector.load` builds one.
 
     Args:
         bundle: the trained head.
-        backbone: the frozen CLIP that the bundle names; it is moved to `device`, and shared.
+        backbone: the frozen CLIP that the bundle names; shared, and never changed.
         device: where to compute.
         precision: see `load`.
         compiled: see `load`.
@@ -67,11 +71,9 @@ class Detector:
         self.config = bundle.config
         self.device = device
         self.precision = precision
-        self.backbone = backbone.to(device)
-        if precision == "bfloat16":
-            self.backbone = reduced(self.backbone)
-            if device.type == "cpu" and not multiplies_bfloat16():
-                logger.warning("This processor has no AMX: float32 is faster on it than bfloat16.")
+        self.backbone = placed(backbone, device, reduce=precision == "bfloat16")
+        if precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+            logger.warning("This processor has no AMX: float32 is faster on it than bfloat16.")
         try:
             self.method = build_method(bundle.config, self.backbone, device, bundle.weights)
         except RuntimeError as error:
@@ -111,6 +113,12 @@ class Detector:
         bundle = load_bundle(source)
         return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision, compiled)
 
+    def __repr__(self) -> str:
+        model = self.bundle.record.get("head_sha256", "")[:12] or "not stored"
+        name = f"{self.bundle.folder.name or 'head'} ({model})"
+        backbone = self.config.backbone
+        return f"Detector({name}, {backbone.name} at {backbone.image_size} px, {self.device}, {self.precision})"
+
     @property
     def class_name_room(self) -> int:
         """Tokens that a class name may have, its end of text included."""
@@ -138,7 +146,7 @@ class Detector:
         """One prediction for each image.
 
         Args:
-            images: encoded bytes, PIL images, or (height, width, 3) uint8 arrays.
+            images: a list of paths, encoded bytes, PIL images, or (height, width, 3) uint8 arrays.
             class_names: what each image shows, such as "metal nut".
             num_samples: R. `auto`: samples are drawn until the image score is `CLEARANCE` standard errors off the
                 threshold or R is `MAX_SAMPLES`; the result equals that of the same R given as a number.
@@ -151,7 +159,7 @@ class Detector:
         Raises:
             ConfigError: the numbers of images and names differ, R < 1, or `auto` finds no threshold.
             ClassNameError: a name is blank or too long; nothing was computed then.
-            ImageError: bytes do not decode.
+            ImageError: an image cannot be read.
         """
         if num_samples != "auto":
             nested = self.predict_nested(images, class_names, [num_samples], seed)
@@ -184,7 +192,7 @@ class Detector:
         Raises:
             ConfigError: the numbers of images and names differ, or R < 1.
             ClassNameError: a name is blank or too long.
-            ImageError: bytes do not decode.
+            ImageError: an image cannot be read.
         """
         self._check_names(images, class_names)
         _check_numbers(num_samples)
@@ -206,7 +214,7 @@ class Detector:
         """Predictions from the frozen features of one image.
 
         Args:
-            features: batch 1.
+            features: batch 1, on any device, in any precision.
             key: the image's `noise_key`.
             class_name: what the image shows.
             num_samples: several R.
@@ -215,8 +223,14 @@ class Detector:
 
         Returns:
             Predictions by R.
+
+        Raises:
+            ConfigError: R < 1.
+            ClassNameError: the name is blank or too long.
         """
-        scores = self.method.scores(ImageQuery(features, key, class_name, seed, position), num_samples)
+        _check_numbers(num_samples)
+        query = ImageQuery(self._on_device(features), key, class_name, seed, position)
+        scores = self.method.scores(query, num_samples)
         return {number: prediction(scores[number], self.config.scoring, number) for number in num_samples}
 
     @torch.inference_mode()
@@ -235,8 +249,8 @@ class Detector:
         Returns:
             The prediction with the first R that is clear.
         """
-        scoring = self.config.scoring
-        for number, scores in self.method.growing_scores(ImageQuery(features, key, class_name, seed), MAX_SAMPLES):
+        scoring, query = self.config.scoring, ImageQuery(self._on_device(features), key, class_name, seed)
+        for number, scores in self.method.growing_scores(query, MAX_SAMPLES):
             if number >= MAX_SAMPLES or is_clear(scores, scoring, threshold, CLEARANCE):
                 return prediction(scores, scoring, number)
         raise AssertionError("a method gives scores for up to the largest number of samples")
@@ -263,7 +277,7 @@ class Detector:
         Raises:
             ConfigError: the overlap is out of range, or R < 1.
             ClassNameError: the name is blank or too long.
-            ImageError: bytes do not decode.
+            ImageError: an image cannot be read.
         """
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap is {overlap}; give a share of a tile, at least 0 and below 1.")
@@ -279,7 +293,12 @@ class Detector:
         uncertainty = float(prompt_scores(scores.peak, self.config.scoring).std(correction=0))
         return prediction(scores.image, self.config.scoring, num_samples)._replace(uncertainty=uncertainty)
 
+    def _on_device(self, features: Features) -> Features:
+        return Features(*(part.to(self.device, torch.float32) for part in features))
+
     def _check_names(self, images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
+        if is_one_image(images):
+            raise ConfigError("images is one image; give a list of images: [image].")
         if isinstance(class_names, str):
             raise ConfigError(
                 f'class_names is one string; give a list with one name for each image: ["{class_names}"].'
@@ -294,9 +313,12 @@ class Detector:
         tensor = image_tensor(rgb_image(image), self.config.backbone.image_size)
         with bfloat16_products(self.device, self.precision == "bfloat16"):
             features = self._encode_image(tensor[None].to(self.device))
-        return Features(*(part.float() for part in features)), noise_key(tensor)
+        return self._on_device(features), noise_key(tensor)
 
 
 def _check_numbers(num_samples: Sequence[int]) -> None:
+    for number in num_samples:
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise ConfigError(f'num_samples is {number!r}; give a number of samples, or "auto".')
     if not num_samples or min(num_samples) < 1:
         raise ConfigError("num_samples must be at least 1.")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.precision import bfloat16_products
+from bayes_pfl.clip.placement import bfloat16_products, placed
 from bayes_pfl.config import RunConfig
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ClassNameError, TrainingError
@@ -40,7 +40,7 @@ class Trainer:
     def __init__(
         self, run: RunConfig, backbone: Backbone, device: torch.device, steps_per_epoch: int, workers: int
     ) -> None:
-        self.run, self.backbone, self.device, self.workers = run, backbone.to(device), device, workers
+        self.run, self.backbone, self.device, self.workers = run, placed(backbone, device), device, workers
         self.method = build_trainable_method(run, self.backbone, device)
         self.model = self.method.head
         self.steps_per_epoch = steps_per_epoch

@@ -1,9 +1,12 @@
 """A prediction depends on image, class name, R and seed alone; bundles survive nothing that damages them."""
 
+import gc
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ import torch
 from PIL import Image
 from small import BACKBONE, random_bundle
 
+import bayes_pfl
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorConfig
 from bayes_pfl.errors import BackboneError, BundleError, ClassNameError, ConfigError, ImageError
 from bayes_pfl.inference.bundle import load_bundle, save_bundle, training_images
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.methods.builder import class_names
 
 NAMES = ["gear", "metal plate", "hex nut", "gear"]
@@ -60,8 +65,9 @@ def test_every_prefix_equals_a_run_of_its_own(detector, images):
 def test_bytes_pictures_and_arrays_are_one(detector, images, tmp_path):
     image = Image.fromarray(images[0])
     image.save(tmp_path / "x.png")
-    forms = [(tmp_path / "x.png").read_bytes(), image, images[0]]
-    first, *others = detector.predict(forms, ["gear"] * 3, 2)
+    data = (tmp_path / "x.png").read_bytes()
+    forms = [data, image, images[0], tmp_path / "x.png", str(tmp_path / "x.png")]
+    first, *others = detector.predict(forms, ["gear"] * len(forms), 2)
     assert all(same(first, other) for other in others)
     assert first.anomaly_map.shape == (64, 64)
     assert 0 <= first.anomaly_map.min() <= first.anomaly_map.max() <= 1
@@ -172,18 +178,89 @@ def test_the_activation_is_the_configured_one():
     assert kinds == ["GELU", "QuickGELU"]
 
 
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        ("Detector.load().predict(['part.png'], ['nut'])", "part.png is a path; give the file's bytes"),
-        ("Detector.load().predict([b''], 'nut')", 'give a list with one name for each image: ["nut"]'),
-        ("Detector.load(device='cuda')", "There is no GPU that torch can use here"),
-    ],
-)
-def test_what_people_try_first_is_answered_with_a_sentence(call, sentence):
+MISTAKES = {
+    "detector.predict(['nowhere.png'], ['nut'])": "ImageError: cannot read nowhere.png: No such file",
+    "detector.predict(['notes.txt'], ['nut'])": "ImageError: notes.txt: not a readable image",
+    "detector.predict('part.png', ['nut'])": "ConfigError: images is one image; give a list of images: [image].",
+    "detector.predict(gray, ['nut'])": "ConfigError: images is one image",
+    "detector.predict([b''], 'nut')": 'ConfigError: class_names is one string; give a list with one name for each image: ["nut"]',
+    "detector.predict([gray / 255], ['nut'])": "ImageError: a ndarray of float64 with shape (40, 50, 3) is no image; give a path",
+    "detector.predict([torch.zeros(3, 40, 50)], ['nut'])": "ImageError: a Tensor of torch.float32 with shape (3, 40, 50) is no",
+    "detector.predict([np.zeros((3, 40, 50), np.uint8)], ['nut'])": "a (height, width, 3) uint8 array: for values in [0, 1]",
+    "detector.predict([None], ['nut'])": "ImageError: NoneType is no image",
+    "detector.predict([gray], ['nut'], 'five')": "ConfigError: num_samples is 'five'; give a number of samples, or \"auto\".",
+    "detector.predict([gray], ['nut'], 2.5)": "ConfigError: num_samples is 2.5",
+    "detector.predict([gray], [''])": "ClassNameError: The class name is blank",
+    "Detector.load(device='cuda')": "ConfigError: There is no GPU that torch can use here",
+}
+
+
+def test_what_people_try_first_is_answered_with_a_sentence(tmp_path):
     """In a process of its own: here the checked signatures would speak first."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    program = f"from bayes_pfl import Detector\n{call}"
-    answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert "ConfigError" in answer.stderr
-    assert sentence in answer.stderr
+    (tmp_path / "notes.txt").write_text("no image")
+    program = "\n".join(
+        [
+            "import json, sys, numpy as np, torch",
+            "from bayes_pfl import Detector",
+            "detector, gray, answers = Detector.load(), np.full((40, 50, 3), 99, np.uint8), {}",
+            "for call in json.loads(sys.argv[1]):",
+            "    try: answers[call] = repr(eval(call))",
+            "    except Exception as error: answers[call] = f'{type(error).__name__}: {error}'",
+            "print(json.dumps(answers))",
+        ]
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(list(MISTAKES))],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = json.loads(answer.stdout)
+    assert {call for call, sentence in MISTAKES.items() if sentence not in answers[call]} == set(), answers
+
+
+def test_the_package_shows_what_it_has(detector):
+    assert {"Detector", "Prediction", "__version__"} <= set(dir(bayes_pfl))
+    assert bayes_pfl.__version__ == importlib.metadata.version("bayes-pfl")
+    assert repr(detector).startswith(f"Detector(bundle ({detector.bundle.version}), package:embedded")
+    assert "64 px, cpu, float32" in repr(detector)
+    assert "standard deviation of the image score" in str(Prediction.__doc__)
+
+
+def test_images_of_every_mode_and_orientation_are_read_as_their_files_are(detector, tmp_path):
+    deep = Image.fromarray((np.arange(40 * 50).reshape(40, 50) * 32).astype(np.uint16))
+    deep.save(tmp_path / "deep.png")
+    turned = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    exif = turned.getexif()
+    exif[274] = 6  # orientation: a quarter turn
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("deep.png", "turned.png"):
+        with Image.open(tmp_path / name) as opened:
+            first, second = detector.predict([opened, tmp_path / name], ["gear"] * 2, 1)
+        assert same(first, second)
+
+
+def test_features_are_moved_to_where_the_detector_computes(detector, images):
+    features, key = detector._encode(images[0])
+    expected = detector.predict_features(features, key, "gear", [1])[1]
+    wide = type(features)(*(part.double() for part in features))
+    assert same(detector.predict_features(wide, key, "gear", [1])[1], expected)
+    elsewhere = Detector(detector.bundle, detector.backbone, torch.device("meta"))
+    query = elsewhere._on_device(features)
+    assert {part.device.type for part in query} == {"meta"}
+    assert {part.device.type for part in detector._on_device(features)} == {"cpu"}
+
+
+def test_a_dropped_detector_is_freed_at_once(tmp_path, images):
+    detector = Detector.load(random_bundle(tmp_path / "bundle"))
+    detector.predict(images[:1], ["gear"], 1)
+    gone = [weakref.ref(part) for part in (detector, detector.method, detector.method.head, detector.backbone.clip)]
+    gc.collect()
+    gc.disable()
+    try:
+        del detector
+        assert [reference() for reference in gone] == [None] * len(gone)
+    finally:
+        gc.enable()

@@ -14,7 +14,7 @@ from PIL import Image
 from small import random_bundle
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.precision import multiplies_bfloat16
+from bayes_pfl.clip.placement import multiplies_bfloat16, placed
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle
@@ -115,6 +115,25 @@ def test_bfloat16_stays_near_the_exact_map(folder, detector, caplog):
     assert reduced.anomaly_map.dtype == np.float32
     assert not np.array_equal(exact.anomaly_map, reduced.anomaly_map)
     assert np.abs(exact.anomaly_map - reduced.anomaly_map).max() < 0.05
+
+
+def test_a_backbone_that_others_use_stays_as_it_is(folder):
+    exact = Detector.load(folder)
+    (before,) = exact.predict([noise(64, 64)], ["gear"], 5)
+    weights = {name: value.clone() for name, value in exact.backbone.state_dict().items()}
+    reduced = Detector(exact.bundle, exact.backbone, exact.device, "bfloat16")
+    placed(exact.backbone, torch.device("meta"))
+    (other,) = reduced.predict([noise(64, 64)], ["gear"], 5)
+    (after,) = exact.predict([noise(64, 64)], ["gear"], 5)
+    again = Detector(exact.bundle, exact.backbone, exact.device)
+    assert again.backbone is exact.backbone
+    assert before.image_score == after.image_score != other.image_score
+    assert np.array_equal(before.anomaly_map, after.anomaly_map)
+    assert all(torch.equal(value, weights[name]) for name, value in exact.backbone.state_dict().items())
+    shared = {value.data_ptr() for value in exact.backbone.parameters()}
+    common = [value for value in reduced.backbone.parameters() if value.data_ptr() in shared]
+    assert all(value.dtype == torch.float32 for value in common)
+    assert len(common) > len(shared) / 2
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.precision import bfloat16_products
+from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import RunConfig
 from bayes_pfl.methods.method import Loss, ParameterGroup, TrainingBatch

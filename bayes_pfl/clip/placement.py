@@ -1,0 +1,83 @@
+"""A frozen CLIP -> the same on a device, in a precision: exact float32, or matrix products in bfloat16."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from bayes_pfl.clip.backbone import Backbone
+
+
+def placed(backbone: Backbone, device: torch.device, reduce: bool = False) -> Backbone:
+    """A backbone on a device; the given one stays as it is, since others may use it too.
+
+    Args:
+        backbone: an exact backbone.
+        device: where it is needed.
+        reduce: keep the matrices of linear layers in bfloat16; all that is added or normalised stays float32.
+
+    Returns:
+        The backbone itself where nothing has to change, else a copy that shares all that is the same.
+    """
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    matrices = _matrices(backbone) if reduce else set()
+    replaced: dict[int, object] = {id(backbone.tokenizer): backbone.tokenizer}
+    changed = False
+    for tensor in tensors:
+        value = tensor.detach().to(device, torch.bfloat16 if id(tensor) in matrices else tensor.dtype)
+        same = value.data_ptr() == tensor.data_ptr() and value.dtype == tensor.dtype and value.device == tensor.device
+        changed = changed or not same
+        replaced[id(tensor)] = tensor if same else _like(tensor, value)
+    return copy.deepcopy(backbone, replaced) if changed else backbone
+
+
+def is_reduced(backbone: Backbone) -> bool:
+    """Whether a backbone has matrices in bfloat16.
+
+    Args:
+        backbone: exact or reduced.
+
+    Returns:
+        True for a reduced one.
+    """
+    return any(parameter.dtype == torch.bfloat16 for parameter in backbone.parameters())
+
+
+def bfloat16_products(device: torch.device, enabled: bool) -> AbstractContextManager[object]:
+    """The context in which matrix products run in bfloat16.
+
+    Args:
+        device: where they run.
+        enabled: off: the context changes nothing, also not what an outer one decided.
+
+    Returns:
+        The context manager.
+    """
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 faster than those of float32: with AMX.
+
+    Returns:
+        True where torch reports AMX for bfloat16; releases without such a report count as no.
+    """
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
+
+
+def _matrices(backbone: Backbone) -> set[int]:
+    """Identities of the matrices of linear layers and attention."""
+    matrices = set()
+    for module in backbone.modules():
+        for name in ("weight", "in_proj_weight") if isinstance(module, nn.Linear | nn.MultiheadAttention) else ():
+            matrix = getattr(module, name, None)
+            if matrix is not None:
+                matrices.add(id(matrix))
+    return matrices
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """The value as a parameter where the tensor is one."""
+    return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
