@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from bayes_pfl.errors import ClassNameError
+from bayes_pfl.errors import ClassNameError, ConfigError
 
 QUOTED = 60
 """Characters of a class name that a message quotes at the most."""
@@ -16,10 +16,18 @@ class ClassNames:
         tokenizer: open_clip's, of the text encoder.
         context_length: tokens that the text encoder holds.
         other_tokens: tokens of a prompt beside start, class name and end of text, such as P + Q learned words.
+
+    Raises:
+        ConfigError: there is no room for any name.
     """
 
     def __init__(self, tokenizer: Any, context_length: int, other_tokens: int) -> None:
         self.tokenizer, self.context_length, self.other_tokens = tokenizer, context_length, other_tokens
+        if self.room < 2:
+            raise ConfigError(
+                f"A text encoder that holds {context_length} tokens has no room for a class name beside {other_tokens} "
+                "others: lower model.context_tokens or model.state_tokens."
+            )
 
     @property
     def room(self) -> int:

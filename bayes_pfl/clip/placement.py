@@ -7,6 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.errors import ConfigError
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """A device that torch can compute on here.
+
+    Args:
+        name: such as "cpu", "cuda" or "cuda:1".
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: the name is unknown, or there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (
+        Exception
+    ) as error:  # torch raises what its backends raise: AssertionError, RuntimeError, NotImplementedError
+        raise ConfigError(
+            f"torch cannot use the device '{name}' here ({str(error).splitlines()[0]}); choose cpu, or install its driver."
+        ) from error
+    return device
 
 
 def placed(backbone: Backbone, device: torch.device, reduce: bool = False) -> Backbone:

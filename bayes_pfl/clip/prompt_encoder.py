@@ -41,7 +41,8 @@ class ClassTokens(NamedTuple):
 class PromptEncoder(nn.Module):
     """Text embeddings of tree-shaped learned prompts; gradients reach the prompts, never CLIP.
 
-    Raises BackboneError where the text tower is not made of open_clip's standard residual attention blocks.
+    Raises BackboneError where the text tower is not CLIP's: other blocks, another mask or another pooling would be silently
+    wrong here.
     """
 
     start_keys: Tensor
@@ -51,9 +52,10 @@ class PromptEncoder(nn.Module):
         super().__init__()
         tower = backbone.text_tower
         blocks = list(tower.transformer.resblocks)
-        if any(not isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
+        if not _reads_as_clip(tower, blocks):
             raise BackboneError(
-                f"{backbone.config.name}: its text tower is not CLIP's transformer; choose another architecture."
+                f"{backbone.config.name}: its text tower is not CLIP's, a transformer that reads from left to right and "
+                "gives the state of its end of text; choose another architecture."
             )
         self._tower: tuple[Any, ...] = (tower,)  # in a tuple: frozen, so not a parameter of this module
         self._blocks = blocks
@@ -137,6 +139,15 @@ class PromptEncoder(nn.Module):
                 x = x + block.ls_1(block.attn.out_proj(value))
                 x = x + block.ls_2(block.mlp(block.ln_2(x)))
         return torch.stack(keys), torch.stack(values)
+
+
+def _reads_as_clip(tower: Any, blocks: list[Any]) -> bool:
+    """Whether a text tower has CLIP's blocks, its causal mask, and its pooling at the end of text."""
+    if any(not isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
+        return False
+    if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
+        return False  # open_clip's only mask is the causal one
+    return getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax")) in ("argmax", "eos")
 
 
 def tree_mask(context: int, branch: int, device: torch.device) -> Bool[Tensor, "rows columns"]:

@@ -4,7 +4,7 @@ The defaults are the paper's formulation at full scale; where the authors' relea
 says which value reproduces it.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -23,13 +23,19 @@ class BackboneConfig(Settings):
         description="open_clip tag, checkpoint file, package:<file inside this package>, or random:<seed> for tests",
     )
     image_size: int = Field(518, ge=14, description="side of the square input image, pixels")
-    feature_layers: tuple[int, ...] = Field(
+    feature_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (6, 12, 18, 24), min_length=1, description="vision blocks, counted from 1, whose patch tokens are used"
     )
     quick_gelu: bool = Field(
         False, description="QuickGELU instead of exact GELU; the authors run OpenAI's weights with exact GELU"
     )
     weights_sha256: str = Field("", description="expected SHA-256 of the CLIP parameters; empty accepts any")
+
+    @model_validator(mode="after")
+    def _layers_differ(self) -> "BackboneConfig":
+        if len(set(self.feature_layers)) < len(self.feature_layers):
+            raise ValueError(f"feature_layers {list(self.feature_layers)} names a block twice")
+        return self
 
 
 class ScoringConfig(Settings):

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.placement import bfloat16_products, multiplies_bfloat16, placed
+from bayes_pfl.clip.placement import bfloat16_products, multiplies_bfloat16, placed, usable_device
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
@@ -46,7 +46,7 @@ class Detector:
 
     Raises:
         BundleError: the head does not fit its configuration.
-        ConfigError: the precision is unknown.
+        ConfigError: the precision is unknown, or there is no such device.
 
     >>> from PIL import Image
     >>> detector = Detector.load("embedded")
@@ -69,7 +69,7 @@ class Detector:
             raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
         self.bundle = bundle
         self.config = bundle.config
-        self.device = device
+        self.device = usable_device(device)
         self.precision = precision
         self.backbone = placed(backbone, device, reduce=precision == "bfloat16")
         if precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
@@ -108,10 +108,9 @@ class Detector:
             BackboneError: its CLIP cannot be loaded.
             ConfigError: the precision is unknown, or there is no such device.
         """
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("There is no GPU that torch can use here; leave device out, or install its driver.")
+        where = usable_device(device)  # before the weights are read
         bundle = load_bundle(source)
-        return cls(bundle, Backbone(bundle.config.backbone), torch.device(device), precision, compiled)
+        return cls(bundle, Backbone(bundle.config.backbone), where, precision, compiled)
 
     def __repr__(self) -> str:
         model = self.bundle.record.get("head_sha256", "")[:12] or "not stored"

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.errors import ImageError
 from bayes_pfl.methods.maps import PromptScores
 
 
@@ -36,10 +38,17 @@ def tiled_scores(
 
     Returns:
         Scores with maps of (height, width) of the image.
+
+    Raises:
+        ImageError: the image is so narrow that it would be enlarged beyond all bounds.
     """
     width, height = image.size
     scale = max(1.0, tile / min(width, height))
     enlarged = (round(width * scale), round(height * scale))
+    if scale > 1 and math.prod(enlarged) > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} is too narrow for tiles of {tile} px: enlarged to them it is {enlarged[0]} x {enlarged[1]}"
+        )
     large = image.resize(enlarged, Image.Resampling.BICUBIC) if scale > 1 else image
     mean, variance = (BlendedMap(large.height, large.width, tile) for _ in range(2))
     text_scores, peak = [], None

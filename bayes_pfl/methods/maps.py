@@ -27,7 +27,8 @@ class PromptScores(NamedTuple):
 
 
 BAND = 2**19
-"""Values of all maps of a group that a band of rows holds at most: 2 MB, which a core's cache takes."""
+"""Values of all maps of a group that a band of rows holds at most: 2 MB, which a core's cache takes. A GPU, where each
+operation costs a launch, takes all rows at once: 64 MB for 4 layers, 5 samples and 3 prompts at 518 px."""
 
 
 class MapAccumulator:
@@ -85,7 +86,7 @@ class MapAccumulator:
         }
         wide = (pixel.float().unflatten(-1, (self.side, self.side)).movedim(-2, 0) @ self.columns).flatten(1)
         maxima = wide.new_full((group, bank), -torch.inf)
-        step = max(1, BAND // wide.shape[1])
+        step = max(1, BAND // wide.shape[1]) if wide.device.type == "cpu" else self.size
         for rows in (slice(start, min(start + step, self.size)) for start in range(0, self.size, step)):
             between = slice(self.low[rows.start], self.low[rows.stop - 1] + 2)
             probabilities = (self.rows[rows, between] @ wide[between]).sigmoid_()

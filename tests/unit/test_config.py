@@ -24,6 +24,8 @@ def test_overrides_and_files_meet(tmp_path):
         ("model", "not an override"),
         ("training.epochs=2021-99-99", "not valid YAML: month must be in"),
         ("training.epochs.x=1", "epochs"),
+        ("backbone.feature_layers=[0, 6]", "greater than or equal to 1"),
+        ("backbone.feature_layers=[6, 6]", "names a block twice"),
     ],
 )
 def test_mistakes_are_explained(override, sentence):

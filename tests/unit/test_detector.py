@@ -191,7 +191,8 @@ MISTAKES = {
     "detector.predict([gray], ['nut'], 'five')": "ConfigError: num_samples is 'five'; give a number of samples, or \"auto\".",
     "detector.predict([gray], ['nut'], 2.5)": "ConfigError: num_samples is 2.5",
     "detector.predict([gray], [''])": "ClassNameError: The class name is blank",
-    "Detector.load(device='cuda')": "ConfigError: There is no GPU that torch can use here",
+    "Detector.load(device='cuda')": "ConfigError: torch cannot use the device 'cuda' here (",
+    "Detector.load(device='gpu')": "ConfigError: torch cannot use the device 'gpu' here (",
 }
 
 

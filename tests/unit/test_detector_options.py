@@ -16,7 +16,7 @@ from small import random_bundle
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.placement import multiplies_bfloat16, placed
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
-from bayes_pfl.errors import ConfigError
+from bayes_pfl.errors import ConfigError, ImageError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
 from bayes_pfl.inference.tiling import BlendedMap, tile_starts
@@ -164,3 +164,8 @@ def tiny_vision_transformer(architecture: Path) -> tuple[Bundle, Backbone]:
     return Bundle(
         architecture.parent, config, BayesPFL(config.model, Widths.from_backbone(backbone)).state_dict(), {}
     ), backbone
+
+
+def test_an_image_of_one_pixels_width_is_refused_in_tiles(detector):
+    with pytest.raises(ImageError, match="too narrow for tiles of 64 px"):
+        detector.predict_tiled(noise(1, 30_000), "gear")

@@ -1,5 +1,7 @@
 """The fast path equals one written from the equations: full sequences, two maps and a softmax, all materialised."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import PromptEncoder, pad_class_tokens
-from bayes_pfl.config import ModelConfig, published_variant
+from bayes_pfl.config import BackboneConfig, ModelConfig, PromptFlowVariant, published_variant
+from bayes_pfl.errors import BackboneError, ConfigError
 from bayes_pfl.methods.maps import MapAccumulator, smooth
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.noise import Noise
@@ -149,3 +152,26 @@ def test_smoothing_keeps_a_constant_and_equals_scipy():
     ours = smooth(torch.from_numpy(field), 2.0).numpy()
     assert np.allclose(ours, gaussian_filter(field, 2.0, mode="mirror", truncate=4.0), atol=1e-5)
     assert torch.equal(smooth(torch.from_numpy(field), 0.0), torch.from_numpy(field))
+
+
+@pytest.mark.parametrize(
+    "text", [{"no_causal_mask": True}, {"pool_type": "last"}, {"pool_type": "first"}, {"embed_cls": True}]
+)
+def test_text_towers_that_read_otherwise_are_refused(tmp_path, text):
+    vision = {"image_size": 28, "layers": 1, "width": 64, "patch_size": 14, "head_width": 64}
+    plain = {"context_length": 30, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    for index, (options, fits) in enumerate(((plain, True), (plain | text, False))):
+        path = tmp_path / f"{'-'.join(text)}-{'-'.join(map(str, text.values()))}-{index}.json"
+        path.write_text(json.dumps({"embed_dim": 64, "vision_cfg": vision, "text_cfg": options, "custom_text": True}))
+        clip = Backbone(BackboneConfig(name=str(path), pretrained="random:0", image_size=28, feature_layers=(1,)))
+        if fits:
+            PromptEncoder(clip)
+        else:
+            with pytest.raises(BackboneError, match="its text tower is not CLIP's"):
+                PromptEncoder(clip)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    config = ModelConfig(variant=PromptFlowVariant(attention_heads=3))
+    with pytest.raises(ConfigError, match="attention_heads is 3, which does not divide the joint width 64"):
+        BayesPFL(config, Widths(joint=64, text=64, patch=64, layers=1))

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bayes_pfl.errors import ConfigError
+
 
 class ResidualCrossModalAttention(nn.Module):
     """F^t = Z + softmax(Q F^T / sqrt(C)) F with Q = Z W (eq. 10), for one layer's projected patch features F.
@@ -15,6 +17,8 @@ class ResidualCrossModalAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, query_bias: bool) -> None:
         super().__init__()
+        if dim % heads:
+            raise ConfigError(f"model.variant.attention_heads is {heads}, which does not divide the joint width {dim}.")
         self.query = nn.Linear(dim, dim, bias=query_bias)
         nn.init.normal_(self.query.weight, std=0.02)
         if query_bias:
