@@ -25,11 +25,10 @@ def usable_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (
-        Exception
-    ) as error:  # torch raises what its backends raise: AssertionError, RuntimeError, NotImplementedError
+    except Exception as error:  # torch raises whatever its backends raise
         raise ConfigError(
-            f"torch cannot use the device '{name}' here ({str(error).splitlines()[0]}); choose cpu, or install its driver."
+            f"torch cannot use the device '{name}' here ({str(error).splitlines()[0]}); "
+            "choose cpu, or install its driver."
         ) from error
     return device
 

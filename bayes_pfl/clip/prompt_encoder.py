@@ -41,8 +41,8 @@ class ClassTokens(NamedTuple):
 class PromptEncoder(nn.Module):
     """Text embeddings of tree-shaped learned prompts; gradients reach the prompts, never CLIP.
 
-    Raises BackboneError where the text tower is not CLIP's: other blocks, another mask or another pooling would be silently
-    wrong here.
+    Raises BackboneError where the text tower is not CLIP's: other blocks, another mask or another pooling would be
+    silently wrong here.
     """
 
     start_keys: Tensor
@@ -54,8 +54,8 @@ class PromptEncoder(nn.Module):
         blocks = list(tower.transformer.resblocks)
         if not _reads_as_clip(tower, blocks):
             raise BackboneError(
-                f"{backbone.config.name}: its text tower is not CLIP's, a transformer that reads from left to right and "
-                "gives the state of its end of text; choose another architecture."
+                f"{backbone.config.name}: its text tower is not CLIP's, a transformer that reads from left to right "
+                "and gives the state of its end of text; choose another architecture."
             )
         self._tower: tuple[Any, ...] = (tower,)  # in a tuple: frozen, so not a parameter of this module
         self._blocks = blocks

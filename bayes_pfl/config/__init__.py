@@ -1,4 +1,4 @@
-"""Every choice of a model and of its training, as frozen settings; an unknown key is an error that names the nearest."""
+"""Every choice of a model and of its training, as frozen settings; an unknown key is an error naming the nearest."""
 
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.config.run import BackboneConfig, DetectorConfig, RunConfig, ScoringConfig, TrainingConfig

@@ -64,7 +64,7 @@ class PromptFlowVariant(Settings):
     upsampled_corners: bool = Field(False, description="bilinear upsampling with align_corners=True, as released")
     draws_in_order: bool = Field(
         False,
-        description="draw noise for the images of one call in their order and keep the first one's states, as released; "
+        description="draw noise for the images of a call in their order and keep the first one's states, as released; "
         "predictions then depend on order, batch and R. Off: noise is keyed by seed and image",
     )
 
@@ -97,8 +97,8 @@ class ModelConfig(Settings):
         0.01,
         gt=0,
         description="sampled offsets are this times z_K: the prior N(0, I) then means offsets of a token embedding's "
-        "size; with 1, as released, their norm sqrt(C) drowns the prompt vectors, prompts collapse and the KL starts near "
-        "1,100 nats",
+        "size; with 1, as released, their norm sqrt(C) drowns the prompt vectors, prompts collapse and the KL starts "
+        "near 1,100 nats",
     )
     variant: PromptFlowVariant = PromptFlowVariant()
 

@@ -34,8 +34,8 @@ Precision = Literal["float32", "bfloat16"]
 class Detector:
     """A frozen backbone with a trained head: images and class names -> `Prediction`.
 
-    A prediction depends on image, class name, R and seed alone: not on the other images of the call, their order, or the
-    process that computes it. `Detector.load` builds one.
+    A prediction depends on image, class name, R and seed alone: not on the other images of the call, their order, or
+    the process that computes it. `Detector.load` builds one.
 
     Args:
         bundle: the trained head.
@@ -284,11 +284,11 @@ class Detector:
         self.check_class_names([class_name])
 
         @torch.inference_mode()
-        def score(tile: ImageLike) -> PromptScores:
+        def _score(tile: ImageLike) -> PromptScores:
             features, key = self._encode(tile)
             return self.method.scores(ImageQuery(features, key, class_name, seed), [num_samples])[num_samples]
 
-        scores = tiled_scores(rgb_image(image), self.config.backbone.image_size, overlap, score)
+        scores = tiled_scores(rgb_image(image), self.config.backbone.image_size, overlap, _score)
         uncertainty = float(prompt_scores(scores.peak, self.config.scoring).std(correction=0))
         return prediction(scores.image, self.config.scoring, num_samples)._replace(uncertainty=uncertainty)
 
@@ -308,7 +308,7 @@ class Detector:
 
     @torch.inference_mode()
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
-        """Features and noise key of one image; one at a time, so that products have one shape and give the same bits."""
+        """Features and noise key of one image: one at a time, products have one shape and give the same bits."""
         tensor = image_tensor(rgb_image(image), self.config.backbone.image_size)
         with bfloat16_products(self.device, self.precision == "bfloat16"):
             features = self._encode_image(tensor[None].to(self.device))

@@ -47,7 +47,7 @@ def tiled_scores(
     enlarged = (round(width * scale), round(height * scale))
     if scale > 1 and math.prod(enlarged) > MAX_PIXELS:
         raise ImageError(
-            f"{width} x {height} is too narrow for tiles of {tile} px: enlarged to them it is {enlarged[0]} x {enlarged[1]}"
+            f"{width} x {height} is too narrow for tiles of {tile} px: it would become {enlarged[0]} x {enlarged[1]}"
         )
     large = image.resize(enlarged, Image.Resampling.BICUBIC) if scale > 1 else image
     mean, variance = (BlendedMap(large.height, large.width, tile) for _ in range(2))

@@ -33,7 +33,7 @@ class BaselinePrediction(NamedTuple):
 
 
 class HandWrittenPrompts:
-    """CLIP as it is: embeddings of "a photo of a flawless {class}" against "... damaged {class}", averaged over wordings.
+    """CLIP as it is: "a photo of a flawless {class}" against "... damaged {class}", averaged over wordings.
 
     Patch tokens of the last configured block go through CLIP's own final normalisation and projection, which were made
     for the global token; the temperature is CLIP's. The image score is that of Bayes-PFL: half text score, half maximum

@@ -228,7 +228,7 @@ class Trainer:
         return terms
 
     def _checked_terms(self, loss: Loss, batch: TrainingBatch) -> dict[str, float]:
-        """Terms and diagnostics as numbers, in one copy from the device; TrainingError for a term that is not finite."""
+        """Terms and diagnostics as numbers, in one copy from the device; TrainingError unless terms are finite."""
         scalars = loss.terms | loss.diagnostics
         values = dict(zip(scalars, torch.stack(list(scalars.values())).detach().tolist(), strict=True))
         broken = [name for name in loss.terms if not math.isfinite(values[name])]

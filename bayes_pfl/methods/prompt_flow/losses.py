@@ -152,7 +152,8 @@ def focal_loss(
 ) -> Float[Tensor, "*shape"]:
     """-(1 - p_t)^gamma log p_t per pixel (Lin et al., 2017).
 
-    p_t = sigmoid(logits) where the target is 1, and 1 minus that where it is 0. `losses` averages it over foreground and background separately and adds the two, as released.
+    p_t = sigmoid(logits) where the target is 1, and 1 minus that where it is 0. `losses` averages it over foreground
+    and background separately and adds the two, as released.
 
     Args:
         logits: of any shape.

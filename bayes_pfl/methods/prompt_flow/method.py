@@ -94,7 +94,7 @@ class PromptFlow:
         return MapAccumulator(size, side, wanted, self.config.model.variant.upsampled_corners, self.device)
 
     def _noise(self, query: ImageQuery, num_samples: int, length: int) -> Noise | None:
-        """The released code's noise where it is configured, filled up with zeros, whose results are ignored."""
+        """The released code's noise where it is configured, filled up with unused zeros."""
         if not self.config.model.variant.draws_in_order:
             return None
         noise = ordered_noise(query.seed, query.position, num_samples, self.backbone.text_width)

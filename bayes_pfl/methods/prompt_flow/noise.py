@@ -56,10 +56,10 @@ def ordered_noise(seed: int, position: int, num_samples: int, dim: int) -> Noise
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def stream() -> Tensor:
+    def _next_stream() -> Tensor:
         return torch.cat([torch.randn(1, dim, generator=generator) for _ in range(num_samples)])
 
-    images = [(stream(), stream(), stream()) for _ in range(position + 1)]
+    images = [(_next_stream(), _next_stream(), _next_stream()) for _ in range(position + 1)]
     return Noise(images[position][0].unsqueeze(0), *images[0][1:])
 
 
