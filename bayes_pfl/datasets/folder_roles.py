@@ -39,6 +39,8 @@ class Placement(NamedTuple):
     """The folders that name it; () for the source's own name."""
     split: str | None
     """"train", "test", `names.VALIDATION`, `names.LEAVE_OUT`; None where no folder says."""
+    split_folder: Folder
+    """The folder that says it; () for none."""
     label: int | None
     """None where no folder says."""
     kind: str
@@ -106,7 +108,7 @@ class FolderRoles:
                 parts.append(meaning.split)
             if meaning.state or is_generic(name):
                 parts.append(GENERIC if is_generic(meaning.state or name) else meaning.state)
-            elif not (meaning.split or meaning.images or outer in self._masks or meaning.masks):
+            elif not (meaning.split or meaning.images or outer in self._masks):
                 parts.append(composed(name).lower())
         return tuple(parts)
 
@@ -143,20 +145,22 @@ class FolderRoles:
         """
         category: list[str] = []
         split = label = None
+        split_folder: Folder = ()
         kind, sure, generic, decisive = "", True, False, folder
         if not folder and (chosen := self.choices.state(())) is not None:
             label = chosen
         for depth, name in enumerate(folder, 1):
             outer, meaning = folder[:depth], self._meaning(name)
             chosen_split = self.choices.split(outer)
-            split = chosen_split or split or meaning.split
+            if chosen_split or (split is None and meaning.split):
+                split, split_folder = chosen_split or meaning.split, outer
             state = self._states[outer]
             if state is not None and (label is None or self.choices.state(outer) is not None):
                 label, decisive = state, outer
-                kind = name if state == ANOMALOUS else ""
+                kind = (meaning.state or name) if state == ANOMALOUS else ""
                 generic = is_generic(name) or bool(meaning.state)
                 continue
-            if not meaning.unknown or chosen_split:
+            if chosen_split or not (meaning.unknown or meaning.masks):  # what is called "label" and holds images
                 continue
             if label is not None:
                 if self._is_on_both_sides(decisive, label, outer[len(decisive) :]):  # good/cup/1.png, bad/cup/1.png
@@ -171,8 +175,8 @@ class FolderRoles:
                 label, kind, decisive, generic = ANOMALOUS, name, outer, False
                 sure = role == "kind"
             else:
-                return Placement(tuple(category), split, None, "", True, outer, role)
-        return Placement(tuple(category), split, label, kind, sure, decisive)
+                return Placement(tuple(category), split, split_folder, None, "", True, outer, role)
+        return Placement(tuple(category), split, split_folder, label, kind, sure, decisive)
 
     def _is_on_both_sides(self, state: Folder, label: int, inner: Folder) -> bool:
         """Whether a folder inside a normal one is inside an anomalous one beside it too, and not just numbered."""
@@ -234,19 +238,17 @@ class FolderRoles:
         states = any(self._states.get((*folder, name)) is not None for name in self._children.get(folder, ()))
         if any(inner.masks for inner in inside) and (states or any(inner.split for inner in inside)):
             return False  # a category with masks of its own
-        return not meaning.perhaps_masks or self._mirrors_images(folder)
+        product = plain_word(folder[-1]) == "mask" and any(inner.split for inner in inside)  # that people wear
+        return not (meaning.perhaps_masks or product) or self._mirrors_images(folder)
 
     def _mirrors_images(self, folder: Folder) -> bool:
         """Whether files in ``folder`` are named and placed like images beside it."""
         parent = folder[:-1]
-        images = {
-            (self._bare(other[len(parent) :]), stem)
-            for other, names in self._files.items()
-            if other[: len(parent)] == parent and other[: len(folder)] != folder
-            for name in names
-            for stem in stripped_stems(PurePosixPath(name).stem)
-        }
-        stems = {stem for _, stem in images}
+        images: dict[str, set[Folder]] = {}
+        for other, names in self._files.items():
+            if other[: len(parent)] == parent and other[: len(folder)] != folder:
+                for stem in {stem for name in names for stem in stripped_stems(PurePosixPath(name).stem)}:
+                    images.setdefault(stem, set()).add(self._bare(other[len(parent) :]))
         compared = 0
         for inner, names in self._files.items():
             if inner[: len(folder)] != folder:
@@ -255,9 +257,9 @@ class FolderRoles:
             for name in names:
                 compared += 1
                 for stem in stripped_stems(PurePosixPath(name).stem):
-                    if (below, stem) in images or (not below and stem in stems):
+                    if any(inner[: len(below)] == below for inner in images.get(stem, ())):
                         return True
-                if below and plain_word(below[-1]) in {plain_word(stem) for stem in stems}:
+                if below and below[-1] in images:
                     return True  # a folder of masks for each image
                 if compared >= MIRRORED:
                     return False

@@ -118,7 +118,7 @@ class MaskPairs:
             for name in stripped_stems(stem):
                 self._by_name.setdefault((essence, name), []).append(path)
                 self._by_stem.setdefault(name, []).append(path)
-            if (numbered := NUMBERED.fullmatch(stem)) is not None:
+            if stem not in self._same_names and (numbered := NUMBERED.fullmatch(stem)) is not None:
                 self._numbered.setdefault((essence, numbered["stem"]), []).append(path)
             outer = roles.mask_folder(folder)
             if outer is not None and len(folder) > len(outer):

@@ -84,6 +84,11 @@ _IMAGES = _words(
     "photo photos picture pictures pics input inputs frames source src"
 )
 
+_NOUNS = _words(
+    "part parts sample samples piece pieces product products item items unit units case cases class set only"
+)
+"""Words that say nothing beside one for normal or anomalous: "good_parts"."""
+
 MASK_SUFFIX = re.compile(
     r"(?P<stem>.+?)(?P<separator>[ _.\-]*)"
     r"(?P<word>masks?|gts?|ground[ _\-]?truth|labels?|seg|segm|segmentations?|annotations?|anno)"
@@ -173,7 +178,7 @@ def meaning_of(name: str) -> FolderMeaning:
         return FolderMeaning()
     split = [_SPLITS[part] for part in parts if part in _SPLITS]
     masks = [part for part in parts if part in _MASKS or part in _PERHAPS_MASKS]
-    images = [part for part in parts if part in _IMAGES]
+    images = [part for part in parts if part in _IMAGES or part in _NOUNS]
     states = [part for part in parts if part in _NORMAL or part in _ANOMALOUS]
     if len(split) + len(masks) + len(images) + len(states) < len(parts) or len(split) > 1 or len(states) > 1:
         return FolderMeaning()
@@ -202,16 +207,20 @@ def state_of(name: str, beside: Collection[str]) -> int | None:
     if word in _ANOMALOUS:
         return ANOMALOUS
     for normal, anomalous in _PAIRS:
+        if normal.isdigit() and any(other.isdigit() for other in others - {normal, anomalous}):
+            continue  # numbers of classes
         if word == normal and anomalous in others:
             return NORMAL
         if word == anomalous and normal in others:
             return ANOMALOUS
     if word in _YIELDING_NORMAL and not others & _NORMAL:
         return NORMAL
-    negated = re.fullmatch(r"(?:non|not|no|un|without|free)(?P<kind>.+)|(?P<freed>.+?)free", word)
-    if negated and {negated["kind"] or negated["freed"]} & others:
+    negated = {word.removeprefix(prefix) for prefix in ("non", "not", "no", "un", "without")} | {
+        word.removesuffix("free")
+    }
+    if (negated - {word}) & (others | _ANOMALOUS | _DEFECTS):
         return NORMAL
-    return None
+    return _state_beside_its_like(name, beside)
 
 
 def names_a_defect(name: str) -> bool:
@@ -275,6 +284,20 @@ def _parts(name: str) -> list[str]:
     """ "train_masks", "trainMasks" -> train, masks."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"(?i)ground[ _\-]?truth", " gt ", name))
     return [part for part in re.split(r"[ _.\-]+", spaced) if part]
+
+
+def _state_beside_its_like(name: str, beside: Collection[str]) -> int | None:
+    """ "ok_front" beside "def_front": one part of the name says it, and the others are the same beside it."""
+    parts = [plain_word(part) for part in _parts(name)]
+    telling = [part for part in parts if part in _NORMAL or part in _ANOMALOUS]
+    if len(parts) < 2 or len(telling) != 1:
+        return None
+    rest = [part for part in parts if part != telling[0]]
+    for other in beside:
+        others = [plain_word(part) for part in _parts(other)]
+        if other != name and len(others) == len(parts) and len([part for part in rest if part in others]) == len(rest):
+            return NORMAL if telling[0] in _NORMAL else ANOMALOUS
+    return None
 
 
 def _is_named(path: tuple[str, ...], names: Collection[str]) -> bool:

@@ -13,7 +13,7 @@ from bayes_pfl.datasets.folder_roles import Folder, FolderRoles, Placement
 from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.mask_pairs import MaskPairs, folder_of, separate_masks
 from bayes_pfl.datasets.masks import decode_any_mask
-from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices, meaning_of
+from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import DataError, ImageError
@@ -81,7 +81,10 @@ class _FolderReader:
         self._refuse_unsure(usable, masks)
         names = self._category_names(usable)
         masked = {names[path] for path in usable if masks[path]} | self._categories_with_mask_folders(usable, names)
-        owners: dict[str, str] = {}
+        owners: dict[str, list[str]] = {}
+        for path in usable:
+            for mask in masks[path]:
+                owners.setdefault(mask, []).append(path)
         for path in usable:
             reading.used.update((path, *masks[path]))
             try:
@@ -117,7 +120,7 @@ class _FolderReader:
         """Whether the folders, or the mask, say what the image is; else the reason is noted."""
         placement = self._placement(path)
         if placement.split == LEAVE_OUT:
-            reading.reasons[path] = f"left out by --split {placement.folder[0] if placement.folder else ''}=none"
+            reading.reasons[path] = f"left out by --split {placement.split_folder[-1]}=none"
             return False
         if placement.label is not None or self.layout.label_from_masks or self.annotations.labels(path):
             return True
@@ -137,12 +140,12 @@ class _FolderReader:
             folder, reason = next(iter(sorted(blocked.items())))
             raise DataError(f"{printable('/'.join(folder))}/ {reason}.")
         validation = Counter(
-            self._placement(path).folder for path in usable if self._placement(path).split == VALIDATION
+            self._placement(path).split_folder for path in usable if self._placement(path).split == VALIDATION
         )
         if validation and self.roles.has_test:
-            name = self._split_name(next(iter(validation)))
+            name = next(iter(validation))[-1]
             raise DataError(
-                f"{printable(name)}/ ({validation.total():,} images) stands beside a test folder and is neither train "
+                f"{printable(name)}/ ({validation.total():,} files) stands beside a test folder and is neither train "
                 f"nor test: --split {name}=train or --split {name}=test says what it is here, --split {name}=none leaves "
                 "it out."
             )
@@ -167,6 +170,11 @@ class _FolderReader:
         """DataError that says what would be needed, where there are images and no folder says what they show."""
         unsaid = Counter(self._placement(path).folder for path in self.images if self._placement(path).label is None)
         if not unsaid:
+            if self.mask_files:
+                raise DataError(
+                    f"All {len(self.mask_files):,} images under {self.source.folder} lie in folders whose name means masks, "
+                    f"such as {printable(self.mask_files[0])}. Rename the folder, or give the one with the images too."
+                )
             return
         folders = [
             f"{printable('/'.join(folder)) or '.'}/ ({number:,} {'image' if number == 1 else 'images'})"
@@ -188,9 +196,6 @@ class _FolderReader:
             f"No folder under {self.source.folder} has a name that says normal or anomalous: "
             + " ".join([f"{', '.join(folders)}{more}.", *hints])
         )
-
-    def _split_name(self, folder: Folder) -> str:
-        return next((name for name in folder if meaning_of(name).split == VALIDATION), folder[-1])
 
     def _category_names(self, usable: list[str]) -> dict[str, str]:
         """For each image the name of its category: the last folder's, with those before it where they differ."""
@@ -217,12 +222,14 @@ class _FolderReader:
     def _lies_in(self, masks: Folder, category: Folder) -> bool:
         return set(category) <= set(masks) if category else not self.roles.without_split(masks)
 
-    def _record(self, path: str, masks: list[str], category: str, masks_needed: bool, owners: dict[str, str]) -> Record:
+    def _record(
+        self, path: str, masks: list[str], category: str, masks_needed: bool, owners: dict[str, list[str]]
+    ) -> Record:
         """One image as a record; ImageError with the reason if it cannot be one."""
         placement = self._placement(path)
         for mask in masks:
-            if owners.setdefault(mask, path) != path:
-                raise ImageError(f"shares its mask with {owners[mask]}")
+            if others := [owner for owner in owners[mask] if owner != path]:
+                raise ImageError(f"shares its mask {mask} with {others[0]}")
         shapes = self.annotations.shapes(path)
         label = placement.label if placement.label is not None else self._label(path, masks)
         if label == NORMAL:
