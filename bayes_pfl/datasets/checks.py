@@ -54,24 +54,18 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
     masks, empty = manifest["masks"], manifest["empty_masks"]
     if masks and len(empty) == masks:
         raise DataError(
-            f"All {masks:,} masks are empty, for example of {printable(empty[0])}. "
+            f"All {_number(masks, 'mask')} {'is' if masks == 1 else 'are'} empty, as of {printable(empty[0])}. "
             "If their marks are dark, --mask-above 0 takes every pixel that is not black."
         )
     remarks = []
-    if empty:
-        remarks.append(
-            f"{len(empty):,} images of defects have a mask without a defect, of {masks:,} with masks: {_names(empty)}; "
-            "if the marks are dark, say --mask-above 0"
-        )
-    for paths, what in (
-        (manifest["full_masks"], "the whole image"),
-        (manifest["large_masks"], "more than half of the image"),
+    for key, what, advice in (
+        ("empty_masks", "nothing", "if their marks are dark, --mask-above 0 takes every pixel that is not black"),
+        ("full_masks", "the whole image", "are they inverted? --mask-above sets another threshold"),
+        ("large_masks", "more than half of the image", "are they inverted, or outlines of the object itself?"),
     ):
-        if paths:
-            remarks.append(
-                f"{_masks(len(paths))} {what}: {_names(paths)}; "
-                "are they inverted, or outlines of the object? --mask-above sets another threshold"
-            )
+        if paths := manifest[key]:
+            verb = "marks" if len(paths) == 1 else "mark"
+            remarks.append(f"{len(paths):,} of {_number(masks, 'mask')} {verb} {what}: {_names(paths)}; {advice}")
     turned = [path for path, turn in manifest["turned_masks"] if turn == "unsure"]
     by_size = [path for path, turn in manifest["turned_masks"] if turn != "unsure"]
     if turned:
@@ -87,7 +81,8 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
         )
     if pages := manifest["pages"]:
         names = [f"{path} ({number})" for path, number in pages]
-        remarks.append(f"{_files(len(pages))} several pages or frames, of which the first is taken: {_names(names)}")
+        files = f"{_number(len(pages), 'file')} {'has' if len(pages) == 1 else 'have'}"
+        remarks.append(f"{files} several pages or frames, of which the first is taken: {_names(names)}")
     return remarks
 
 
@@ -116,12 +111,8 @@ def _names(paths: Sequence[str]) -> str:
 
 
 def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number:,} images"
+    return _number(number, "image")
 
 
-def _masks(number: int) -> str:
-    return "1 mask marks" if number == 1 else f"{number:,} masks mark"
-
-
-def _files(number: int) -> str:
-    return "1 file has" if number == 1 else f"{number:,} files have"
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

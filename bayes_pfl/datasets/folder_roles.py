@@ -206,8 +206,8 @@ class FolderRoles:
         """ "category", "kind", "kind by its place", or why it is neither, for a name in no list."""
         parent, name = folder[:-1], folder[-1]
         beside = [(*parent, other) for other in self._children[parent] if other != name]
+        splits = sorted(f"{other[-1]}/" for other in beside if self._split(other))
         if folder in self._structured:
-            splits = sorted(f"{other[-1]}/" for other in beside if self._split(other))
             if splits and parent not in self._masks:
                 return (
                     f"stands beside {', '.join(splits)} and would become a category of its own; "
@@ -215,6 +215,8 @@ class FolderRoles:
                 )
             return "category"
         normal = any(self._states[other] == NORMAL for other in beside)
+        if splits and normal:
+            return f"stands beside {', '.join(splits)}; --anomalous {name} or --normal {name} takes it"
         generic = any(self._states[other] == ANOMALOUS and self._is_generic(other) for other in beside)
         if normal and (in_split or not generic or names_a_defect(name)):
             return "kind"

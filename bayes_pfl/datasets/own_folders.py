@@ -146,8 +146,8 @@ class _FolderReader:
             name = next(iter(validation))[-1]
             raise DataError(
                 f"{printable(name)}/ ({validation.total():,} files) stands beside a test folder and is neither train "
-                f"nor test: --split {name}=train or --split {name}=test says what it is here, --split {name}=none leaves "
-                "it out."
+                f"nor test: --split {name}=train or --split {name}=test says what it is here, --split {name}=none "
+                "leaves it out."
             )
         normal = {self._placement(p).category for p in usable if self._placement(p).label == NORMAL}
         masked = {self._placement(path).folder for path in usable if masks[path] or self.annotations.labels(path)}
@@ -172,8 +172,9 @@ class _FolderReader:
         if not unsaid:
             if self.mask_files:
                 raise DataError(
-                    f"All {len(self.mask_files):,} images under {self.source.folder} lie in folders whose name means masks, "
-                    f"such as {printable(self.mask_files[0])}. Rename the folder, or give the one with the images too."
+                    f"All {len(self.mask_files):,} images under {self.source.folder} lie in folders whose name means "
+                    f"masks, such as {printable(self.mask_files[0])}. Rename the folder, or give the one with the images "
+                    "too."
                 )
             return
         folders = [

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 
+from bayes_pfl.config import BackboneConfig, DetectorConfig
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import ClassNameError, DataError
 
-PROMPT_TOKENS = 1 + 5 + 5
-"""Of a prompt beside the class name: start, context and state tokens as trained by default."""
+ENCODERS = (("the embedded model", "package:embedded/bayes-pfl-embedded.json"), ("CLIP ViT-L/14", "ViT-L-14-336"))
+"""Models by the architecture that configures their text encoder."""
 
-ENCODERS = (("the embedded model", 32, "package:embedded/merges.txt.gz"), ("CLIP", 77, None))
-"""Text encoders: tokens of their context, and their vocabulary."""
+SHORT = 20
+"""Bytes of a class name that fits everywhere: a token has at least one."""
 
 
 def check_class_names(records: Iterable[Record]) -> list[str]:
@@ -25,31 +26,31 @@ def check_class_names(records: Iterable[Record]) -> list[str]:
         DataError: a class name is blank.
     """
     categories = {record.class_name: record.category for record in records}
-    remarks = []
     for class_name, category in sorted(categories.items()):
         if not class_name.strip(" _-."):
             raise DataError(
                 f"The class name of the category {category!r} is blank. Rename its folder, or give class_name in a CSV."
             )
-        limits = [
-            f"the {context - PROMPT_TOKENS} of {title} ({tokens} here)"
-            for title, context, vocabulary in ENCODERS
-            if len(class_name.encode()) >= context - PROMPT_TOKENS  # a token has at least one byte
-            and (tokens := _tokens(class_name, vocabulary)) > context - PROMPT_TOKENS
-        ]
+    long = {name: category for name, category in sorted(categories.items()) if len(name.encode()) > SHORT}
+    return list(_too_long(long)) if long else []
+
+
+def _too_long(categories: dict[str, str]) -> Iterable[str]:
+    from bayes_pfl.methods.builder import class_names  # imports torch: seconds, and few names are so long
+
+    encoders = [
+        (title, class_names(DetectorConfig(backbone=BackboneConfig(name=architecture))))
+        for title, architecture in ENCODERS
+    ]
+    for class_name, category in categories.items():
+        limits = []
+        for title, encoder in encoders:
+            try:
+                encoder.check([class_name])
+            except ClassNameError:
+                limits.append(f"the {encoder.room} of {title}")
         if limits:
-            remarks.append(
+            yield (
                 f"{category}: the class name {class_name!r} has more tokens than {' and '.join(limits)}; rename the "
                 "folder, or give a shorter class_name in a CSV"
             )
-    return remarks
-
-
-def _tokens(class_name: str, vocabulary: str | None) -> int:
-    """Tokens of a class name and the end of the text."""
-    from open_clip.tokenizer import SimpleTokenizer, default_bpe  # takes seconds, and few names are so long
-
-    from bayes_pfl.clip.backbone import package_path
-
-    path = str(package_path(vocabulary)) if vocabulary else default_bpe()
-    return len(SimpleTokenizer(bpe_path=path).encode(class_name.lower())) + 1

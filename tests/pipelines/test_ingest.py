@@ -1,6 +1,7 @@
 """`bayes-pfl ingest` as a user runs it: the summary, the errors, and faults on a running Ray."""
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import painted
 import pytest
+from PIL import Image
 from s3fs import S3FileSystem
 
 from bayes_pfl.config import parse_config
@@ -233,6 +235,123 @@ class TestCommandLine:
     def test_an_unknown_key_names_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="max_side_px"):
             parse_config(IngestConfig, {"max_side": 3}, "here")
+
+
+class TestRemarks:
+    """What is probably wrong with the result is said in a line, and refused by --strict."""
+
+    def ingest(self, tree: painted.Tree, output: Path, *options: object) -> None:
+        assert call(ingest, "folder", "--source", tree.root, "--output", output, *options) == 0
+
+    def refused(self, tree: painted.Tree, output: Path, message: str, *options: object) -> None:
+        with pytest.raises(DataError, match=message):
+            call(ingest, "folder", "--source", tree.root, "--output", output, "--strict", *options)
+        assert not (output / "_manifest/manifest.json").exists()
+
+    def test_a_clean_folder_has_none(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        tree.image("good/1.png")
+        tree.mask("masks/1.png")
+        tree.image("bad/1.png")
+        self.ingest(tree, tmp_path / "out", "--strict")
+        assert "look at this" not in capsys.readouterr().out
+
+    def test_categories_with_one_side_only(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        for path in ("a/good/1.png", "a/bad/1.png", "b/good/1.png", "c/bad/1.png"):
+            tree.image(path)
+        self.ingest(tree, tmp_path / "out")
+        said = capsys.readouterr().out
+        assert "look at this: b: no anomalous image; --anomalous NAME" in said
+        assert "look at this: c: no normal image, all is taken for defects (bad); --normal NAME" in said
+        self.refused(tree, tmp_path / "strict", "^b: no anomalous image")
+        self.ingest(tree, tmp_path / "some", "--split", "test", "--strict")  # chosen, so lacking is no news
+
+    def test_masks_empty_full_and_large(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        tree.image("good/1.png")
+        for name, value in (("empty", 0), ("full", 255), ("large", 255), ("fine", 255)):
+            tree.image(f"bad/{name}.png")
+            tree.mask(f"masks/{name}.png", value)
+        width, height = painted.SIZE
+        full = Image.new("L", painted.SIZE, 255)
+        tree.write("masks/full.png", painted.encoded(full, ".png"))
+        full.paste(0, (0, 0, width // 3, height))
+        tree.write("masks/large.png", painted.encoded(full, ".png"))
+        self.ingest(tree, tmp_path / "out")
+        said = capsys.readouterr().out
+        assert "1 of 4 masks marks nothing: bad/empty.png; " in said
+        assert "1 of 4 masks marks the whole image: bad/full.png; " in said
+        assert "1 of 4 masks marks more than half of the image: bad/large.png; " in said
+        self.refused(tree, tmp_path / "strict", r"^1 of 4 masks .* \(and 2 more\)")
+
+    def test_masks_that_are_all_empty_are_an_error(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        tree.image("good/1.png")
+        tree.image("bad/1.png")
+        tree.mask("masks/1.png", 100)
+        with pytest.raises(DataError, match=r"^All 1 mask.* empty.*bad/1\.png.*--mask-above 0"):
+            call(ingest, "folder", "--source", tree.root, "--output", tmp_path / "out", "--mask-above", "127")
+        self.ingest(tree, tmp_path / "other", "--mask-above", "0", "--strict")
+
+    def test_missing_masks_unclear_folders_pages_and_long_names(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        name = "black_anodised_aluminium_extrusion_profile_with_countersunk_mounting_holes"
+        tree = painted.Tree(tmp_path / name)
+        tree.image("good/1.png")
+        tree.image("bad/1.png")
+        tree.image("bad/2.png")
+        tree.mask("masks/2.png")
+        tree.image("notes/3.png")
+        pages = io.BytesIO()
+        painted.surface(1).save(pages, "TIFF", save_all=True, append_images=[painted.surface(2), painted.surface(3)])
+        tree.write("good/2.tif", pages.getvalue())
+        self.ingest(tree, tmp_path / "out")
+        said = capsys.readouterr().out
+        assert "1 image of defects without a mask or annotation that fits by its name, left out: bad/1.png; " in said
+        assert "1 image not taken, whose folders say neither normal nor anomalous: notes/3.png" in said
+        assert "1 file has several pages or frames, of which the first is taken: good/2.tif (3)" in said
+        assert "has more tokens than the 21 of the embedded model; rename the folder" in said
+        assert "ignored: 1 file, in notes/: stands beside bad/, good/" in said
+
+    def test_turned_images_whose_masks_are_not(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        tree.image("good/1.png")
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        data = io.BytesIO()
+        painted.surface(1).save(data, "JPEG", exif=exif)
+        tree.write("bad/1.jpg", data.getvalue())
+        tree.mask("masks/1.png")
+        self.ingest(tree, tmp_path / "out")
+        assert "1 image turned by EXIF, whose masks are not and do not say" in capsys.readouterr().out
+        self.refused(tree, tmp_path / "strict", "turned by EXIF.*bad/1.jpg")
+        for option in ("--masks-as-stored", "--no-masks-as-stored"):
+            self.ingest(tree, tmp_path / option, "--strict", option)
+        first, second = (next(iterate_rows(tmp_path / f"--{name}masks-as-stored"))["mask"] for name in ("", "no-"))
+        assert first != second
+
+    def test_a_blank_class_name_is_refused(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        tree.image("_/good/1.png")
+        with pytest.raises(DataError, match=r"^The class name of the category '_' is blank"):
+            call(ingest, "folder", "--source", tree.root, "--output", tmp_path / "out")
+
+    def test_options_for_ones_own_images_are_for_them_alone(self, tmp_path: Path) -> None:
+        painted.paint("kvasir", tmp_path / "in")
+        for options in (
+            ("--normal", "a"),
+            ("--split", "val=test"),
+            ("--label-from-masks",),
+            ("--annotations", "a.json"),
+        ):
+            with pytest.raises(ConfigError, match="only for images of your own"):
+                call(ingest, "kvasir", "--source", tmp_path / "in", "--output", tmp_path / "out", *options)
+        with pytest.raises(ConfigError, match="split_names"):
+            call(ingest, "folder", "--source", tmp_path, "--output", tmp_path / "out", "--split", "val=exam")
+        with pytest.raises(ConfigError, match="splits"):
+            call(ingest, "folder", "--source", tmp_path, "--output", tmp_path / "out", "--split", "val")
 
 
 class TestDatasets:
