@@ -1,9 +1,8 @@
 """Bayes-PFL written down as its equations read, on the weights of the fast model: what the benchmarks compare with.
 
 One text-encoder call per sample and state with all 77 tokens; attention that returns its averaged weights in every
-block and projected patch tokens of every chosen layer, as the published code runs CLIP; two similarity maps, each
-upsampled to full resolution, and a softmax over them; all L x B x R maps exist before their mean is taken. Batch size
-1.
+block, as the published code runs CLIP; two similarity maps, each upsampled to full resolution, and a softmax over them;
+all L x B x R maps exist before their mean is taken. Batch size 1.
 """
 
 from typing import Any, NamedTuple
@@ -36,8 +35,6 @@ def encode_image(backbone: Backbone, images: Tensor) -> Features:
         x, _ = _block(block, x, None)
         if number in backbone.config.feature_layers:
             chosen.append(x[1:].transpose(0, 1))
-    projected = [visual.ln_post(tokens) @ visual.proj for tokens in chosen]
-    assert len(projected) == len(chosen)
     return Features(visual.ln_post(x[0]) @ visual.proj, torch.stack(chosen))
 
 

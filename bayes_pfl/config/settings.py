@@ -15,6 +15,15 @@ T = TypeVar("T", bound="Settings")
 UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """Errors of a text that is no YAML: also of bytes that are no UTF-8, impossible dates, and brackets without an end."""
 
+PAPER_LETTERS = {
+    "B": "num_prompts",
+    "K": "flow_length",
+    "P": "context_tokens",
+    "Q": "state_tokens",
+    "R": "num_samples",
+}
+"""Letters of the paper, which no key has, and what they are called here."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,15 +56,18 @@ def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
         ConfigError: the file is missing or no YAML, a key is unknown (the nearest is named), or a value is invalid.
     """
     values, old = _moved(_read_yaml(path), kind.old_keys)
+    origins = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if key in kind.old_keys:
             old.append(key)
-        _apply(values, kind.old_keys.get(key, key) + separator + text, override)
+        key = kind.old_keys.get(key, key)
+        _apply(values, key + separator + text, override)
+        origins[key] = f"--set {override}"
     if old:
         moves = ", ".join(f"{key} is now {kind.old_keys[key]}" for key in old)
         logger.warning("%s: %s. The old place still works.", path or "the command line", moves)
-    return parse_config(kind, values, str(path or "the command line"))
+    return _validated(kind, values, str(path or "the command line"), origins)
 
 
 def parse_config(kind: type[T], values: dict[str, Any], origin: str) -> T:
@@ -72,11 +84,20 @@ def parse_config(kind: type[T], values: dict[str, Any], origin: str) -> T:
     Raises:
         ConfigError: with every problem of the values.
     """
+    return _validated(kind, values, origin, {})
+
+
+def _validated(kind: type[T], values: dict[str, Any], origin: str, origins: dict[str, str]) -> T:
+    """Settings from nested values; `origins` says where single dotted keys come from, if not from `origin`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(kind, problem) for problem in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from error
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            sources = [source for name, source in origins.items() if f"{key}.".startswith(f"{name}.")]
+            problems.setdefault(sources[-1] if sources else origin, []).append(_explain(kind, problem))
+        raise ConfigError("; ".join(f"{source}: {'; '.join(texts)}" for source, texts in problems.items())) from error
 
 
 def _read_yaml(path: Path | None) -> dict[str, Any]:
@@ -137,9 +158,33 @@ def _explain(kind: type[Settings], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     if problem["type"] != "extra_forbidden":
         return f"{'.'.join(location) or 'configuration'}: {problem['msg']}"
-    model: Any = kind
+    section: Any = kind
     for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    valid = list(model.model_fields)
-    nearest = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)[0]
-    return f"unknown key '{'.'.join(location)}'; did you mean '{nearest}'? Valid keys: {', '.join(valid)}"
+        section = section.model_fields[part].annotation
+    valid = list(section.model_fields)
+    near = _nearest(location[-1], valid, kind)
+    return f"unknown key '{'.'.join(location)}'; did you mean '{near}'? Valid keys: {', '.join(valid)}"
+
+
+def _nearest(name: str, valid: list[str], kind: type[Settings]) -> str:
+    """The valid key of a section that is like the name; else the like key of another section, dotted."""
+    if near := difflib.get_close_matches(name, valid, n=1):
+        return near[0]
+    elsewhere = {key.rpartition(".")[2]: key for key in _dotted_keys(kind)}
+    if name in PAPER_LETTERS and PAPER_LETTERS[name] in elsewhere:
+        return elsewhere[PAPER_LETTERS[name]]
+    if near := difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.8):
+        return elsewhere[near[0]]
+    return difflib.get_close_matches(name, valid, n=1, cutoff=0.0)[0]
+
+
+def _dotted_keys(kind: type[Settings]) -> list[str]:
+    """All keys of settings, those of sections dotted."""
+    keys = []
+    for name, field in kind.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Settings):
+            keys += [f"{name}.{key}" for key in _dotted_keys(section)]
+        else:
+            keys.append(name)
+    return keys

@@ -24,6 +24,9 @@ def test_overrides_and_files_meet(tmp_path):
         ("model", "not an override"),
         ("training.epochs=2021-99-99", "not valid YAML: month must be in"),
         ("training.epochs.x=1", "epochs"),
+        ("model.attention_head=4", "did you mean 'model.variant.attention_heads'"),
+        ("num_prompts=4", "did you mean 'model.num_prompts'"),
+        ("model.B=4", "did you mean 'model.num_prompts'"),
         ("backbone.feature_layers=[0, 6]", "greater than or equal to 1"),
         ("backbone.feature_layers=[6, 6]", "names a block twice"),
     ],
@@ -101,3 +104,13 @@ def test_a_setting_changed_in_dumped_values_at_its_old_place_takes_effect():
     values = RunConfig().model_dump()
     values["model"]["residual_attention"] = False
     assert not parse_config(RunConfig, values, "a sweep").model.variant.residual_attention
+
+
+def test_a_mistake_is_told_where_it_was_made(tmp_path):
+    (tmp_path / "run.yaml").write_text("training: {epochs: 0}")
+    with pytest.raises(ConfigError) as mistake:
+        read_config(RunConfig, tmp_path / "run.yaml", ["backbone.nmae=x", "training.batch_size=none"])
+    message = str(mistake.value)
+    assert f"{tmp_path / 'run.yaml'}: training.epochs: Input should be greater" in message
+    assert "--set backbone.nmae=x: unknown key 'backbone.nmae'; did you mean 'name'" in message
+    assert "--set training.batch_size=none: training.batch_size: Input should be a" in message
