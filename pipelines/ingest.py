@@ -21,7 +21,7 @@ from bayes_pfl.datasets.own import FOLDER, own_images
 from bayes_pfl.datasets.packing import PackingOptions, ShardTask, plan_shards
 from bayes_pfl.datasets.source import DatasetListing, Source
 from bayes_pfl.errors import ConfigError, DataError
-from pipelines.ingestion.class_names import check_class_names
+from pipelines.ingestion.class_names import check_class_names, rename_classes
 from pipelines.ingestion.options import IngestConfig
 from pipelines.ingestion.paths import local_path
 from pipelines.ingestion.progress import Progress
@@ -53,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--normal", action="append", default=[], metavar="NAME", help="a folder of normal images, by name or path")
     add("--anomalous", action="append", default=[], metavar="NAME", help="a folder of anomalous images")
+    add(
+        "--class-name",
+        action="append",
+        default=[],
+        metavar="[CATEGORY=]NAME",
+        help='what prompts call the images, "metal plate", or those of one category, part_1="metal plate"',
+    )
     add("--label-from-masks", action="store_true", help="anomalous is what has a mask that marks something")
     add("--annotations", metavar="FILE", help="COCO, LabelMe, CVAT or YOLO file or folder; default: found by itself")
     add("--mask-above", type=int, metavar="VALUE", help="a mask's pixel is anomalous above it; default: any not black")
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         "split_names": named or None,
         "normal": tuple(args.normal) or None,
         "anomalous": tuple(args.anomalous) or None,
+        "class_names": {category: name for category, _, name in map(_named, args.class_name)} or None,
         "label_from_masks": args.label_from_masks or None,
         "annotations": args.annotations,
         "mask_above": args.mask_above,
@@ -136,6 +144,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
     output = str(output).rstrip("/") if is_remote(output) else local_path(output, "--output")
     choice = (config.layout, config.subset, config.splits, config.categories, config.limit)
     listing = find(description, Source(source), *choice)
+    listing = rename_classes(listing, config.class_names)
     remarks = [
         *check_listing(listing, description, selected=bool(config.splits or config.limit)),
         *check_class_names(listing.records),
@@ -179,6 +188,12 @@ def _description(name: str, config: IngestConfig) -> Dataset:
             f"{', '.join(foreign)}: only for images of your own, `bayes-pfl ingest folder`; leave it out."
         )
     return description if config.mask_above is None else replace(description, mask_above=config.mask_above)
+
+
+def _named(value: str) -> tuple[str, str, str]:
+    """ "part_1=metal plate" in its parts; a name alone is for every category."""
+    category, separator, name = value.rpartition("=")
+    return category, separator, name
 
 
 def _write(output: Path | str, tasks: Sequence[ShardTask], strict: bool) -> tuple[int, Progress]:

@@ -15,6 +15,9 @@ from bayes_pfl.datasets.record import ANOMALOUS, NORMAL
 VALIDATION = "validation"
 """A split that is neither ``train`` nor ``test`` until someone says which."""
 
+ANY_OBJECT = "object"
+"""The category of images of which no folder says what they show; a name that prompts can be made of."""
+
 LEAVE_OUT = "none"
 """What ``--split NAME=none`` makes of a folder."""
 
@@ -245,6 +248,18 @@ def is_generic(name: str) -> bool:
         True for such a word.
     """
     return plain_word(name) in _ANOMALOUS
+
+
+def object_name(name: str) -> str:
+    """What the images of a source are called that has no folder for it: its own name, if that names an object.
+
+    Args:
+        name: of the source folder.
+
+    Returns:
+        The name, or `ANY_OBJECT` for one such as "test", "images" or "masks".
+    """
+    return name if meaning_of(name).unknown and state_of(name, ()) is None and plain_word(name) else ANY_OBJECT
 
 
 def stripped_stems(stem: str) -> list[str]:

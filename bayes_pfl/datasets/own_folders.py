@@ -13,7 +13,7 @@ from bayes_pfl.datasets.folder_roles import Folder, FolderRoles, Placement
 from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.mask_pairs import MaskPairs, folder_of, separate_masks
 from bayes_pfl.datasets.masks import decode_any_mask
-from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices
+from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices, object_name
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import DataError, ImageError
@@ -202,7 +202,7 @@ class _FolderReader:
         """For each image the name of its category: the last folder's, with those before it where they differ."""
         folders = {self._placement(path).category for path in usable}
         same = Counter(folder[-1] for folder in folders if folder)
-        own = self.source.name_of("")
+        own = object_name(self.source.name_of(""))
         name = {
             folder: own if not folder else folder[-1] if same[folder[-1]] == 1 else "_".join(folder[-2:])
             for folder in folders

@@ -9,7 +9,7 @@ from typing import Any
 
 from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.description import Dataset, LayoutReading
-from bayes_pfl.datasets.names import LEAVE_OUT, NameChoices, meaning_of, state_of
+from bayes_pfl.datasets.names import LEAVE_OUT, NameChoices, meaning_of, object_name, state_of
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source, paths_inside
 from bayes_pfl.errors import DataError, ImageError
@@ -104,7 +104,7 @@ class TableLayout:
     ) -> Record:
         label = self._label(row[self.label])
         name = row.get(self.category)
-        category = dataset.category(name) if name else dataset.only_category(source.name_of(root))
+        category = dataset.category(name) if name else dataset.only_category(_own_name(source, root, dataset))
         split = self._split(row.get(self.split) or "test")
         if image.startswith(("/", "../")):
             raise ImageError("is listed and lies outside the source")
@@ -138,6 +138,11 @@ class TableLayout:
         if split == LEAVE_OUT:
             raise ImageError(f"is left out by --split {name}=none")
         return "train" if split == "train" else "test" if split == "test" else None
+
+
+def _own_name(source: Source, root: str, dataset: Dataset) -> str:
+    name = source.name_of(root)
+    return name if dataset.categories else object_name(name)
 
 
 def _header(source: Source, table: str) -> list[str]:

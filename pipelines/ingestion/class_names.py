@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from bayes_pfl.config import BackboneConfig, DetectorConfig
 from bayes_pfl.datasets.record import Record
-from bayes_pfl.errors import ClassNameError, DataError
+from bayes_pfl.datasets.source import DatasetListing
+from bayes_pfl.errors import ClassNameError, ConfigError, DataError
 
 ENCODERS = (("the embedded model", "package:embedded/bayes-pfl-embedded.json"), ("CLIP ViT-L/14", "ViT-L-14-336"))
 """Models by the architecture that configures their text encoder."""
@@ -28,11 +29,34 @@ def check_class_names(records: Iterable[Record]) -> list[str]:
     categories = {record.class_name: record.category for record in records}
     for class_name, category in sorted(categories.items()):
         if not class_name.strip(" _-."):
-            raise DataError(
-                f"The class name of the category {category!r} is blank. Rename its folder, or give class_name in a CSV."
-            )
+            raise DataError(f"The class name of the category {category!r} is blank. --class-name NAME gives it one.")
     long = {name: category for name, category in sorted(categories.items()) if len(name.encode()) > SHORT}
     return list(_too_long(long)) if long else []
+
+
+def rename_classes(listing: DatasetListing, class_names: dict[str, str]) -> DatasetListing:
+    """Give categories the class names that the user chose.
+
+    Args:
+        listing: what the reader made of the source.
+        class_names: by category; the key "" stands for every other.
+
+    Returns:
+        The listing with other class names.
+
+    Raises:
+        ConfigError: there is no such category.
+    """
+    categories = {record.category for record in listing.records}
+    if unknown := sorted(set(class_names) - categories - {""}):
+        raise ConfigError(
+            f"--class-name {unknown[0]}=...: there is no such category. There are: {', '.join(sorted(categories))}."
+        )
+    renamed = (
+        record._replace(class_name=class_names.get(record.category, class_names.get("", record.class_name)).strip())
+        for record in listing.records
+    )
+    return listing._replace(records=tuple(renamed)) if class_names else listing
 
 
 def _too_long(categories: dict[str, str]) -> Iterable[str]:
@@ -51,6 +75,6 @@ def _too_long(categories: dict[str, str]) -> Iterable[str]:
                 limits.append(f"the {encoder.room} of {title}")
         if limits:
             yield (
-                f"{category}: the class name {class_name!r} has more tokens than {' and '.join(limits)}; rename the "
-                "folder, or give a shorter class_name in a CSV"
+                f"{category}: the class name {class_name!r} has more tokens than {' and '.join(limits)}; "
+                f"--class-name {category}=NAME gives a shorter one"
             )

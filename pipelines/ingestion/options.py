@@ -28,6 +28,9 @@ class IngestConfig(Settings):
     anomalous: tuple[str, ...] = Field(
         default=(), description="for images of your own: folders of anomalous images, each a kind of defect"
     )
+    class_names: dict[str, str] = Field(
+        default={}, description="what prompts call the images of a category, by category; the key '' stands for all"
+    )
     label_from_masks: bool = Field(
         default=False,
         description="for images of your own: where no folder says it, an image is anomalous if its mask marks a pixel",

@@ -312,7 +312,7 @@ class TestRemarks:
         assert "1 image of defects without a mask or annotation that fits by its name, left out: bad/1.png; " in said
         assert "1 image not taken, whose folders say neither normal nor anomalous: notes/3.png" in said
         assert "1 file has several pages or frames, of which the first is taken: good/2.tif (3)" in said
-        assert "has more tokens than the 21 of the embedded model; rename the folder" in said
+        assert "has more tokens than the 21 of the embedded model; --class-name" in said
         assert "ignored: 1 file, in notes/: stands beside bad/, good/" in said
 
     def test_turned_images_whose_masks_are_not(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
