@@ -173,8 +173,7 @@ class _FolderReader:
             if self.mask_files:
                 raise DataError(
                     f"All {len(self.mask_files):,} images under {self.source.folder} lie in folders whose name means "
-                    f"masks, such as {printable(self.mask_files[0])}. Rename the folder, or give the one with the images "
-                    "too."
+                    f"masks, such as {printable(self.mask_files[0])}. Rename it, or give the folder of the images too."
                 )
             return
         folders = [

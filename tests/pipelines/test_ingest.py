@@ -332,6 +332,20 @@ class TestRemarks:
         first, second = (next(iterate_rows(tmp_path / f"--{name}masks-as-stored"))["mask"] for name in ("", "no-"))
         assert first != second
 
+    def test_the_user_names_what_images_show(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "test")
+        tree.image("good/1.png")
+        tree.image("part_1/bad/1.png")
+        self.ingest(tree, tmp_path / "plain")
+        assert "prompted as 'object'; --class-name says it" in capsys.readouterr().out
+        self.ingest(tree, tmp_path / "one", "--class-name", "metal plate", "--class-name", "part_1=cup")
+        assert {(row["category"], row["class_name"]) for row in iterate_rows(tmp_path / "one")} == {
+            ("object", "metal plate"),
+            ("part_1", "cup"),
+        }
+        with pytest.raises(ConfigError, match=r"part_2=\.\.\.: there is no such category.* object, part_1"):
+            self.ingest(tree, tmp_path / "two", "--class-name", "part_2=cup")
+
     def test_a_blank_class_name_is_refused(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "s")
         tree.image("_/good/1.png")
