@@ -17,6 +17,8 @@ from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches, index_shards
 from bayes_pfl.errors import ConfigError, TrainingError
 from bayes_pfl.inference.bundle import save_bundle
+from bayes_pfl.methods.builder import class_names
+from bayes_pfl.training.trainer import check_class_names
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.settings import TrainSettings, home
 from pipelines.platform.storage import absolute
@@ -148,6 +150,7 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
         raise ConfigError(
             "Training needs normal and anomalous images; choose another data.split or fewer validation categories."
         )
+    check_class_names(class_names(settings), refs)
     return training, [ref for ref in refs if is_validation(ref)]
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.placement import bfloat16_products, placed
 from bayes_pfl.config import RunConfig
 from bayes_pfl.data.samples import SampleRef
@@ -52,21 +53,6 @@ class Trainer:
         """From here on train what the method's second stage trains, with a new optimiser and schedule."""
         self.second_stage_start = self.steps
         self._begin_stage(self.run.training.second_stage_epochs)
-
-    def check_class_names(self, refs: Iterable[SampleRef]) -> None:
-        """Refuse images whose class names do not fit into the method's prompts, before the first step.
-
-        Args:
-            refs: all images that will be trained on or validated with.
-
-        Raises:
-            ClassNameError: a name is blank or too long; it names the category.
-        """
-        for category, class_name in sorted({(ref.category, ref.class_name) for ref in refs}):
-            try:
-                self.method.class_names.tokens(class_name)
-            except ClassNameError as error:
-                raise ClassNameError(f"Category '{category}': {error}") from error
 
     def batch(
         self,
@@ -238,6 +224,23 @@ class Trainer:
                 f"(training.gradient_clip_norm); the samples of this worker were {', '.join(batch.sample_ids)}."
             )
         return values
+
+
+def check_class_names(class_names: ClassNames, refs: Iterable[SampleRef]) -> None:
+    """Refuse images whose class names do not fit into a method's prompts, before anything is trained.
+
+    Args:
+        class_names: of the method: `methods.builder.class_names(run)`, or a trainer's `method.class_names`.
+        refs: all images that will be trained on or validated with.
+
+    Raises:
+        ClassNameError: a name is blank or too long; it names the category.
+    """
+    for category, class_name in sorted({(ref.category, ref.class_name) for ref in refs}):
+        try:
+            class_names.tokens(class_name)
+        except ClassNameError as error:
+            raise ClassNameError(f"Category '{category}': {error}") from error
 
 
 def head_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
