@@ -32,19 +32,26 @@ class ModelInfo(NamedTuple):
         return DEMONSTRATION if self.kind == "demonstration" else None
 
 
-class Job(NamedTuple):
-    """One image to score."""
+class Question(NamedTuple):
+    """What a client asks of an image: made at the route, carried unchanged to the replica."""
 
-    pixels: np.ndarray
-    """(side, side, 3) uint8: the picture, already squeezed into the model's input size."""
     class_name: str
     num_samples: int
+    """R, prompts drawn from each learned distribution."""
     seed: int
     want_map: bool
     """Send the map back in any case: it is larger than all the rest together."""
 
 
-class Scored(NamedTuple):
+class Job(NamedTuple):
+    """One image to score, and the question about it."""
+
+    pixels: np.ndarray
+    """(side, side, 3) uint8: the image, already resized to the model's input size."""
+    question: Question
+
+
+class ReplicaAnswer(NamedTuple):
     """What a replica says of one image."""
 
     image_score: float
@@ -67,7 +74,7 @@ class Outgrown(NamedTuple):
     model: ModelInfo
 
 
-Outcome = Scored | Refused | Outgrown
+Outcome = ReplicaAnswer | Refused | Outgrown
 
 
 class BatchOutcome(NamedTuple):

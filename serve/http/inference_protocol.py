@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from serve.http import tensors
 from serve.http.service import Service
 from serve.http.tensors import HEADER_LENGTH, InferAnswer, InferRequest, OutputTensor
-from serve.messages import ModelInfo, Scored
+from serve.messages import ModelInfo, Question, ReplicaAnswer
 from serve.problems import Problem, responses
 
 INFER_BODY = {
@@ -123,8 +123,8 @@ def make_router(service: Service) -> APIRouter:
         want_map = any(output.name == "anomaly_map" for output in given.outputs or [])
         scored = await asyncio.gather(
             *(
-                service.raw(data, name, said, number, seed, want_map)
-                for data, said in zip(images, class_names, strict=True)
+                service.raw(data, name, Question(class_name, number, seed, want_map))
+                for data, class_name in zip(images, class_names, strict=True)
             )
         )
         return _answer(name, given, scored)
@@ -185,7 +185,7 @@ def _integer(parameters: dict[str, Any], key: str, default: int) -> int:
     return value
 
 
-def _answer(name: str, given: InferRequest, scored: list[Scored]) -> Any:
+def _answer(name: str, given: InferRequest, scored: list[ReplicaAnswer]) -> Any:
     """The outputs asked for, or the two numbers."""
     arrays = {
         "pred_score": np.array([one.image_score for one in scored], np.float64),

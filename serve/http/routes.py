@@ -20,6 +20,7 @@ from serve.http.schema import (
     Version,
 )
 from serve.http.service import Service, from_base64
+from serve.messages import Question
 from serve.models.images import CONTENT_TYPES, check_content_type
 from serve.problems import Problem, body, responses
 
@@ -67,7 +68,8 @@ def make_router(service: Service) -> APIRouter:
     async def anomaly_map(request: Request, options: Annotated[MapOptions, Query()]) -> Response:
         """Draw the anomaly map of one image; the header X-Pred-Score has its score."""
         data = await image_of(request)
-        scored = await service.raw(data, options.model, options.class_name, options.num_samples, options.seed, True)
+        question = Question(options.class_name, options.num_samples, options.seed, want_map=True)
+        scored = await service.raw(data, options.model, question)
         assert scored.anomaly_map is not None
         content = await asyncio.to_thread(drawing.encode_map, scored.anomaly_map, options.kind)
         headers = {

@@ -12,7 +12,7 @@ import numpy as np
 from serve.http import drawing
 from serve.http.schema import EncodedMap, ModelBody, Picture, Region, Score, ScoreOptions, Timings
 from serve.measures import Measures
-from serve.messages import Scored
+from serve.messages import Question, ReplicaAnswer
 from serve.models.client import ModelClient
 from serve.models.images import Prepared
 from serve.problems import Problem
@@ -40,15 +40,15 @@ class Service:
         found = await asyncio.gather(*(client.describe() for client in self.clients.values()))
         return [ModelBody.of(name, info) for name, info in zip(self.clients, found, strict=True)]
 
-    def check(self, class_name: str, num_samples: int) -> None:
+    def check(self, question: Question) -> None:
         """Raise Problem 422 if an option is beyond the endpoint's limits."""
-        if len(class_name) > self.limits.max_class_name:
+        if len(question.class_name) > self.limits.max_class_name:
             raise Problem(
                 422, f"class_name: longer than {self.limits.max_class_name} characters; a word or two is enough."
             )
-        if any(not (character.isprintable()) for character in class_name):
+        if any(not (character.isprintable()) for character in question.class_name):
             raise Problem(422, "class_name: has control characters; send plain words.")
-        if num_samples > self.limits.max_samples:
+        if question.num_samples > self.limits.max_samples:
             raise Problem(422, f"num_samples: at most {self.limits.max_samples} here.")
 
     async def score(self, data: bytes, options: ScoreOptions, request_id: str) -> Score:
@@ -57,9 +57,8 @@ class Service:
         client = self.client(options.model)
         thresholds = options.threshold, options.region_threshold
         want_map = options.map != "none" or options.mask or thresholds != (None, None)
-        scored, prepared = await self._ask(
-            client, data, options.class_name, options.num_samples, options.seed, want_map
-        )
+        question = Question(options.class_name, options.num_samples, options.seed, want_map)
+        scored, prepared = await self._ask(client, data, question)
         threshold = scored.model.threshold if options.threshold is None else options.threshold
         label = None if threshold is None else scored.image_score >= threshold
         size = prepared.width, prepared.height
@@ -82,23 +81,19 @@ class Service:
             request_id=request_id,
         )
 
-    async def raw(
-        self, data: bytes, model: str | None, class_name: str, num_samples: int, seed: int, want_map: bool
-    ) -> Scored:
+    async def raw(self, data: bytes, model: str | None, question: Question) -> ReplicaAnswer:
         """The replica's own words on one image."""
         client = self.client(model)
-        scored, _ = await self._ask(client, data, class_name, num_samples, seed, want_map)
+        scored, _ = await self._ask(client, data, question)
         self.measures.score(client.name, scored.model.version, scored.image_score, None)
         return scored
 
-    async def _ask(
-        self, client: ModelClient, data: bytes, class_name: str, num_samples: int, seed: int, want_map: bool
-    ) -> tuple[Scored, Prepared]:
+    async def _ask(self, client: ModelClient, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
         """Check, decode, wait and compute in bounded time. Raises Problem 504 beyond it."""
-        self.check(class_name, num_samples)
+        self.check(question)
         try:
             async with asyncio.timeout(self.limits.answer_timeout_s):
-                return await client.score(data, class_name, num_samples, seed, want_map)
+                return await client.score(data, question)
         except TimeoutError as error:
             seconds = self.limits.answer_timeout_s
             raise Problem(504, f"No answer within {seconds:g} s; send fewer samples, or try later.") from error

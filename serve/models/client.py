@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from serve.measures import Measures
-from serve.messages import Job, ModelInfo, Outgrown, Refused, Scored
+from serve.messages import Job, ModelInfo, Outgrown, Question, Refused, ReplicaAnswer
 from serve.models.batching import BUSY_RETRY_S, BatchingHandle
 from serve.models.images import Decoder, Prepared
 from serve.problems import Problem
@@ -58,25 +58,23 @@ class ModelClient:
         except Problem as problem:
             raise Problem(503, f"The model {self.name} is not ready; ask again in a second.", BUSY_RETRY_S) from problem
 
-    async def score(
-        self, data: bytes, class_name: str, num_samples: int, seed: int, want_map: bool
-    ) -> tuple[Scored, Prepared]:
+    async def score(self, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
         """Score one encoded image. Raises Problem 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone."""
         model = self.latest or await self.describe()
         for attempt in range(SIZES_TRIED):
             prepared = await self.decoder.prepare(data, model.image_size)
-            job = Job(prepared.pixels, class_name, num_samples, seed, want_map)
+            job = Job(prepared.pixels, question)
             outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
-            if isinstance(outcome, Scored):
+            if isinstance(outcome, ReplicaAnswer):
                 self.latest = outcome.model
-                self._shadow(data, job._replace(want_map=False), outcome)
+                self._shadow(data, job._replace(question=question._replace(want_map=False)), outcome)
                 return outcome, prepared
             model = outcome.model
         raise Problem(503, "The model is being replaced; try again.", BUSY_RETRY_S)
 
-    def _shadow(self, data: bytes, job: Job, champion: Scored) -> None:
+    def _shadow(self, data: bytes, job: Job, champion: ReplicaAnswer) -> None:
         """Have the challenger score the same picture behind the client's back, if it has room."""
         if self.challenger is None or len(self.shadows) >= SHADOWS_AT_ONCE:
             return
@@ -85,7 +83,7 @@ class ModelClient:
             self.shadows.add(task)
             task.add_done_callback(self.shadows.discard)
 
-    async def _score_shadow(self, challenger: BatchingHandle, data: bytes, job: Job, champion: Scored) -> None:
+    async def _score_shadow(self, challenger: BatchingHandle, data: bytes, job: Job, champion: ReplicaAnswer) -> None:
         """Log both scores side by side. Whatever goes wrong stays here."""
         try:
             async with asyncio.timeout(SHADOW_S):
@@ -96,7 +94,7 @@ class ModelClient:
         except Exception as error:
             logger.warning("shadow failed", extra={"model": self.name, "reason": type(error).__name__})
             return
-        if isinstance(outcome, Scored):
+        if isinstance(outcome, ReplicaAnswer):
             values = {
                 "model": self.name,
                 "champion": champion.model.version,

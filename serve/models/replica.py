@@ -15,7 +15,7 @@ from bayes_pfl import Detector
 from bayes_pfl.errors import BackboneError, BayesPFLError, BundleError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
 from serve.measures import ReplicaMeasures
-from serve.messages import BatchOutcome, Job, ModelInfo, Outcome, Outgrown, Refused, Scored
+from serve.messages import BatchOutcome, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
 from serve.models.drift import Watch, WatchedBackbone
 from serve.settings import ReplicaSettings
 
@@ -107,16 +107,16 @@ class ModelReplica:
     def _score_one(self, detector: Detector, model: ModelInfo, watch: Watch, job: Job) -> Outcome:
         if job.pixels.shape[0] != model.image_size:
             return Outgrown(model)
-        start = time.perf_counter()
+        question, start = job.question, time.perf_counter()
         try:
-            prediction = detector.predict([job.pixels], [job.class_name], job.num_samples, job.seed)[0]
+            prediction = detector.predict([job.pixels], [question.class_name], question.num_samples, question.seed)[0]
         except BackboneError as error:  # the class name has too many tokens
             return Refused(str(error))
         seconds = time.perf_counter() - start
         watch.note(prediction.image_score)
         self.measures.compute.observe(seconds, tags=self.measures.tags)
-        anomaly_map = prediction.anomaly_map if job.want_map or model.threshold is not None else None
-        return Scored(prediction.image_score, prediction.uncertainty, anomaly_map, model, seconds * 1000)
+        anomaly_map = prediction.anomaly_map if question.want_map or model.threshold is not None else None
+        return ReplicaAnswer(prediction.image_score, prediction.uncertainty, anomaly_map, model, seconds * 1000)
 
 
 def load_newer(settings: ReplicaSettings, current: ModelInfo | None) -> tuple[Detector, ModelInfo, Watch] | None:

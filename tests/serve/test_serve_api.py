@@ -121,7 +121,7 @@ def test_batch_answers_in_order_and_refuses_only_what_is_broken(client: TestClie
         ({"class_name": " "}, "class_name"),
         ({"class_name": "x" * 101}, "class_name"),
         ({"class_name": "nut\x00"}, "control characters"),
-        ({"class_name": "\U0001f9e9" * 60}, "tokens long"),
+        ({"class_name": "\U0001f9e9" * 60}, "room for 72"),
         ({"treshold": 0.5}, "treshold: unknown"),
         ({"mask": True}, "region_threshold"),
     ],

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 
 from bayes_pfl import Detector
 from serve.measures import Measures
-from serve.messages import BatchOutcome, Job, Scored
+from serve.messages import BatchOutcome, Job, Question, ReplicaAnswer
 from serve.models.batching import FORGET_S, TRIES, BatchingHandle
 from serve.models.client import ModelClient
 from serve.models.images import Decoder
@@ -40,8 +40,8 @@ class Watched(LocalHandle):
         self.batches.append(jobs)
         assert self.may_begin.wait(60)
         for job in jobs:
-            if self.losses.get(job.class_name, 0):
-                self.losses[job.class_name] -= 1
+            if self.losses.get(job.question.class_name, 0):
+                self.losses[job.question.class_name] -= 1
                 raise RayActorError()
         return self.replica.score_all(jobs)
 
@@ -69,7 +69,7 @@ def queue_before(replica: Watched, **settings: Any) -> BatchingHandle:
 
 def jobs(number: int) -> list[Job]:
     """So many different images."""
-    return [Job(picture(seed, 56, 56), f"nut {seed}", 1, seed, False) for seed in range(number)]
+    return [Job(picture(seed, 56, 56), Question(f"nut {seed}", 1, seed, False)) for seed in range(number)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -90,8 +90,9 @@ async def test_what_waits_leaves_together_and_everyone_gets_his_own(replica: Wat
     outcomes = await asyncio.gather(*waiting)
     assert replica.sizes() == [1, 3, 2]
     for job, outcome in zip(asked, outcomes, strict=True):
-        (expected,) = detector.predict([job.pixels], [job.class_name], job.num_samples, job.seed)
-        assert isinstance(outcome, Scored)
+        question = job.question
+        (expected,) = detector.predict([job.pixels], [question.class_name], question.num_samples, question.seed)
+        assert isinstance(outcome, ReplicaAnswer)
         assert outcome.image_score == expected.image_score
     assert not queue.waiting
     await until(lambda: not queue.calls)
@@ -147,7 +148,12 @@ async def test_one_who_has_gone_takes_nothing_from_the_others(replica: Watched) 
     waiting[2].cancel()
     replica.may_begin.set()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [Scored, Scored, asyncio.CancelledError, Scored]
+    assert [type(outcome) for outcome in outcomes] == [
+        ReplicaAnswer,
+        ReplicaAnswer,
+        asyncio.CancelledError,
+        ReplicaAnswer,
+    ]
 
 
 async def test_a_lost_batch_is_sent_again(replica: Watched) -> None:
@@ -155,7 +161,7 @@ async def test_a_lost_batch_is_sent_again(replica: Watched) -> None:
     replica.losses = {"nut 2": TRIES - 1}
     replica.may_begin.set()
     outcomes = await asyncio.gather(*(queue.score(job) for job in jobs(4)))
-    assert all(isinstance(outcome, Scored) for outcome in outcomes)
+    assert all(isinstance(outcome, ReplicaAnswer) for outcome in outcomes)
     assert sorted(replica.sizes()) == [1, *[3] * TRIES]
 
 
@@ -164,7 +170,7 @@ async def test_what_fails_is_told_to_all_of_its_batch_and_to_no_other(replica: W
     replica.losses = {"nut 2": TRIES}
     replica.may_begin.set()
     outcomes = await asyncio.gather(*(queue.score(job) for job in jobs(5)), return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [Scored, Problem, Problem, Problem, Scored]
+    assert [type(outcome) for outcome in outcomes] == [ReplicaAnswer, Problem, Problem, Problem, ReplicaAnswer]
     assert all(outcome.status_code == 503 for outcome in outcomes if isinstance(outcome, Problem))
 
 
@@ -219,7 +225,7 @@ async def test_a_model_too_busy_to_say_is_the_one_that_answered_last(
     monkeypatch.setattr("serve.models.client.DESCRIBE_S", 0.1)
     replica.may_begin.set()
     client = ModelClient(ModelSettings(**MODEL), Decoder(LIMITS), Measures(), replica, None)
-    scored, _ = await client.score(encoded(picture()), "nut", 1, 0, False)
+    scored, _ = await client.score(encoded(picture()), Question("nut", 1, 0, False))
     silent = threading.Event()
     replica.describe = LocalMethod(silent.wait)
     try:

@@ -11,7 +11,7 @@ from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import load_bundle
-from serve.messages import Job, Scored
+from serve.messages import Job, Question, ReplicaAnswer
 from serve.models import drift
 from serve.models.drift import Watch, WatchedBackbone
 from serve.models.replica import ModelReplica, describe_bundle, load_newer, self_test
@@ -78,8 +78,8 @@ def test_a_replica_notices_other_images(tmp_path: Path) -> None:
         assert loaded is not None
         replica.detector, replica.model, replica.watch = loaded
         assert replica.watch.drift() is None
-        outcomes = replica.score_all([Job(image, "nut", 1, 0, False) for image in images]).outcomes
-        assert all(isinstance(outcome, Scored) and outcome.anomaly_map is None for outcome in outcomes)
+        outcomes = replica.score_all([Job(image, Question("nut", 1, 0, False)) for image in images]).outcomes
+        assert all(isinstance(outcome, ReplicaAnswer) and outcome.anomaly_map is None for outcome in outcomes)
         assert not replica.watch.due()  # the batch was looked at
         found = replica.watch.drift()
         assert found is not None
