@@ -21,7 +21,9 @@ from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.errors import DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.builder import class_names
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import Case, metrics_table, table, write_report
@@ -105,7 +107,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     indexed = {
         folder: index_shards(folder, settings.split, settings.categories) for folder in map(absolute, settings.shards)
     }
-    overlap = overlapping(bundle, [ref for refs in indexed.values() for ref in refs])
+    every = [ref for refs in indexed.values() for ref in refs]
+    check_class_names(class_names(bundle.config), every)
+    overlap = overlapping(bundle, every)
     if overlap and not settings.allow_overlap:
         raise DataError(
             f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing about "

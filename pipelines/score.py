@@ -18,6 +18,7 @@ from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.heatmap import overlay
+from bayes_pfl.methods.builder import class_names
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
 from pipelines.scoring.actors import load_detector, through_actors
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--num-samples, --workers and --threads are at least 1, --seed at least 0.")
     items = find_items(args.images, args.class_name)
     bundle = load_bundle(args.model)
+    class_names(bundle.config).check(item.class_name for item in items)
     threshold = bundle.config.scoring.threshold if args.threshold is None else args.threshold
     if args.output is None:
         rows, summary = _score_only(args, bundle, items, threshold)
