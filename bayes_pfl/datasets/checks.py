@@ -71,6 +71,12 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
         if paths := manifest[key]:
             verb = "marks" if len(paths) == 1 else "mark"
             remarks.append(f"{len(paths):,} of {_number(masks, 'mask')} {verb} {what}: {_names(paths)}; {advice}")
+    if paths := manifest["marked_normals"]:
+        verb = "has" if len(paths) == 1 else "have"
+        remarks.append(
+            f"{_number(len(paths), 'normal image')} {verb} a mask that marks something: {_names(paths)}; "
+            "--anomalous NAME says that the folder holds defects"
+        )
     turned = [path for path, turn in manifest["turned_masks"] if turn == "unsure"]
     by_size = [path for path, turn in manifest["turned_masks"] if turn != "unsure"]
     if turned:

@@ -17,6 +17,7 @@ from bayes_pfl.datasets.names import (
     meaning_of,
     names_a_defect,
     plain_word,
+    split_inside,
     state_of,
     stripped_stems,
 )
@@ -79,6 +80,8 @@ class FolderRoles:
             if self._states[folder] is not None or self._split(folder) is not None:
                 self._structured.update(folder[:depth] for depth in range(len(folder)))
         self._masks = {folder for folder in self.folders if self._holds_masks(folder)}
+        self.unmatched = choices.unmatched([(), *self.folders])
+        """Names that the user gave and no folder has."""
         self.has_test = any(self._split(folder) == "test" for folder in self.folders)
 
     def mask_folder(self, folder: Folder) -> Folder | None:
@@ -208,6 +211,12 @@ class FolderRoles:
         beside = [(*parent, other) for other in self._children[parent] if other != name]
         splits = sorted(f"{other[-1]}/" for other in beside if self._split(other))
         if folder in self._structured:
+            likes = [other for other in beside if self._split_inside(other) not in (None, self._split_inside(folder))]
+            if likes and self._split_inside(folder):
+                return (
+                    f"has the name of a split in it, as {likes[0][-1]}/ beside it, and would become a category of its "
+                    f"own; --split {name}=train or =test says what it is"
+                )
             if splits and parent not in self._masks:
                 return (
                     f"stands beside {', '.join(splits)} and would become a category of its own; "
@@ -228,6 +237,10 @@ class FolderRoles:
         if in_split and (folder in self._files or names_a_defect(name)):
             return "kind" if names_a_defect(name) else "kind by its place"
         return "category"
+
+    def _split_inside(self, folder: Folder) -> str | None:
+        """The split whose word is a part of a name such as "trainA"."""
+        return split_inside(folder[-1]) if folder in self._structured else None
 
     def _is_generic(self, folder: Folder) -> bool:
         return is_generic(folder[-1]) or bool(self._meaning(folder[-1]).state)

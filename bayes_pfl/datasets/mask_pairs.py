@@ -125,6 +125,17 @@ class MaskPairs:
                 for name in stripped_stems(folder[-1]):
                     self._by_folder.setdefault((roles.essence(folder[:-1]), name), []).append(path)
 
+    def masks_in_like_folder(self, image: str) -> list[str]:
+        """The masks of an image whose folders say just what the image's say, as those of normal images do.
+
+        Args:
+            image: its path.
+
+        Returns:
+            Their paths, sorted.
+        """
+        return sorted(set(self._by_name.get((self._roles.essence(folder_of(image)), _stem(image)), ())))
+
     def masks_of(self, image: str, category: Folder) -> list[str]:
         """The masks of an image.
 

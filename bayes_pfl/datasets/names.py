@@ -116,6 +116,18 @@ class NameChoices:
     splits: Mapping[str, str] = field(default_factory=dict)
     """Folder -> "train", "test" or `LEAVE_OUT`."""
 
+    def unmatched(self, folders: Collection[tuple[str, ...]]) -> list[str]:
+        """The names that no folder has.
+
+        Args:
+            folders: all of them, as paths.
+
+        Returns:
+            The names, sorted.
+        """
+        names = {*self.normal, *self.anomalous, *self.splits}
+        return sorted(name for name in names if not any(_is_named(folder, (name,)) for folder in folders))
+
     def state(self, path: tuple[str, ...]) -> int | None:
         """Whether the user calls a folder normal or anomalous.
 
@@ -181,9 +193,11 @@ def meaning_of(name: str) -> FolderMeaning:
         return FolderMeaning()
     split = [_SPLITS[part] for part in parts if part in _SPLITS]
     masks = [part for part in parts if part in _MASKS or part in _PERHAPS_MASKS]
-    images = [part for part in parts if part in _IMAGES or part in _NOUNS]
+    images = [part for part in parts if part in _IMAGES]
+    fillers = [part for part in parts if part in _NOUNS or part.isdigit()]
     states = [part for part in parts if part in _NORMAL or part in _ANOMALOUS]
-    if len(split) + len(masks) + len(images) + len(states) < len(parts) or len(split) > 1 or len(states) > 1:
+    telling = len(split) + len(masks) + len(images) + len(states)
+    if not telling or telling + len(fillers) < len(parts) or len(split) > 1 or len(states) > 1:
         return FolderMeaning()
     return FolderMeaning(
         split=split[0] if split else None,
@@ -262,6 +276,19 @@ def object_name(name: str) -> str:
     return name if meaning_of(name).unknown and state_of(name, ()) is None and plain_word(name) else ANY_OBJECT
 
 
+def split_inside(name: str) -> str | None:
+    """The split whose word begins or ends a name, such as "trainA" or "my_test".
+
+    Args:
+        name: of the folder.
+
+    Returns:
+        "train", "test" or `VALIDATION`; None for other names.
+    """
+    parts = [plain_word(part) for part in _parts(name)]
+    return next((_SPLITS[part] for part in (*parts[:1], *parts[-1:]) if part in _SPLITS), None)
+
+
 def stripped_stems(stem: str) -> list[str]:
     """The names that an image may have whose mask, or the mask that may have whose image, is called so.
 
@@ -296,9 +323,9 @@ def plain_word(name: str) -> str:
 
 
 def _parts(name: str) -> list[str]:
-    """ "train_masks", "trainMasks" -> train, masks."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"(?i)ground[ _\-]?truth", " gt ", name))
-    return [part for part in re.split(r"[ _.\-]+", spaced) if part]
+    """ "train_masks", "trainMasks" -> train, masks; "test2017" -> test, 2017."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", " ", re.sub(r"(?i)ground[ _\-]?truth", " gt ", name))
+    return [part for part in re.split(r"[ _.\-()]+", spaced) if part]
 
 
 def _state_beside_its_like(name: str, beside: Collection[str]) -> int | None:

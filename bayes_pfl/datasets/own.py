@@ -17,6 +17,14 @@ _TABLE = TableLayout(
     defect="defect",
     class_name="class_name",
     masks_optional=True,
+    aliases={
+        **dict.fromkeys(
+            ("image", "image_path", "img_path", "img", "file", "filename", "file_name", "filepath", "file_path"), "path"
+        ),
+        **dict.fromkeys(("class", "target", "anomaly", "is_anomaly", "anomalous", "status", "result"), "label"),
+        **dict.fromkeys(("mask_path", "ground_truth", "gt", "gt_path", "segmentation"), "mask"),
+        **dict.fromkeys(("object", "product", "cls_name"), "category"),
+    },
 )
 
 FOLDER = Dataset(

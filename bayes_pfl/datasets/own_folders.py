@@ -16,10 +16,13 @@ from bayes_pfl.datasets.masks import decode_any_mask
 from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices, object_name
 from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source
-from bayes_pfl.errors import DataError, ImageError
+from bayes_pfl.errors import ConfigError, DataError, ImageError
 
 NAMED = 5
 """Folders that one error names."""
+
+SHOWN = 20
+"""Names of folders that are offered for one that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class _FolderReader:
         self.source, self.dataset, self.layout = source, dataset, layout
         files = [path for path in source.files if is_image(path)]
         self.roles = FolderRoles(files, layout.choices)
+        if self.roles.unmatched:
+            names = sorted({name for folder in self.roles.folders for name in folder})
+            raise ConfigError(
+                f"There is no folder {self.roles.unmatched[0]} in {source.folder}. "
+                f"There are: {', '.join(map(printable, names[:SHOWN]))}{', ...' if len(names) > SHOWN else ''}."
+            )
         self.images, self.mask_files = separate_masks(files, self.roles, self._looks_like_a_mask)
         self.annotations: Annotations = find_annotations(source, self.images, layout.annotations)
         self._placements = lru_cache(maxsize=None)(self.roles.placement)
@@ -80,7 +89,8 @@ class _FolderReader:
         masks = {path: self._masks(path) for path in usable}
         self._refuse_unsure(usable, masks)
         names = self._category_names(usable)
-        masked = {names[path] for path in usable if masks[path]} | self._categories_with_mask_folders(usable, names)
+        anomalous = [path for path in usable if self._placement(path).label != NORMAL]
+        masked = {names[path] for path in anomalous if masks[path]} | self._categories_with_mask_folders(usable, names)
         owners: dict[str, list[str]] = {}
         for path in usable:
             for mask in masks[path]:
@@ -94,7 +104,7 @@ class _FolderReader:
         if not reading.records and not reading.set_aside:
             self._refuse_nothing()
         for path in self.mask_files:
-            reading.reasons.setdefault(path, "a mask without an image, or of a normal one")
+            reading.reasons.setdefault(path, "a mask without an image")
 
     def _placement(self, path: str) -> Placement:
         return self._placements(folder_of(path))
@@ -113,7 +123,7 @@ class _FolderReader:
     def _masks(self, path: str) -> list[str]:
         placement = self._placement(path)
         if placement.label == NORMAL:
-            return []
+            return self.pairs.masks_in_like_folder(path)
         return self.pairs.masks_of(path, placement.category)
 
     def _is_usable(self, path: str, reading: LayoutReading) -> bool:
@@ -233,7 +243,7 @@ class _FolderReader:
         shapes = self.annotations.shapes(path)
         label = placement.label if placement.label is not None else self._label(path, masks)
         if label == NORMAL:
-            masks, shapes = [], None
+            shapes = None
         elif not masks and not shapes and (masks_needed or self.annotations.files):
             raise ImageError("is defective and has no mask" if masks_needed else "is defective and not annotated")
         class_name = (placement.category[-1] if placement.category else category).replace("_", " ").lower()

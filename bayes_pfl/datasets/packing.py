@@ -31,7 +31,7 @@ from bayes_pfl.data.shards import (
 from bayes_pfl.data.walk import SkippedFile
 from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.masks import record_mask
-from bayes_pfl.datasets.record import Record
+from bayes_pfl.datasets.record import NORMAL, Record
 from bayes_pfl.datasets.source import read_file
 from bayes_pfl.errors import DataError, ImageError
 
@@ -242,6 +242,7 @@ def _pack(task: ShardTask) -> dict[str, Any]:
         "full_masks": notes.full_masks,
         "turned_masks": notes.turned_masks,
         "pages": notes.pages,
+        "marked_normals": notes.marked_normals,
     }
     write_json(task.sidecar, note)
     return note
@@ -257,6 +258,8 @@ class StoredImage(NamedTuple):
     """As `RecordMask.turned`."""
     pages: int
     """Of the file, of which the first is taken."""
+    marked: bool
+    """Whether the image is normal and has a mask that marks something."""
 
 
 def read_record(source: Path, options: PackingOptions, record: Record) -> StoredImage:
@@ -276,14 +279,22 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
     data = read_file(source, record.image)
     pages = read_header(data).pages
     image = decode_image(data, options.max_pixels)
-    drawn = record_mask(
-        source, record, data, image.size, options.mask_above, options.masks_as_stored, options.max_pixels
-    )
+    try:
+        drawn = record_mask(
+            source, record, data, image.size, options.mask_above, options.masks_as_stored, options.max_pixels
+        )
+    except ImageError:
+        if record.label != NORMAL:
+            raise
+        drawn = None
+    marked = record.label == NORMAL and drawn is not None and bool(drawn.mask.any())
+    if record.label == NORMAL:
+        drawn = None
     mask = None if drawn is None else drawn.mask
     if options.max_side_px is not None and max(image.size) > options.max_side_px:
         image, mask = shrink(image, mask, options.max_side_px)
         data = encode_png(image)  # lossless: artefacts of another JPEG pass look like defects
-    return StoredImage(data, image, mask, drawn.turned if drawn else "", pages)
+    return StoredImage(data, image, mask, drawn.turned if drawn else "", pages, marked)
 
 
 def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
@@ -291,13 +302,15 @@ def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
     options = task.options
     for record in task.records:
         try:
-            data, image, mask, turned, pages = read_record(Path(task.source), options, record)
+            data, image, mask, turned, pages, marked = read_record(Path(task.source), options, record)
         except ImageError as error:
             notes.set_aside.append(SkippedFile(record.image, str(error)))
             continue
         digest = hashlib.sha256(data).hexdigest()
         notes.images_sha256.append(digest)
         notes.counts[record.category, record.split, record.label] += 1
+        if marked:
+            notes.marked_normals.append(record.image)
         if pages > 1:
             notes.pages.append((record.image, pages))
         if mask is not None:
@@ -330,6 +343,8 @@ class _ShardNotes:
     large_masks: list[str] = field(default_factory=list)
     """Images more than half of which is marked."""
     full_masks: list[str] = field(default_factory=list)
+    marked_normals: list[str] = field(default_factory=list)
+    """Normal images whose mask marks something."""
     pages: list[tuple[str, int]] = field(default_factory=list)
     """Files of several pages, with their number."""
     turned_masks: list[tuple[str, str]] = field(default_factory=list)

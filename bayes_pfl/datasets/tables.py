@@ -2,8 +2,9 @@
 
 import csv
 import io
+import itertools
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,10 @@ from bayes_pfl.errors import DataError, ImageError
 
 _YES_NO = {"0": NORMAL, "1": ANOMALOUS, "no": NORMAL, "yes": ANOMALOUS, "false": NORMAL, "true": ANOMALOUS}
 """Labels that mean something in a column, where they could not as a folder's name."""
+
+
+LOOKED_AT = 50
+"""Rows that tell whether a CSV with other headers is a list of images."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class TableLayout:
     """How the path follows from its column, relative to the CSV's root; the first that exists."""
     masks_optional: bool = False
     """A table without any mask is one with labels only."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other headers -> the column that they stand for, where it is not there."""
     choices: NameChoices = field(default_factory=NameChoices)
     """What the user says of labels and splits."""
 
@@ -59,11 +66,11 @@ class TableLayout:
             DataError: there are several such CSVs, it is no UTF-8 text, or a row has other columns than the header.
         """
         reading = LayoutReading([], [], set())
-        tables = [path for path in self._files(source, root) if {self.path, self.label} <= {*_header(source, path)}]
+        tables = [path for path in self._files(source, root) if self._is_list(source, root, path)]
         if len(tables) > 1:
             raise DataError(f"There are {len(tables)} lists of images: {', '.join(tables)}. Make one of them.")
         for table in tables:
-            rows = list(_rows(source, table))
+            rows = [self._named(row) for row in _rows(source, table)]
             reading.used.add(table)
             required = not self.masks_optional or any(row.get(self.mask) for row in rows)
             seen: set[str] = set()
@@ -80,6 +87,23 @@ class TableLayout:
                 except ImageError as error:
                     reading.set_aside.append(SkippedFile(image, f"{error} (in {table})"))
         return reading
+
+    def _is_list(self, source: Source, root: str, table: str) -> bool:
+        """Whether a CSV has the columns, or others of their meaning and at least one image that exists."""
+        header = _header(source, table)
+        if {self.path, self.label} <= {*header}:
+            return True
+        if not {self.path, self.label} <= {self.aliases.get(name, name) for name in header}:
+            return False
+        rows = (self._named(row) for row in itertools.islice(_rows(source, table), LOOKED_AT))
+        return any(
+            self._image(source, root, row) in source.existing and self._label(row[self.label]) is not None
+            for row in rows
+        )
+
+    def _named(self, row: dict[str, str]) -> dict[str, str]:
+        """A row by the names of the fields here."""
+        return {self.aliases.get(name, name) if self.aliases.get(name) not in row else name: row[name] for name in row}
 
     def _files(self, source: Source, root: str) -> list[str]:
         if self.file != "*.csv":

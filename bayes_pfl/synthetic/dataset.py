@@ -110,7 +110,7 @@ def write_dataset(
         raise DataError("Ask for at least one normal and no negative number of defective images.")
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise DataError(f"{folder} is not empty; choose another folder or empty it first.")
+            raise DataError(f"{folder} is not empty; choose another folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:

@@ -285,6 +285,17 @@ class TestRemarks:
         assert "1 of 4 masks marks more than half of the image: bad/large.png; " in said
         self.refused(tree, tmp_path / "strict", r"^1 of 4 masks .* \(and 2 more\)")
 
+    def test_normal_images_whose_masks_mark_something(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        for number, value in ((1, 0), (2, 255)):
+            tree.image(f"good/{number}.png")
+            tree.mask(f"masks/good/{number}.png", value)
+        tree.image("bad/1.png")
+        tree.mask("masks/bad/1.png")
+        self.ingest(tree, tmp_path / "out")
+        assert "1 normal image has a mask that marks something: good/2.png; --anomalous" in capsys.readouterr().out
+        assert [row["mask"] is None for row in iterate_rows(tmp_path / "out")] == [False, True, True]
+
     def test_masks_that_are_all_empty_are_an_error(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "s")
         tree.image("good/1.png")

@@ -158,6 +158,18 @@ def test_cvat(tree: painted.Tree) -> None:
         assert np.array_equal(mask_of(tree, record), BLOB)
 
 
+def test_pascal_voc(tree: painted.Tree) -> None:
+    sides = "".join(
+        f"<{name}>{v}</{name}>" for name, v in zip(("xmin", "ymin", "xmax", "ymax"), (10, 4, 16, 8), strict=True)
+    )
+    drawn = f"<object><name>dent</name><bndbox>{sides}</bndbox></object>"
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    tree.write("Annotations/1.xml", f"<annotation><filename>bad/1.png</filename>{size}{drawn}</annotation>".encode())
+    tree.write("bad/2.xml", f"<annotation><filename>x.png</filename>{size}{drawn}</annotation>".encode())
+    for record in read(tree).records[:2]:
+        assert np.array_equal(mask_of(tree, record), BLOB)
+
+
 def test_yolo_says_what_is_normal_where_the_user_names_it(tmp_path: Path) -> None:
     tree = painted.Tree(tmp_path / "s")
     for path in ("images/train/1.png", "images/val/2.png", "images/val/3.png"):
@@ -188,7 +200,7 @@ def test_a_named_file_may_lie_elsewhere_and_must_fit(tree: painted.Tree, tmp_pat
     with pytest.raises(ConfigError, match=r"There is no b\.json for --annotations"):
         read(tree, "b.json")
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(DataError, match="is no annotation file of COCO, LabelMe, CVAT or YOLO"):
+    with pytest.raises(DataError, match="is no annotation file of COCO, LabelMe, CVAT, Pascal VOC or YOLO"):
         read(tree, str(tmp_path / "a.json"))
 
 

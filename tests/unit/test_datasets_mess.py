@@ -365,6 +365,16 @@ class TestOwnImages:
         tree.write("long.csv", b'"' + b"x" * 200_000)
         assert len(self.read(tree).ignored) == 3
 
+    def test_csv_with_other_headers_if_it_lists_images(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "shop", "shop", "shop")
+        tree.good("a/1.png")
+        tree.bad("a/2.png", "m/2.png", "defect")
+        tree.write("list.csv", b"Filename,Class,mask_path\na/1.png,OK,\na/2.png,NG,m/2.png\n")
+        self.read(tree)
+        tree.write("list.csv", b"filename,class\nelsewhere/1.png,OK\n")
+        with pytest.raises(DataError, match="No folder under"):
+            read("folder", tree.root)
+
     def test_two_lists_are_a_riddle(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "my_parts", "my_parts", "my parts")
         tree.good("good/1.png")

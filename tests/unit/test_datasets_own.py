@@ -10,7 +10,7 @@ from bayes_pfl.datasets.catalogue import find
 from bayes_pfl.datasets.names import NameChoices
 from bayes_pfl.datasets.own import own_images
 from bayes_pfl.datasets.source import DatasetListing, Source
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import ConfigError, DataError
 
 MASK_WORDS = ("mask", "gt", "ground", "truth", "label", "seg", "annot")
 
@@ -110,6 +110,7 @@ def test_one_name_of_a_category_in_two_places(tmp_path: Path) -> None:
             ("train/good/1.png", "test/bad/1.png", "more/good/1.png"),
             r"more/ stands beside test/, train/ and would become a",
         ),
+        (("trainA/good/1.png", "testB/bad/1.png"), r"testB/ has the name of a split in it.*--split testB=train"),
         (("images/1.png", "masks/1.png"), r"images/ \(1 image\).*there are masks \(1\), --label-from-masks"),
         (("masks/1.png", "masks/2.png"), r"All 2 images .* lie in folders whose name means masks"),
     ],
@@ -134,6 +135,13 @@ def test_the_user_says_what_folders_are(tmp_path: Path) -> None:
     assert read(tmp_path / "s", normal=("base", "x"), anomalous=("docs",)).records[0].defect == "docs"
     one = read(tmp_path / "s", normal=("train/base",), anomalous=("test/base", "odd"))
     assert {record.image for record in one.records if record.label == 0} == {"train/base/1.png"}
+
+
+def test_names_that_no_folder_has_are_named(tmp_path: Path) -> None:
+    paint(tmp_path, "cup/good/1.png", "cup/bad/1.png")
+    for choice in ({"normal": ("goood",)}, {"anomalous": ("cup/dent",)}, {"splits": {"val": "test"}}):
+        with pytest.raises(ConfigError, match=r"^There is no folder .* There are: bad, cup, good\.$"):
+            read(tmp_path, **choice)
 
 
 def test_images_in_the_source_itself_can_be_normal(tmp_path: Path) -> None:
@@ -245,7 +253,7 @@ def test_masks_that_fit_no_image_are_named(tmp_path: Path) -> None:
     paint(tmp_path, "good/1.png", "bad/1.png", "masks/xy.png")
     listing = read(tmp_path)
     assert dict(listing.set_aside) == {"bad/1.png": "is defective and has no mask"}
-    assert dict(listing.ignored) == {"masks/xy.png": "a mask without an image, or of a normal one"}
+    assert dict(listing.ignored) == {"masks/xy.png": "a mask without an image"}
 
 
 def test_a_category_may_be_called_like_a_mask(tmp_path: Path) -> None:
@@ -351,7 +359,7 @@ class TestBenchmarks:
         assert {record.defect: len(record.masks) for record in listing.records} == {
             "benign": 2,
             "malignant": 1,
-            "good": 0,
+            "good": 1,
         }
 
     def test_masks_of_objects_are_not_taken_for_defects(self, tmp_path: Path) -> None:

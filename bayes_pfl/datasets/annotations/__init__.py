@@ -1,4 +1,4 @@
-"""Regions drawn with labelling tools -> `Shape`s by image: COCO, LabelMe, CVAT and YOLO files beside the images."""
+"""Regions drawn with labelling tools -> `Shape`s by image: files of COCO, LabelMe, CVAT, Pascal VOC and YOLO."""
 
 from bayes_pfl.datasets.annotations.find import Annotations, find_annotations
 

@@ -9,11 +9,11 @@ from bayes_pfl.datasets.annotations.runs import runs_of
 from bayes_pfl.datasets.record import Shape
 
 
-def read_cvat(data: bytes) -> list[AnnotatedImage]:
+def read_cvat(root: ElementTree.Element) -> list[AnnotatedImage]:
     """The images of a CVAT file.
 
     Args:
-        data: the XML.
+        root: the XML's ``<annotations>``.
 
     Returns:
         One entry for each image that the file lists. Points and lines mark no area and are left out.
@@ -21,12 +21,6 @@ def read_cvat(data: bytes) -> list[AnnotatedImage]:
     Raises:
         ValueError, KeyError, TypeError: the file is not of this form.
     """
-    try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise ValueError(str(error)) from error
-    if root.tag != "annotations":
-        raise ValueError("no <annotations>")
     entries = []
     for image in root.iter("image"):
         size = (int(image.attrib["width"]), int(image.attrib["height"]))

@@ -4,12 +4,14 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 from bayes_pfl.data.walk import composed, suffix_of
 from bayes_pfl.datasets.annotations.coco import read_coco
 from bayes_pfl.datasets.annotations.cvat import read_cvat
 from bayes_pfl.datasets.annotations.entry import AnnotatedImage
 from bayes_pfl.datasets.annotations.labelme import read_labelme
+from bayes_pfl.datasets.annotations.voc import read_voc
 from bayes_pfl.datasets.annotations.yolo import read_yolo
 from bayes_pfl.datasets.record import Shape
 from bayes_pfl.datasets.source import Source, read_file
@@ -148,8 +150,8 @@ def find_annotations(source: Source, images: Iterable[str], named: str | None) -
         except (ImageError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             if named is not None and len(files) == 1:
                 raise DataError(
-                    f"{path} is no annotation file of COCO, LabelMe, CVAT or YOLO ({type(error).__name__}: {error}). "
-                    "Export it from your labelling tool in one of these forms, or as mask images."
+                    f"{path} is no annotation file of COCO, LabelMe, CVAT, Pascal VOC or YOLO "
+                    f"({type(error).__name__}: {error}). Export it from your labelling tool as one of these, or as mask images."
                 ) from error
     annotations.add_backgrounds(index.paths)
     if named is not None and not annotations.files:
@@ -167,17 +169,26 @@ def find_annotations(source: Source, images: Iterable[str], named: str | None) -
 
 def _add_file(source: Source, index: "_ImageIndex", annotations: Annotations, path: str) -> None:
     data = _read(source, path)
+    single: AnnotatedImage | None = None
+    entries: list[AnnotatedImage] = []
     if suffix_of(path) == ".xml":
-        entries, form = read_cvat(data), "CVAT"
+        root = _parsed(data)
+        if root.tag == "annotation":
+            single, form = read_voc(root), "Pascal VOC"
+        elif root.tag == "annotations":
+            entries, form = read_cvat(root), "CVAT"
+        else:
+            raise ValueError(f"<{root.tag}>")
     else:
         content: Any = json.loads(data)
         if "shapes" in content:
-            entry = read_labelme(content)
-            image = index.of_stem(path) or index.of_name(entry.name, path)
-            if image is not None:
-                annotations.add(image, entry, path, "LabelMe")
-            return
-        entries, form = read_coco(content), "COCO"
+            single, form = read_labelme(content), "LabelMe"
+        else:
+            entries, form = read_coco(content), "COCO"
+    if single is not None:
+        image = index.of_stem(path) or index.of_name(single.name, path)
+        if image is not None:
+            annotations.add(image, single, path, form)
     missing = 0
     for entry in entries:
         image = index.of_name(entry.name, path)
@@ -194,6 +205,13 @@ def _add_yolo(source: Source, index: "_ImageIndex", annotations: Annotations, pa
     if image is not None:
         entry = read_yolo(_read(source, path).decode("utf-8-sig"), image, kinds)
         annotations.add(image, entry, path, "YOLO")
+
+
+def _parsed(data: bytes) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read(source: Source, path: str) -> bytes:
@@ -230,7 +248,7 @@ def _may_be_one(source: Source, path: str) -> bool:
     except OSError:
         return False
     if suffix_of(path) == ".xml":
-        return b"<annotations" in head
+        return b"<annotation" in head
     return any(key in head for key in (b'"images"', b'"annotations"', b'"categories"', b'"shapes"', b'"licenses"'))
 
 
