@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup quickstart test check benchmarks ui
+.PHONY: setup quickstart test check rooms ui
 
 setup: .venv/.installed ## virtual environment and installation; nothing to do when it is done
 
@@ -25,6 +25,9 @@ check: setup ## style and types
 
 test: setup check ## everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadfile
+
+rooms: setup ## docs/images/rooms.svg: the picture of who imports whom in ARCHITECTURE.md
+	$(BIN)/python docs/draw_rooms.py
 
 ui: setup ## MLflow's pages of runs and models, http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --workers 1

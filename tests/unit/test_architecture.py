@@ -17,6 +17,13 @@ def test_import_contracts_hold():
     assert answer.returncode == 0, answer.stdout
 
 
+def test_the_picture_of_the_rooms_is_that_of_the_code():
+    program = "import sys; sys.path.insert(0, 'docs'); import draw_rooms; print(draw_rooms.draw(), end='')"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    picture = (ROOT / "docs" / "images" / "rooms.svg").read_text(encoding="utf-8")
+    assert answer.stdout == picture, "run `make rooms` and commit docs/images/rooms.svg"
+
+
 def test_nothing_is_unpickled():
     for path in CODE:
         text = path.read_text(encoding="utf-8")
