@@ -1,36 +1,40 @@
 """`bayes-pfl evaluate`: shards of datasets a model has not seen -> metrics per category and dataset, table and report."""
 
 import argparse
-import csv
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import Settings, parse_config, read_config
-from bayes_pfl.data.preprocess import decode_image, decode_mask
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import DataError, OutputError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.builder import class_names
-from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.metrics import Metrics, dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
-from pipelines.platform.cluster import start_ray
-from pipelines.platform.html import Case, metrics_table, table, write_report
-from pipelines.platform.settings import TrackingSettings
+from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.csv_files import write_csv
+from pipelines.platform.html import ReportImage, metrics_table, table, write_report
+from pipelines.platform.progress import progress
+from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import Run, dataset_key, run_of_model, start_run
-from pipelines.scoring.actors import read_row, score_rows
+from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
+from pipelines.scoring.report_images import report_image
+
+FILES = ("predictions.csv", "report.html", "metrics.json")
+"""What an evaluation writes, in this order."""
 
 
 class EvaluateSettings(Settings):
@@ -41,26 +45,46 @@ class EvaluateSettings(Settings):
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
     num_samples: int = Field(10, ge=1, description="R, Monte Carlo samples")
-    seed: int = Field(0, ge=0, description="of the draws")
+    seed: int = Field(0, ge=0, description="of the noise")
     workers: int = Field(2, ge=1, description="actors that hold a model")
     threads: int = Field(1, ge=1, description="torch threads of an actor")
     use_gpu: bool = Field(False, description="one GPU for every actor")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
-    output: str = Field(
-        "runs/evaluation", description="folder or URI for metrics.json, predictions.csv and report.html"
+    output: str | None = Field(
+        None,
+        description="folder or URI for metrics.json, predictions.csv and report.html; none: evaluation/ under BAYES_PFL_HOME",
     )
     tracking: TrackingSettings = TrackingSettings()
 
 
+class EvaluatedDataset(NamedTuple):
+    """One dataset and where its samples stand among all of an evaluation."""
+
+    manifest: dict[str, Any]
+    refs: list[SampleRef]
+    positions: slice
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, as its ingest recorded it."""
+        return str(self.manifest["dataset"])
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl evaluate`."""
+    """The command line of `bayes-pfl evaluate`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument("--model", help="bundle by path or URI, embedded, or models:/NAME@ALIAS")
     parser.add_argument(
         "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
     )
     parser.add_argument("--num-samples", type=int, metavar="R", help="Monte Carlo samples; default 10")
     parser.add_argument("--output", help="folder or URI for the results")
+    parser.add_argument("--max-pixels", type=int, help=f"largest width x height of an image; default {MAX_PIXELS}")
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
@@ -76,12 +100,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the table."""
+    """Evaluate and print the table.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+    """
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    given = {"model": args.model, "shards": args.shards, "num_samples": args.num_samples, "output": args.output}
-    changes = {key: value for key, value in given.items() if value is not None}
+    names = ("model", "shards", "num_samples", "output", "max_pixels")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {"allow_overlap": True} if args.allow_overlap else {}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
     result = evaluate(settings)
@@ -91,79 +122,100 @@ def run(args: argparse.Namespace) -> int:
     for name, dataset in result["datasets"].items():
         print(f"\n{name}")
         print(table(table_rows(dataset), decimals=1))
+    for problem in result["not_scored"]:
+        print(f"not scored: {problem['sample_id']}: {problem['error']}", file=sys.stderr)
     print(f"\nReport: {result['report']}" + (f" (also in MLflow run {result['run_id']})" if result["run_id"] else ""))
     return 0
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Score every image, measure per category, average per dataset as the paper does; writes and returns metrics.json.
+    """Score every image, measure per category, average per dataset as the paper does.
 
-    Raises DataError without shards, or if images were trained on and `allow_overlap` is off; OutputError if the output
-    cannot be written.
+    Chunks that are scored are kept below BAYES_PFL_HOME until the end: killed and run again, an evaluation goes on. An
+    earlier, other result in the same folder is moved aside.
+
+    Args:
+        settings: what is evaluated on what.
+
+    Returns:
+        The content of metrics.json, which is written last.
+
+    Raises:
+        DataError: no shards, none of the images can be scored, or images were trained on and `allow_overlap` is off.
+        OutputError: the output cannot be written, or is a URI with the result of another evaluation.
     """
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
+    require_gpu(settings.use_gpu)
     bundle = load_bundle(settings.model)
-    indexed = {
-        folder: index_shards(folder, settings.split, settings.categories) for folder in map(absolute, settings.shards)
-    }
-    every = [ref for refs in indexed.values() for ref in refs]
-    check_class_names(class_names(bundle.config), every)
-    overlap = overlapping(bundle, every)
+    datasets = _datasets(settings)
+    refs = [ref for dataset in datasets for ref in dataset.refs]
+    overlap = overlapping(bundle, refs)
     if overlap and not settings.allow_overlap:
         raise DataError(
             f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing about "
             "unseen data. Choose other shards, or --allow-overlap to get a marked result."
         )
-    manifests = {folder: dataset_manifest(folder) for folder in indexed}
-    if len({manifest["dataset"] for manifest in manifests.values()}) < len(settings.shards):
-        raise DataError(
-            "Two of these folders hold the same dataset: evaluate them one by one, or name one by --name at ingestion."
-        )
-    store = Store(absolute(settings.output))
+    check_class_names(class_names(bundle.config), refs)
+    store = Store(absolute(settings.output or str(home() / "evaluation")))
     store.make()
-    start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
-    total = sum(map(len, indexed.values()))
-    print(f"Scoring {total} images with R = {settings.num_samples} on {settings.workers} workers.", file=sys.stderr)
-    datasets: dict[str, Any] = {}
-    cases: dict[str, list[Case]] = {}
-    predictions: list[dict[str, Any]] = []
-    with tqdm(total=total, unit="image", disable=None) as bar:
-        for folder, refs in indexed.items():
-            manifest = manifests[folder]
-            scored = _score(settings, bundle, refs, manifest, bar)
-            datasets[manifest["dataset"]] = scored
-            predictions += scored.pop("predictions")
-            cases |= _cases(settings, bundle, refs, scored, manifest["dataset"])
+    scored = _score(settings, bundle, datasets, refs)
+    if np.isnan(scored.scores).all():
+        raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
     result: dict[str, Any] = {
         "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
         "num_samples": settings.num_samples,
         "seed": settings.seed,
         "trained_on_images_evaluated": len(overlap),
-        "datasets": {name: {k: v for k, v in scored.items() if k != "scores"} for name, scored in datasets.items()},
+        "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
+        "not_scored": [
+            {"sample_id": refs[position].sample_id, "error": problem}
+            for position, problem in sorted(scored.problems.items())
+        ],
+        "report": f"{store.root}/report.html",
     }
-    result["report"] = f"{store.root}/report.html"
     tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None)
     result["run_id"] = tracked.run_id
+    images = _extreme_images(settings, bundle, datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary) if is_remote(store.root) else Path(store.root)
-        files = _write(place, result, predictions, cases)
+        folder = Path(temporary) if is_remote(store.root) else Path(store.root)
+        _keep_earlier(store, result)
+        files = _write(folder, result, _predictions(refs, scored), images)
         if is_remote(store.root):
             store.upload_files(files)
         _record(tracked, result, files)
+    FinishedChunks(home() / "evaluations", _task(settings, bundle), refs).remove()
     if own:
         tracked.finish()
     return result
 
 
 def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:
-    """Ids of the samples whose very bytes the model was trained on."""
-    seen = training_images(bundle)
-    return [ref.sample_id for ref in refs if ref.sha256 in seen]
+    """Samples whose very bytes a model was trained on.
+
+    Args:
+        bundle: the model.
+        refs: samples to look for.
+
+    Returns:
+        Ids of those that were trained on.
+
+    Raises:
+        BundleError: the bundle's list is damaged.
+    """
+    trained_on = training_images(bundle)
+    return [ref.sample_id for ref in refs if ref.sha256 in trained_on]
 
 
 def table_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows for `report.table`: each category, then the mean, as percentages."""
+    """Rows for `html.table`.
+
+    Args:
+        dataset: a dataset's part of metrics.json.
+
+    Returns:
+        Each category, then the mean, in percent.
+    """
     named = [*dataset["categories"].items(), ("mean", dataset["mean"])]
     return [
         {
@@ -174,36 +226,66 @@ def table_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
+    """The datasets with their samples, one behind the other."""
+    datasets: list[EvaluatedDataset] = []
+    start = 0
+    for folder in map(absolute, settings.shards):
+        refs = index_shards(folder, settings.split, settings.categories)
+        datasets.append(EvaluatedDataset(dataset_manifest(folder), refs, slice(start, start + len(refs))))
+        start += len(refs)
+    if len({dataset.name for dataset in datasets}) < len(settings.shards):
+        raise DataError(
+            "Two of these folders hold the same dataset: evaluate them one by one, or name one by --name at ingestion."
+        )
+    return datasets
+
+
+def _task(settings: EvaluateSettings, bundle: Bundle) -> ScoringTask:
+    device = "cuda" if settings.use_gpu else "cpu"
+    return ScoringTask(bundle, settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels)
+
+
 def _score(
-    settings: EvaluateSettings, bundle: Bundle, refs: list[SampleRef], manifest: dict[str, Any], bar: Any
-) -> dict[str, Any]:
-    """Metrics of one dataset, with the scores by position."""
-    scores, uncertainties = np.full(len(refs), np.nan), np.full(len(refs), np.nan)
-    histograms: dict[str, PixelHistogram] = {}
-    rows = score_rows(
-        bundle, refs, [settings.num_samples], settings.seed, settings.workers, settings.threads, settings.use_gpu
+    settings: EvaluateSettings, bundle: Bundle, datasets: list[EvaluatedDataset], refs: list[SampleRef]
+) -> ScoredSamples:
+    """All samples of all datasets through one pool of actors."""
+    task = _task(settings, bundle)
+    finished = FinishedChunks(home() / "evaluations", task, refs)
+    start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
+    done = sum(len(row["positions"]) for row in finished.read().values())
+    before = f"; {done:,} of them were done before" if done else ""
+    print(
+        f"Scoring {len(refs):,} images with R = {settings.num_samples} on {settings.workers} workers{before}.",
+        file=sys.stderr,
     )
-    for row in rows:
-        positions = np.asarray(row["positions"])
-        scores[positions], uncertainties[positions] = row["scores"], row["uncertainties"]
-        category = refs[positions[0]].category
-        arrays = {
-            name: np.asarray(row[f"histogram_{name}"]) for name in ("bin", "normal", "anomalous", "region_weight")
-        }
-        histogram = PixelHistogram.from_arrays(arrays)
-        histograms[category] = histograms[category].merge(histogram) if category in histograms else histogram
-        bar.update(len(positions))
-    per_category: dict[str, Metrics] = {}
-    for category in sorted(histograms):
-        chosen = [position for position, ref in enumerate(refs) if ref.category == category]
-        labels = np.array([refs[position].label for position in chosen])
-        measured = []
-        if "image" in manifest["metrics"]:
-            measured.append(image_metrics(scores[chosen], labels))
-        if "pixel" in manifest["metrics"]:
-            measured.append(histograms[category].metrics())
-        per_category[category] = measured[0] if len(measured) == 1 else measured[0] | measured[1]
-    predictions = [
+    groups = [f"{dataset.name}/{ref.category}" for dataset in datasets for ref in dataset.refs]
+    with progress(len(refs), "image") as advance:
+        return score_samples(task, refs, groups, finished, settings.workers, advance)
+
+
+def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any]:
+    """Metrics of one dataset; images without a score are left out."""
+    scores = scored.scores[dataset.positions]
+    chosen = [index for index, score in enumerate(scores) if np.isfinite(score)]
+    refs, kinds = [dataset.refs[index] for index in chosen], dataset.manifest["metrics"]
+    pixel = {ref.category: scored.histograms[f"{dataset.name}/{ref.category}"] for ref in refs}
+    per_category = metrics_by_category(
+        [ref.category for ref in refs],
+        [ref.label for ref in refs],
+        scores[chosen] if "image" in kinds else None,
+        {category: histogram.metrics() for category, histogram in pixel.items()} if "pixel" in kinds else {},
+    )
+    return {
+        "images": len(dataset.refs),
+        "categories": {name: metrics.as_dict() for name, metrics in per_category.items()},
+        "mean": dataset_mean(per_category).as_dict(),
+    }
+
+
+def _predictions(refs: Sequence[SampleRef], scored: ScoredSamples) -> list[dict[str, Any]]:
+    """Rows of predictions.csv."""
+    return [
         {
             "sample_id": ref.sample_id,
             "category": ref.category,
@@ -211,37 +293,41 @@ def _score(
             "image_score": float(score),
             "uncertainty": float(uncertainty),
         }
-        for ref, score, uncertainty in zip(refs, scores, uncertainties, strict=True)
+        for ref, score, uncertainty in zip(refs, scored.scores, scored.uncertainties, strict=True)
     ]
-    return {
-        "images": len(refs),
-        "categories": {name: metrics.as_dict() for name, metrics in per_category.items()},
-        "mean": dataset_mean(per_category).as_dict(),
-        "predictions": predictions,
-        "scores": scores,
-    }
 
 
-def _cases(
-    settings: EvaluateSettings, bundle: Bundle, refs: list[SampleRef], scored: dict[str, Any], dataset: str
-) -> dict[str, list[Case]]:
-    """The images the model ranks worst and best, predicted once more: the same draws give the same maps."""
+def _extreme_images(
+    settings: EvaluateSettings, bundle: Bundle, datasets: list[EvaluatedDataset], scored: ScoredSamples
+) -> dict[str, list[ReportImage]]:
+    """The images of each dataset that the model ranks worst and best, predicted once more: equal noise, equal maps."""
     if settings.cases == 0:
         return {}
-    scores = scored["scores"]
-    signed = np.where(np.array([ref.label for ref in refs]) == 1, scores, -scores)
-    ranks = np.empty(len(refs))
-    for label in (0, 1):  # within each kind, so that worst and best show both
-        chosen = np.flatnonzero([ref.label == label for ref in refs])
+    task = _task(settings, bundle)
+    detector = Detector(bundle, Backbone(bundle.config.backbone), _device(settings))
+    images: dict[str, list[ReportImage]] = {}
+    for dataset in datasets:
+        order = _by_rank(dataset.refs, scored.scores[dataset.positions])
+        count = min(settings.cases, len(order) // 2)
+        for title, positions in (("worst", order[:count]), ("best", order[::-1][:count])):
+            images[f"{dataset.name}: {title}"] = [
+                report_image(detector, dataset.refs[position], task.num_samples, task.seed, task.max_pixels)
+                for position in positions
+            ]
+    return images
+
+
+def _by_rank(refs: Sequence[SampleRef], scores: np.ndarray) -> list[int]:
+    """Positions of scored images from worst to best, ranked within each label, so that both ends show both labels."""
+    labels = np.array([ref.label for ref in refs])
+    signed = np.where(labels == 1, scores, -scores)
+    ranks = np.full(len(refs), np.inf)
+    for label in (0, 1):
+        chosen = np.flatnonzero((labels == label) & np.isfinite(scores))
         if len(chosen):
             ranks[chosen] = np.argsort(np.argsort(signed[chosen])) / len(chosen)
     order = np.argsort(ranks, kind="stable")
-    count = min(settings.cases, len(refs) // 2)
-    detector = Detector(bundle, Backbone(bundle.config.backbone), _device(settings))
-    return {
-        f"{dataset}: worst": [_case(settings, detector, refs[position]) for position in order[:count]],
-        f"{dataset}: best": [_case(settings, detector, refs[position]) for position in order[::-1][:count]],
-    }
+    return [int(position) for position in order if np.isfinite(ranks[position])]
 
 
 def _device(settings: EvaluateSettings) -> Any:
@@ -250,30 +336,29 @@ def _device(settings: EvaluateSettings) -> Any:
     return torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
 
 
-def _case(settings: EvaluateSettings, detector: Detector, ref: SampleRef) -> Case:
-    image, mask = read_row(ref.shard, ref.row)
-    prediction = detector.predict([image], [ref.class_name], settings.num_samples, settings.seed)[0]
-    truth = None if mask is None else decode_mask(mask)
-    return Case(
-        ref.sample_id,
-        decode_image(image),
-        prediction.anomaly_map,
-        truth,
-        ref.label,
-        prediction.image_score,
-        prediction.uncertainty,
-    )
+def _keep_earlier(store: Store, result: dict[str, Any]) -> None:
+    """Move another evaluation's files into `earlier-N/` of the same folder. Raises OutputError for one behind a URI."""
+    earlier = store.read_json("metrics.json")
+    same = ("model", "num_samples", "seed", "datasets")
+    if earlier is None or (isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in same)):
+        return
+    if is_remote(store.root):
+        raise OutputError(f"{store.root} holds the result of another evaluation: choose another --output.")
+    folder = Path(store.root)
+    number = next(number for number in range(1, 10**6) if not (folder / f"earlier-{number}").exists())
+    kept_in = folder / f"earlier-{number}"
+    kept_in.mkdir()
+    for name in FILES:
+        if (folder / name).exists():
+            (folder / name).rename(kept_in / name)
+    print(f"The result of another evaluation was moved to {kept_in}.", file=sys.stderr)
 
 
 def _write(
-    output: Path, result: dict[str, Any], predictions: list[dict[str, Any]], cases: dict[str, list[Case]]
+    output: Path, result: dict[str, Any], predictions: list[dict[str, Any]], images: dict[str, list[ReportImage]]
 ) -> list[Path]:
     """All files of the evaluation, returned; metrics.json comes last and says that the others are whole."""
-    with tempfile.NamedTemporaryFile("w", dir=output, delete=False, newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(predictions[0]))
-        writer.writeheader()
-        writer.writerows(predictions)
-    Path(file.name).replace(output / "predictions.csv")
+    write_csv(output / "predictions.csv", predictions)
     tables = []
     for name, dataset in result["datasets"].items():
         per_category = {category: Metrics.from_dict(values) for category, values in dataset["categories"].items()}
@@ -286,11 +371,12 @@ def _write(
         notes.append(
             f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result."
         )
-    write_report(output / "report.html", "Evaluation", tables, cases, notes)
+    notes += [f"Not scored: {problem['sample_id']}: {problem['error']}" for problem in result["not_scored"]]
+    write_report(output / "report.html", "Evaluation", tables, images, notes)
     temporary = output / "metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(output / "metrics.json")
-    return [output / name for name in ("predictions.csv", "report.html", "metrics.json")]
+    return [output / name for name in FILES]
 
 
 def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:

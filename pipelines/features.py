@@ -1,4 +1,4 @@
-"""`bayes-pfl features`: shards -> what the frozen backbone says of them, once, with Ray Data actors."""
+"""`bayes-pfl features`: shards -> frozen features of them, once, with Ray Data actors."""
 
 import argparse
 import json
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
@@ -21,8 +20,10 @@ from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_sa
 from bayes_pfl.data.shards import MANIFEST_FOLDER
 from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.inference.images import noise_key
-from pipelines.platform.cluster import start_ray
+from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.progress import progress
 from pipelines.platform.storage import absolute
+from pipelines.scoring.actors import through_actors
 from pipelines.training.decoding import tile_columns, tiles_of
 
 IMAGES_PER_SHARD = 64
@@ -46,7 +47,11 @@ class FeatureSettings(Settings):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl features`."""
+    """The command line of `bayes-pfl features`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument("--shards", help="folder or URI of shards")
     parser.add_argument("--output", help="folder or URI for the features")
     parser.add_argument("--config", type=Path, help="YAML file; backbone as in a training configuration")
@@ -55,7 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compute the features and say how many."""
+    """Compute the features and say how many.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+    """
     settings = read_config(FeatureSettings, args.config, args.set)
     given = {"shards": args.shards, "output": args.output}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -72,8 +84,17 @@ def run(args: argparse.Namespace) -> int:
 def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     """Encode every image and view that is not there yet; shards are whole or absent, and named by their content's order.
 
-    Raises ConfigError for an unknown precision, DataError if the folder holds features of something else.
+    Args:
+        settings: which features of which images.
+
+    Returns:
+        `samples`, the number of views; `output`; `seconds`.
+
+    Raises:
+        ConfigError: the precision is unknown, or there is no GPU.
+        DataError: the folder holds features of something else.
     """
+    require_gpu(settings.use_gpu)
     if settings.dtype not in DTYPES:
         raise ConfigError(f"dtype '{settings.dtype}' is unknown; choose among {', '.join(DTYPES)}.")
     began = time.monotonic()
@@ -86,16 +107,17 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
             f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
         )
     write_key(folder, key)
-    there = set(store.names())
-    work = [row for row in _plan(settings, refs) if row["name"] not in there]
+    done = set(store.names())
+    work = [row for row in _plan(settings, refs) if row["name"] not in done]
     samples = len(refs) * (settings.views + 1)
     if work:
         start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
         gigabytes = samples * np.prod(key.shape[:3]) * torch.finfo(DTYPES[settings.dtype]).bits / 8 / 1e9
         print(f"Encoding {samples} views, about {gigabytes:.2f} GB, on {settings.workers} workers.", file=sys.stderr)
-        with tqdm(total=sum(len(row["tiles"]) for row in work), unit="view", disable=None) as bar:
-            for row in _encode(settings.model_copy(update={"output": folder}), work):
-                bar.update(row["views"])
+        with progress(sum(len(row["tiles"]) for row in work), "view") as advance:
+            options = {"settings": settings.model_copy(update={"output": folder})}
+            for row in through_actors(work, Encoder, options, settings.workers, settings.use_gpu):
+                advance(int(row["views"]))
     return {"samples": samples, "output": folder, "seconds": time.monotonic() - began}
 
 
@@ -112,7 +134,7 @@ def _plan(settings: FeatureSettings, refs: Sequence[SampleRef]) -> list[dict[str
 
 
 class Encoder:
-    """One actor's backbone; a call writes one feature shard."""
+    """One actor's backbone; a call writes one feature shard, image by image: features do not depend on a batch."""
 
     def __init__(self, settings: FeatureSettings) -> None:
         torch.set_num_threads(settings.threads)
@@ -122,7 +144,6 @@ class Encoder:
         self._key = FeatureKey.of(self._backbone, settings.dtype)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Encode the images of one row of the plan, one at a time: features then do not depend on the batch."""
         view, tiles = int(rows["view"][0]), tiles_of(rows)
         name, encoded = str(rows["name"][0]), (self._encode(each, view) for each in tiles)
         write_features(self._output, name, self._key, encoded)
@@ -134,19 +155,3 @@ class Encoder:
         features = self._backbone.encode_image(sample.image[None].to(self._device))
         patches = features.patches[:, 0].cpu()
         return EncodedSample(tiles[0], view, noise_key(sample.image), features.image[0].cpu(), patches, sample.mask)
-
-
-def _encode(settings: FeatureSettings, work: list[dict[str, Any]]) -> Any:
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    dataset = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-        Encoder,
-        batch_size=1,
-        compute=ActorPoolStrategy(size=min(settings.workers, len(work))),
-        num_cpus=None if settings.use_gpu else 1,
-        num_gpus=1 if settings.use_gpu else None,
-        fn_constructor_args=(settings,),
-    )
-    dataset.context.enable_progress_bars = False
-    return dataset.iter_rows()

@@ -15,20 +15,29 @@ from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches, index_shards
-from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.inference.bundle import save_bundle
+from bayes_pfl.errors import ConfigError, DataError, OutputError, TrainingError
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
-from pipelines.platform.cluster import start_ray
-from pipelines.platform.settings import TrainSettings, home
-from pipelines.platform.storage import absolute
+from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.settings import ClusterSettings, TrainSettings, home
+from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, resolved
-from pipelines.training.loop import SELECTION, final_head, training_loop
+from pipelines.training.bundles import write_bundle
+from pipelines.training.loop import (
+    SELECTION,
+    STOP_FILE,
+    checkpoint_names,
+    final_head,
+    newest_whole,
+    training_loop,
+)
 from pipelines.training.progress import EpochLines, StepCounter
-from pipelines.training.provenance import METRICS_FILE, keep_history, tracked_run
+from pipelines.training.provenance import METRICS_FILE, images_digest, keep_history, tracked_run
 from pipelines.training.report import write_training_report
 
 FINISHED_FILE = "finished.json"
+GPU_BACKEND = "cpu:gloo,cuda:nccl"
+"""Sums of losses and gradients lie on the GPU, those of the validation on the CPU."""
 
 
 class Trained(NamedTuple):
@@ -41,7 +50,11 @@ class Trained(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl train`."""
+    """The command line of `bayes-pfl train`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/train_visa.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
@@ -57,7 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as configured and say where the bundle is."""
+    """Train as configured and say where the bundle is.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+    """
     settings = read_config(TrainSettings, args.config, args.set)
     result = train(settings, fresh=args.fresh, resume=args.resume)
     if args.json:
@@ -76,54 +96,51 @@ def run(args: argparse.Namespace) -> int:
 def train(
     settings: TrainSettings, fresh: bool = False, parent_run: str | None = None, resume: bool = False
 ) -> dict[str, Any]:
-    """Train, or go on with, or report, the run that these settings name; returns bundle, run id and last metrics.
+    """Train, or go on with, or report, the run that these settings and images name.
 
-    Raises ConfigError, DataError, BackboneError, OutputError or TrainingError with what to do.
+    Args:
+        settings: the run.
+        fresh: start over instead of going on.
+        parent_run: id of the MLflow run that this one belongs to.
+        resume: go on with a run that must exist.
+
+    Returns:
+        Bundle, run id, last metrics and files, as they are kept in `FINISHED_FILE`.
+
+    Raises:
+        ConfigError, DataError, BackboneError, OutputError, TrainingError: with what to do.
     """
     settings = _absolute(settings)
-    store = Store(f"{settings.cluster.storage or home() / 'training'}/{settings.name()}")
+    training, validation = split_samples(settings)
+    name = settings.name(images_digest(training, validation, settings.data.features))
+    store = Store(f"{settings.cluster.storage or home() / 'training'}/{name}")
     finished: dict[str, Any] | None = None if fresh else store.read_json(FINISHED_FILE)
     if finished and finished["bundle"] == settings.output and Store(settings.output).read_json("bundle.json"):
-        print(f"This run is finished already ({settings.name()}); --fresh starts over.", file=sys.stderr)
+        print(f"This run is finished already ({name}); --fresh starts over.", file=sys.stderr)
         return finished
-    if resume and not any(name.startswith("epoch_") for name in store.names()):
+    if resume and not checkpoint_names(store):
         raise ConfigError(
             f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one."
         )
-    training, validation = split_samples(settings)
-    backbone = _check(settings, training, validation)
+    backbone = _check(settings, name, training, validation)
     if fresh:
         store.clear()
     store.make()
+    store.remove(STOP_FILE)
+    _say_which_checkpoint(store)
     cluster = settings.cluster
     fewest = cluster.min_workers or cluster.num_workers
     start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest if cluster.use_gpu else 0)
-    tracked = tracked_run(settings, store, training, validation, parent_run)
+    tracked = tracked_run(settings, name, store, training, validation, parent_run)
     _announce(settings, training, validation)
     with closing(tracked):
         with tracked.system_metrics():
-            outcome = _fit(settings, store, tracked, training, validation)
-        config = settings.detector()
-        config = config.model_copy(
-            update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})}
-        )
-        with tempfile.TemporaryDirectory() as temporary:
-            bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
-            about = {"run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
-            save_bundle(bundle, config, outcome.head, about, [ref.sha256 for ref in training])
-            if is_remote(settings.output):
-                Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])
-            tracked.log_folder(bundle, BUNDLE_ARTIFACT)
-            metrics_file = home() / "training" / settings.name() / METRICS_FILE
-            keep_history(outcome.history, metrics_file, tracked if outcome.tracking_problem else None)
-            report = write_training_report(
-                Path(temporary) / "training", bundle, backbone, outcome.history, validation or training
-            )
-            tracked.log_folder(report, "training")
+            outcome = _fit(settings, name, store, tracked, training, validation)
+        metrics_file = _write_results(settings, name, tracked, backbone, outcome, training, validation)
     result = {
         "bundle": settings.output,
         "run_id": tracked.run_id,
-        "name": settings.name(),
+        "name": name,
         "metrics": outcome.metrics,
         "metrics_file": str(metrics_file),
         "tracking_problem": tracked.problem or outcome.tracking_problem,
@@ -132,14 +149,64 @@ def train(
     return result
 
 
+def _write_results(
+    settings: TrainSettings,
+    name: str,
+    tracked: Run,
+    backbone: Backbone,
+    outcome: Trained,
+    training: list[SampleRef],
+    validation: list[SampleRef],
+) -> Path:
+    """The bundle, the metrics of every epoch and the report, here and in MLflow; returns the file of metrics."""
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
+        record = {"run": name, "run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
+        write_bundle(bundle, settings, backbone, outcome.head, record, training)
+        if is_remote(settings.output):
+            Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])
+        tracked.log_folder(bundle, BUNDLE_ARTIFACT)
+        metrics_file = home() / "training" / name / METRICS_FILE
+        keep_history(outcome.history, metrics_file, tracked if outcome.tracking_problem else None)
+        report = write_training_report(
+            Path(temporary) / "training", bundle, backbone, outcome.history, validation or training
+        )
+        tracked.log_folder(report, "training")
+    return metrics_file
+
+
+def _say_which_checkpoint(store: Store) -> None:
+    """Name the checkpoints that cannot be read, and the one that training goes on from. Raises TrainingError without any."""
+    names = checkpoint_names(store)
+    newest = newest_whole(store) if names else None
+    if names and newest is None:
+        raise TrainingError(
+            f"No checkpoint in {store.root} can be read ({', '.join(names)}): delete these folders, or add --fresh."
+        )
+    if names and newest != names[0]:
+        damaged = ", ".join(names[: names.index(str(newest))])
+        print(f"{store.root}: {damaged} is damaged; going on from {newest}.", file=sys.stderr)
+
+
 def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[SampleRef]]:
-    """Training and validation samples: whole categories first, then a share of the rest chosen by content hash."""
+    """The samples of a run: whole validation categories first, then a share of the rest chosen by content hash.
+
+    Args:
+        settings: the run.
+
+    Returns:
+        Training samples and validation samples.
+
+    Raises:
+        ConfigError: a validation category does not exist, or normal or anomalous images are missing.
+        DataError: there are no shards.
+    """
     data = settings.data
     refs = index_shards(data.train, data.split)
-    known = {ref.category for ref in refs}
-    unknown = set(data.validation_categories) - known
+    categories = {ref.category for ref in refs}
+    unknown = set(data.validation_categories) - categories
     if unknown:
-        raise ConfigError(f"data.validation_categories names {sorted(unknown)}; the shards have {sorted(known)}.")
+        raise ConfigError(f"data.validation_categories names {sorted(unknown)}; the shards have {sorted(categories)}.")
 
     def is_validation(ref: SampleRef) -> bool:
         share = int(hashlib.sha256(ref.sha256.encode()).hexdigest()[:8], 16) / 16**8
@@ -154,7 +221,7 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
     return training, [ref for ref in refs if is_validation(ref)]
 
 
-def _check(settings: TrainSettings, training: list[SampleRef], validation: list[SampleRef]) -> Backbone:
+def _check(settings: TrainSettings, name: str, training: list[SampleRef], validation: list[SampleRef]) -> Backbone:
     """Everything that can be found wrong before Ray starts; returns the backbone."""
     options, cluster = settings.training, settings.cluster
     smallest = min(options.batch_size, len(training))
@@ -168,24 +235,60 @@ def _check(settings: TrainSettings, training: list[SampleRef], validation: list[
             "training.patience_epochs and training.keep_best choose by validation images, normal and anomalous: "
             "set data.validation_categories or data.validation_share."
         )
+    require_gpu(cluster.use_gpu)
+    check_masks(settings.data.train)
+    _check_output(settings.output, name)
     backbone = Backbone(settings.backbone)
     if settings.data.features is not None:
         FeatureShards(settings.data.features, backbone)
     return backbone
 
 
+def check_masks(shards: str) -> None:
+    """Refuse shards of a dataset without masks: the loss needs them.
+
+    Args:
+        shards: folder or URI of an ingest.
+
+    Raises:
+        DataError: the ingest says that the dataset has no masks.
+    """
+    metrics = dataset_manifest(shards).get("metrics")
+    if metrics is not None and "pixel" not in metrics:
+        raise DataError(f"{shards} is a dataset without masks, which training needs: choose another data.train.")
+
+
+def _check_output(output: str, name: str) -> None:
+    """Refuse to replace the model of another run. Raises OutputError."""
+    record = Store(output).read_json("bundle.json")
+    if not isinstance(record, dict):
+        return
+    training = record.get("training")
+    other = training.get("run") if isinstance(training, dict) else None
+    if other != name:
+        raise OutputError(
+            f"{output} holds the model of another run ({other or 'of an earlier version'}): choose another output, or move it."
+        )
+
+
 def _announce(settings: TrainSettings, training: list[SampleRef], validation: list[SampleRef]) -> None:
     options, data = settings.training, settings.data
-    steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
+    batches = global_batches(len(training), options.batch_size, options.seed, 0)
     print(
-        f"Training on {len(training)} images: {options.epochs + options.second_stage_epochs} epochs of {steps} steps on "
-        f"{settings.cluster.num_workers} workers.",
+        f"Training on {len(training)} images: {options.epochs + options.second_stage_epochs} epochs of {len(batches)} "
+        f"steps on {settings.cluster.num_workers} workers.",
         file=sys.stderr,
     )
-    if validation:
-        kept = ", ".join(data.validation_categories) or "no whole category"
+    left_over = len(training) - sum(map(len, batches))
+    if left_over:
         print(
-            f"Validation on {len(validation)} images of the same dataset, never trained on: {kept}, and "
+            f"Each epoch leaves out {left_over} of them, in turn: they do not fill a batch of {options.batch_size}.",
+            file=sys.stderr,
+        )
+    if validation:
+        whole = ", ".join(data.validation_categories) or "no whole category"
+        print(
+            f"Validation on {len(validation)} images of the same dataset, never trained on: {whole}, and "
             f"{100 * data.validation_share:g} % of the other images.",
             file=sys.stderr,
         )
@@ -194,39 +297,28 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
 
 
 def _fit(
-    settings: TrainSettings, store: Store, tracked: Run, training: list[SampleRef], validation: list[SampleRef]
+    settings: TrainSettings,
+    name: str,
+    store: Store,
+    tracked: Run,
+    training: list[SampleRef],
+    validation: list[SampleRef],
 ) -> Trained:
     """Run Ray Train and read what it ended with."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    cluster, options = settings.cluster, settings.training
+    options = settings.training
     counter = ray.remote(num_cpus=0)(StepCounter).remote() if sys.stderr.isatty() else None
-    workers: Any = cluster.num_workers if cluster.min_workers is None else (cluster.min_workers, cluster.num_workers)
-    trainer = TorchTrainer(
-        training_loop,  # type: ignore[arg-type]  # Ray hands back what rank 0 returns; its types do not say so
-        train_loop_config={
-            "settings": settings.model_dump(mode="json"),
-            "run_id": tracked.run_id,
-            "counter": counter,
-            "training": [tuple(ref) for ref in training],
-            "validation": [tuple(ref) for ref in validation],
-        },
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=settings.name(),
-            storage_path=store.root.rpartition("/")[0],
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
+    work = {
+        "settings": settings.model_dump(mode="json"),
+        "run_id": tracked.run_id,
+        "counter": counter,
+        "store": store.root,
+        "training": [tuple(ref) for ref in training],
+        "validation": [tuple(ref) for ref in validation],
+    }
+    trainer = _torch_trainer(settings.cluster, name, store, work)
     steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
     try:
         with EpochLines(store, options.epochs + options.second_stage_epochs, steps, counter):
@@ -239,7 +331,33 @@ def _fit(
         raise TrainingError("Training ended without a checkpoint; run it again with --fresh.")
     with result.checkpoint.as_directory() as folder:
         head, metrics, progress = final_head(Path(folder), options.keep_best)
+    if options.keep_best and not any(SELECTION in entry for entry in progress["history"]):
+        print(f"{SELECTION} is undefined on the validation images: the last epoch is kept.", file=sys.stderr)
     return Trained(head, metrics, progress["history"], progress["tracking_problem"])
+
+
+def _torch_trainer(cluster: ClusterSettings, name: str, store: Store, work: dict[str, Any]) -> Any:
+    """Ray Train's trainer of `training_loop` with `work`; its checkpoints lie in the store."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers: Any = cluster.num_workers if cluster.min_workers is None else (cluster.min_workers, cluster.num_workers)
+    return TorchTrainer(
+        training_loop,  # type: ignore[arg-type]  # Ray hands back what rank 0 returns; its types do not say so
+        train_loop_config=work,
+        torch_config=TorchConfig(backend=GPU_BACKEND if cluster.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=store.root.rpartition("/")[0],
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
 
 
 def _root_cause(error: BaseException) -> str:

@@ -17,25 +17,41 @@ from typing import Any
 from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.errors import ConfigError, TrainingError
+from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.platform.cluster import start_ray
+from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.settings import home
 from pipelines.platform.storage import absolute
 from pipelines.platform.tracking import Run, closing, resolved, start_run
 from pipelines.sweep.results import gather, printable
 from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
-from pipelines.sweep.trial import STOPPED_FILE, TuneSettings, covers, result_of, trial, trial_settings, write_stopped
-from pipelines.train import split_samples
+from pipelines.sweep.trial import (
+    FAILED_FILE,
+    RESULT_FILE,
+    STOPPED_FILE,
+    Outcome,
+    TuneSettings,
+    outcome_of,
+    trial,
+    trial_settings,
+    write_stopped,
+)
+from pipelines.train import check_masks, split_samples
 from pipelines.training.loop import SELECTION
-from pipelines.training.provenance import flat, provenance
+from pipelines.training.provenance import flat, images_digest, provenance
 
 SWEEP_FILE = "sweep.json"
+OWN_NAMES = ("trials", "results", "features", "ray")
+"""Folders that a sweep writes beside its file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl tune`."""
+    """The command line of `bayes-pfl tune`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/tune_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
@@ -49,7 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sweep and print the results, best first."""
+    """Sweep and print the results, best first.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+    """
     settings = read_config(TuneSettings, args.config, args.set)
     results = tune(settings, fresh=args.fresh, resume=args.resume)
     if args.json:
@@ -59,19 +82,29 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"\nBest: {results['best']['bundle']} with R = {results['best']['num_samples']}. Report: {results['report']}"
         )
+    for failure in results["failed"]:
+        print(f"Failed: {trial_name(failure['overrides'])}: {failure['error']}", file=sys.stderr)
     return 0
 
 
 def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> dict[str, Any]:
-    """Run the trials that have no result yet, then gather all; a sweep that was stopped goes on when it is run again.
+    """Run the trials that have no outcome yet, then gather all; a sweep that was stopped goes on when it is run again.
 
-    Raises ConfigError for a setting that does not exist, no validation images or a folder with another sweep,
-    TrainingError if a trial failed.
+    Args:
+        settings: the sweep.
+        fresh: delete an earlier sweep in the same folder and start over.
+        resume: finish a sweep that must exist.
+
+    Returns:
+        All rows, the best one, the failed trials and the report, as they are in results.json.
+
+    Raises:
+        ConfigError: a setting does not exist, there are no validation images, or the folder holds another sweep.
+        OutputError: `fresh` and the folder holds something that is no sweep.
+        TrainingError: no trial has a result.
     """
     settings = _absolute(settings)
     sweep, store = settings.sweep, Store(settings.output)
-    if fresh:
-        store.clear()
     wanted = [] if sweep.bayesian_trials else combine(sweep)
     for overrides in wanted or combine(sweep.model_copy(update={"bayesian_trials": None, "random_trials": 5})):
         trial_settings(settings, overrides)  # every value is valid before anything starts
@@ -80,9 +113,13 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         raise ConfigError(
             "A sweep needs validation images, normal and anomalous: set data.validation_categories or data.validation_share."
         )
-    begun = _claim(settings, store, resume)
-    missing = [o for o in wanted if not _is_done(settings, store, o)]
-    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(_finished(store)))
+    require_gpu(settings.cluster.use_gpu)
+    check_masks(settings.data.train)
+    if fresh:
+        _clear(store)
+    begun = _claim(settings, store, resume, training, validation)
+    missing = [overrides for overrides in wanted if not outcome_of(store, overrides).is_done(sweep)]
+    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(_ended(store)))
     _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining)
     tracked = (
         Run(settings.tracking, begun["run_id"])
@@ -99,22 +136,45 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
             settings = _with_features(settings)
             start_ray(sweep.cpus_per_trial, float(settings.cluster.use_gpu))
             _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
-        results, folder = gather(
-            settings, store, [result for result in _finished(store) if not wanted or result["overrides"] in wanted]
-        )
+        outcomes = [outcome for outcome in _ended(store) if not wanted or _overrides(outcome) in wanted]
+        results, folder = gather(settings, store, outcomes)
         tracked.log_folder(folder, "sweep")
     return results
 
 
-def _claim(settings: TuneSettings, store: Store, resume: bool) -> dict[str, Any]:
-    """What the folder's sweep file says, once it is sure that its trials are of these settings."""
+def _clear(store: Store) -> None:
+    """Delete an earlier sweep: only what a sweep writes, and nothing of a folder that is none. Raises OutputError."""
+    names = store.names()
+    if not names:
+        return
+    if store.read_json(SWEEP_FILE) is None:
+        raise OutputError(
+            f"{store.root} holds something that is no sweep, and nothing was deleted: choose another output."
+        )
+    for name in sorted(set(names) & set(OWN_NAMES)):
+        Store(f"{store.root}/{name}").clear()
+    store.remove(SWEEP_FILE)
+
+
+def _overrides(outcome: Outcome) -> Overrides | None:
+    """The combination of an outcome; None for one that early stopping ended."""
+    record = outcome.result or outcome.failure
+    return None if record is None else record["overrides"]
+
+
+def _claim(
+    settings: TuneSettings, store: Store, resume: bool, training: list[SampleRef], validation: list[SampleRef]
+) -> dict[str, Any]:
+    """What the folder's sweep file says, once it is sure that its trials are of these settings and images."""
     varied: Any = {
         "sweep": True,
         "output": True,
         "tracking": True,
         "cluster": {"cpus_per_worker", "cpus_per_loader", "max_failures", "storage"},
+        "data": {"train", "features"},
     }
     text = settings.model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
+    text += images_digest(training, validation, settings.data.features)
     digest = hashlib.sha256(text.encode()).hexdigest()
     begun: dict[str, Any] | None = store.read_json(SWEEP_FILE)
     if begun is None and resume:
@@ -134,19 +194,16 @@ def _announce(settings: TuneSettings, trainings: int, remaining: int) -> None:
     )
 
 
-def _is_done(settings: TuneSettings, store: Store, overrides: Overrides) -> bool:
-    result = result_of(store, overrides)
-    return (result is not None and covers(result, settings.sweep)) or _was_stopped(store, overrides)
-
-
-def _was_stopped(store: Store, overrides: Overrides) -> bool:
-    return store.read_json(f"trials/{trial_name(overrides)}/{STOPPED_FILE}") is not None
-
-
-def _finished(store: Store) -> list[dict[str, Any]]:
-    """Results of all trials that have one."""
-    results = [store.read_json(f"trials/{name}/result.json") for name in Store(f"{store.root}/trials").names()]
-    return [result for result in results if result is not None]
+def _ended(store: Store) -> list[Outcome]:
+    """Outcomes of all trials that have one: results, those stopped early, those that failed."""
+    outcomes = []
+    for name in Store(f"{store.root}/trials").names():
+        result, stopped, failure = (
+            store.read_json(f"trials/{name}/{file}") for file in (RESULT_FILE, STOPPED_FILE, FAILED_FILE)
+        )
+        if result is not None or stopped is not None or failure is not None:
+            outcomes.append(Outcome(result, stopped is not None, failure))
+    return outcomes
 
 
 def _run_trials(
@@ -162,13 +219,6 @@ def _run_trials(
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    class NoteStopped(ray_tune.Callback):
-        """A trial that ends without a result was stopped early."""
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if result_of(store, trial.config["overrides"]) is None:
-                write_stopped(store, trial.config["overrides"])
-
     sweep = settings.sweep
     shared = {
         "settings": settings.model_dump(mode="json"),
@@ -177,7 +227,7 @@ def _run_trials(
         "parent": parent,
         "provenance": provenance(settings.data.train, training, validation),
     }
-    known = [(result["overrides"], result["rows"][-1][SELECTION]) for result in _finished(store)]
+    measured = [(outcome.result["overrides"], outcome.selection) for outcome in _ended(store) if outcome.result]
     asha = ASHAScheduler(time_attr="epoch", metric=SELECTION, mode="max", max_t=settings.training.epochs)
     resources = {"CPU": sweep.cpus_per_trial, "GPU": float(settings.cluster.use_gpu)}
     storage = home() / "ray" if is_remote(store.root) else Path(store.root) / "ray"
@@ -187,7 +237,7 @@ def _run_trials(
         tune_config=ray_tune.TuneConfig(
             search_alg=None
             if missing
-            else optuna_search(sweep, SELECTION, [(o, v) for o, v in known if math.isfinite(v)]),
+            else optuna_search(sweep, SELECTION, [(o, v) for o, v in measured if math.isfinite(v)]),
             num_samples=1 if missing else count,
             scheduler=asha if sweep.early_stopping else FIFOScheduler(),
             reuse_actors=True,  # a trial's process has torch and CLIP's library loaded already
@@ -196,16 +246,27 @@ def _run_trials(
             name=f"tune-{time.time_ns()}",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[NoteStopped()],
+            callbacks=[_note_stopped(store)],
             failure_config=ray_tune.FailureConfig(max_failures=settings.cluster.max_failures),
         ),
     )
     outcome = tuner.fit()
     if outcome.num_errors:
         reason = str(outcome.errors[0]).strip().splitlines()[-1]
-        raise TrainingError(
-            f"{outcome.num_errors} of {count} trials failed: {reason}. The others are kept; run the sweep again."
-        )
+        print(f"{outcome.num_errors} of {count} trials broke off: {reason}. Run the sweep again.", file=sys.stderr)
+
+
+def _note_stopped(store: Store) -> Any:
+    """A callback of Tune: a trial that completes without an outcome was stopped early."""
+    from ray import tune as ray_tune
+
+    class NoteStopped(ray_tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            outcome = outcome_of(store, trial.config["overrides"])
+            if outcome.result is None and outcome.failure is None:
+                write_stopped(store, trial.config["overrides"])
+
+    return NoteStopped()
 
 
 def _with_features(settings: TuneSettings) -> TuneSettings:

@@ -36,6 +36,31 @@ def list_files(folder: str) -> list[str]:
         raise _unreadable(folder, error) from error
 
 
+def list_tree(folder: str) -> dict[str, str]:
+    """Files at any depth of a folder named by URI.
+
+    Args:
+        folder: URI; of a file, the file itself is listed.
+
+    Returns:
+        By URI, in order: a stamp that changes when the file does.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        system, root = fsspec.core.url_to_fs(folder)
+        entries = system.find(root, detail=True)
+        return {system.unstrip_protocol(name): _version(info) for name, info in sorted(entries.items())}
+    except Exception as error:  # drivers raise errors of their own
+        raise _unreadable(folder, error) from error
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What a driver says of a file that changes when the file does."""
+    return " ".join(str(info.get(key)) for key in ("size", "mtime", "LastModified", "etag", "ETag", "updated"))
+
+
 def cache_folder() -> Path:
     """Where copies lie on this machine: BAYES_PFL_CACHE, else a folder of this user's in the temporary one."""
     return Path(os.environ.get("BAYES_PFL_CACHE") or Path(tempfile.gettempdir()) / f"bayes-pfl-cache-{os.getuid()}")

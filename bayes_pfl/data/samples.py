@@ -16,7 +16,7 @@ from bayes_pfl.data.augment import augment, keyed_random, mosaic
 from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
 from bayes_pfl.data.remote import is_remote, list_files, local_copy
 from bayes_pfl.data.shards import read_shard, shard_paths
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import DataError, ImageError
 
 UNAUGMENTED = -1
 """The augmentation's seed of a view that is not augmented."""
@@ -150,8 +150,11 @@ def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, n
     image_bytes, mask_bytes = (tables[ref.shard][name][ref.row].as_py() for name in ("image", "mask"))
     if mask_bytes is None and ref.label == 1:
         raise DataError(f"{ref.sample_id} is anomalous but has no mask; train on a dataset with masks.")
-    image = decode_image(image_bytes)
-    mask = np.zeros((image.height, image.width), np.uint8) if mask_bytes is None else decode_mask(mask_bytes)
+    try:
+        image = decode_image(image_bytes)
+        mask = np.zeros((image.height, image.width), np.uint8) if mask_bytes is None else decode_mask(mask_bytes)
+    except ImageError as error:
+        raise DataError(f"{ref.sample_id}: {error}") from error
     return image, mask
 
 

@@ -85,3 +85,18 @@ def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gp
         raise ConfigError(
             f"This run needs {gpus_needed:g} GPUs but {where} has {gpus:g}: set use_gpu to false or lower the number of workers."
         )
+
+
+def require_gpu(use_gpu: bool) -> None:
+    """Refuse to wait for a GPU that this machine does not have; a cluster that is joined may have one elsewhere.
+
+    Args:
+        use_gpu: whether GPUs are asked for.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import torch
+
+    if use_gpu and not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
+        raise ConfigError("There is no GPU that torch can use here; leave use_gpu off, or install its driver.")

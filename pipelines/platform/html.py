@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file to read anywhere, and as a plain table for the terminal."""
+"""Tables and images -> one HTML file that needs nothing else, or a plain table for the terminal."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from bayes_pfl.metrics import Metrics
 Cell = str | int | float | None
 
 TILE_PX = 288
-"""Longest side of a picture in the report: sharp on a phone, at half a megabyte a case or less."""
+"""Longest side of an image in the report, pixels: sharp on a phone, at half a megabyte a sample or less."""
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1d22; --page: #ffffff; --soft: #666a75;
@@ -49,7 +49,7 @@ a:focus-visible { outline: 3px solid; outline-offset: 3px; }
 """
 
 
-class Table(NamedTuple):
+class ReportTable(NamedTuple):
     """Rows under a title; the columns are the rows' keys in order of appearance."""
 
     title: str
@@ -60,8 +60,8 @@ class Table(NamedTuple):
     """How many of the last rows are means, set in bold."""
 
 
-class Case(NamedTuple):
-    """One image and what the detector said of it."""
+class ReportImage(NamedTuple):
+    """One image with its ground truth and prediction."""
 
     name: str
     image: Image.Image
@@ -73,8 +73,17 @@ class Case(NamedTuple):
     uncertainty: float
 
 
-def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics) -> Table:
-    """One row a category, then their mean; every undefined figure is explained below."""
+def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics) -> ReportTable:
+    """One row a category, then their mean; every undefined figure is explained below.
+
+    Args:
+        title: of the table.
+        per_category: metrics by category.
+        mean: their mean.
+
+    Returns:
+        The table.
+    """
     rows: list[dict[str, Cell]] = [
         {"category": category, **metrics.values} for category, metrics in [*per_category.items(), ("mean", mean)]
     ]
@@ -88,11 +97,19 @@ def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics
         for name, categories in mean.left_out.items()
         if name not in mean.undefined
     ]
-    return Table(title, rows, notes, mean_rows=1)
+    return ReportTable(title, rows, notes, mean_rows=1)
 
 
 def table(rows: Sequence[Mapping[str, Cell]], decimals: int = 3) -> str:
-    """Rows as aligned plain text: a heading, a rule, numbers to the right with so many decimals, no trailing blanks."""
+    """Rows as aligned plain text: a heading, a rule, numbers to the right, no trailing blanks.
+
+    Args:
+        rows: values by column.
+        decimals: digits of floats behind the point.
+
+    Returns:
+        The text; empty without rows.
+    """
     if not rows:
         return ""
     columns = _columns(rows)
@@ -112,20 +129,29 @@ def table(rows: Sequence[Mapping[str, Cell]], decimals: int = 3) -> str:
 def write_report(
     path: str | Path,
     title: str,
-    tables: Sequence[Table],
-    cases: Mapping[str, Sequence[Case]],
+    tables: Sequence[ReportTable],
+    images: Mapping[str, Sequence[ReportImage]],
     notes: Sequence[str] = (),
 ) -> Path:
-    """One self-contained HTML file: notes, tables, then a gallery of cases under each heading.
+    """One self-contained HTML file: notes, tables, then images under each heading.
 
-    The heat maps of all cases share one scale, from 0 to the largest value shown. The same input
-    gives the same bytes.
+    All heat maps share one scale, from 0 to the largest value shown. The same input gives the same bytes.
+
+    Args:
+        path: the file.
+        title: of the page.
+        tables: in order.
+        images: predictions to show, by heading.
+        notes: sentences at the top.
+
+    Returns:
+        The path.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
     path = Path(path)
-    peaks = [float(case.anomaly_map.max()) for group in cases.values() for case in group]
+    peaks = [float(image.anomaly_map.max()) for group in images.values() for image in group]
     high = max(peaks, default=0.0)
     high = high if high > 0 else 1.0
     body = [f"<h1>{escape(title)}</h1>"]
@@ -133,23 +159,33 @@ def write_report(
     body += [_table_html(each) for each in tables]
     if peaks:
         body.append(f'<p class="note">Heat maps run from 0 (dark) to {high:.3g} (bright).</p>')
-    for heading, group in cases.items():
+    for heading, group in images.items():
         body.append(f"<h2>{escape(heading)}</h2>")
-        body += [_case_html(case, high) for case in group]
+        body += [_image_html(image, high) for image in group]
     return write_page(path, title, body)
 
 
-def write_page(path: Path, title: str, body: Sequence[str], pictures: str = "data:") -> Path:
-    """One HTML file in the report's style that loads no more than `pictures` (of a Content-Security-Policy's img-src).
+def write_page(path: Path, title: str, body: Sequence[str], image_sources: str = "data:") -> Path:
+    """One HTML file in the report's style.
 
-    Raises OutputError if it cannot be written; nothing is left behind.
+    Args:
+        path: the file.
+        title: of the page.
+        body: lines of HTML.
+        image_sources: where images may come from, as in a Content-Security-Policy's img-src.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
     """
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # The browser itself holds the promise that the file needs nothing else.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"img-src {pictures}; style-src 'unsafe-inline'\">\n"
+        f"img-src {image_sources}; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
@@ -167,7 +203,7 @@ def write_page(path: Path, title: str, body: Sequence[str], pictures: str = "dat
     return path
 
 
-def _table_html(each: Table) -> str:
+def _table_html(each: ReportTable) -> str:
     columns = _columns(each.rows)
     kinds = [' class="number"' if _is_numeric(each.rows, column) else "" for column in columns]
     head = "".join(f"<th{k}>{escape(c)}</th>" for c, k in zip(columns, kinds, strict=True))
@@ -181,33 +217,33 @@ def _table_html(each: Table) -> str:
     return f'<h2>{escape(each.title)}</h2>\n<div class="wide"><table>\n{rows}\n</table></div>{notes}'
 
 
-def _case_html(case: Case, high: float) -> str:
-    image = case.image.convert("RGB")
+def _image_html(sample: ReportImage, high: float) -> str:
+    image = sample.image.convert("RGB")
     image.thumbnail((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
     tiles = {"image": image}
-    if case.mask is not None:
-        mask = Image.fromarray(np.where(case.mask, 255, 0).astype(np.uint8))
+    if sample.mask is not None:
+        mask = Image.fromarray(np.where(sample.mask, 255, 0).astype(np.uint8))
         tiles["mask"] = mask.resize(image.size, Image.Resampling.NEAREST)
-    heat = heat_map(case.anomaly_map, high=high)
+    heat = heat_map(sample.anomaly_map, high=high)
     tiles["anomaly map"] = heat.resize(image.size, Image.Resampling.BILINEAR)
-    tiles["overlay"] = overlay(image, case.anomaly_map, high=high)
+    tiles["overlay"] = overlay(image, sample.anomaly_map, high=high)
     figures = "\n".join(
-        f'<figure><img src="{_data_uri(picture)}" alt="{escape(f"{kind} of {case.name}")}" '
-        f'width="{picture.width}" height="{picture.height}">'
+        f'<figure><img src="{_data_uri(tile)}" alt="{escape(f"{kind} of {sample.name}")}" '
+        f'width="{tile.width}" height="{tile.height}">'
         f"<figcaption>{kind}</figcaption></figure>"
-        for kind, picture in tiles.items()
+        for kind, tile in tiles.items()
     )
     facts = (
-        f"{'anomalous' if case.label else 'normal'}{'' if case.mask is not None else ', no mask'}; "
-        f"score {case.image_score:.3f}, uncertainty {case.uncertainty:.3f}, "
-        f"highest pixel {case.anomaly_map.max():.3f}"
+        f"{'anomalous' if sample.label else 'normal'}{'' if sample.mask is not None else ', no mask'}; "
+        f"score {sample.image_score:.3f}, uncertainty {sample.uncertainty:.3f}, "
+        f"highest pixel {sample.anomaly_map.max():.3f}"
     )
-    return f'<article><h3>{escape(case.name)}</h3><p>{facts}</p>\n<div class="tiles">\n{figures}\n</div></article>'
+    return f'<article><h3>{escape(sample.name)}</h3><p>{facts}</p>\n<div class="tiles">\n{figures}\n</div></article>'
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -73,11 +73,21 @@ class TrainSettings(RunConfig):
         places: Any = {"output": True, "tracking": True, "cluster": {"storage"}, "data": {"train", "features"}}
         return self.model_dump(mode="json", exclude=places)
 
-    def name(self) -> str:
-        """Name of the run: a hash of everything that decides its result, so that the same run is found again."""
+    def name(self, images: str) -> str:
+        """Name of the run: a hash of everything that decides its result, so that the same run is found again.
+
+        Where shards and features lie decides nothing: what their images are does.
+
+        Args:
+            images: digest of the images that are trained on and validated with (`provenance.images_digest`).
+
+        Returns:
+            `train-` and 12 hexadecimal digits.
+        """
         deciding = {"num_workers", "use_gpu", "threads_per_worker"}
         spread = set(ClusterSettings.model_fields) - deciding
-        text = self.model_dump_json(exclude={"output": True, "tracking": True, "cluster": spread})
+        places: Any = {"output": True, "tracking": True, "cluster": spread, "data": {"train", "features"}}
+        text = self.model_dump_json(exclude=places) + images
         return f"train-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -1,92 +1,173 @@
-"""What is to be scored: image files, folders of them, or folders of shards, by path or URI, as one list."""
+"""Names on the command line -> the images to score: files, folders of them, or folders of shards, by path or URI."""
 
+import csv
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from bayes_pfl.data.remote import is_remote, list_files, local_copy
+from bayes_pfl.data.remote import is_remote, list_files, list_tree, local_copy
 from bayes_pfl.data.samples import index_shards
-from bayes_pfl.errors import ConfigError
+from bayes_pfl.data.walk import IMAGE_SUFFIXES, SkippedFile, is_image, list_images, select_images
+from bayes_pfl.errors import ConfigError, DataError
 from pipelines.scoring.actors import read_row
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FROM_FOLDER = "folder"
+"""Value of --class-name-from that takes the name of the sub-folder."""
 
 
-class Item(NamedTuple):
+class ImageInput(NamedTuple):
     """One image to score."""
 
     sample_id: str
     """The file as it was named, or the shard's own sample_id."""
     class_name: str
-    place: str
+    location: str
     """The file, or the shard: absolute path or URI, because workers run in another folder."""
     row: int | None
     """Of the shard; None for a file."""
     stamp: str
-    """Changes when the content does: a file's size and time of change, or the SHA-256 that the shard keeps."""
+    """Changes when the content does: size and time of change, or the SHA-256 that the shard keeps."""
 
     def read(self) -> bytes:
-        """The encoded image. Raises OSError or DataError if it has gone."""
+        """The encoded image.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            OSError, DataError: it has gone, or cannot be read.
+        """
         if self.row is not None:
-            return read_row(self.place, self.row)[0]
-        return local_copy(self.place).read_bytes()
+            return read_row(self.location, self.row)[0]
+        return local_copy(self.location).read_bytes()
 
 
-def find_items(given: Sequence[str], class_name: str | None) -> list[Item]:
+class Inputs(NamedTuple):
+    """The images to score, and the files beside them that are left out."""
+
+    images: list[ImageInput]
+    skipped: list[SkippedFile]
+
+
+def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from: str | None) -> Inputs:
     """The images of files and folders in order; folders are searched for shards first, then for images at any depth.
 
-    Raises ConfigError if a path is missing, nothing is found, or images without a class name of their own get none;
-    DataError for shards or URIs that cannot be read.
+    Args:
+        sources: paths and URIs.
+        class_name: what all images show; shards know it themselves.
+        class_name_from: `folder` takes the name of the first sub-folder; else a CSV file with columns path and class_name.
+
+    Returns:
+        Images, and what was left out.
+
+    Raises:
+        ConfigError: a path is missing, nothing is found, or images get no class name.
+        DataError: shards, URIs or folders cannot be read.
     """
-    items: list[Item] = []
-    for source in given:
+    images: list[ImageInput] = []
+    skipped: list[SkippedFile] = []
+    table = None if class_name_from in (None, FROM_FOLDER) else read_class_names(Path(str(class_name_from)))
+    for source in sources:
         if _holds_shards(source):
-            items += [
-                Item(ref.sample_id, class_name or ref.class_name, ref.shard, ref.row, ref.sha256)
+            images += [
+                ImageInput(ref.sample_id, class_name or ref.class_name, ref.shard, ref.row, ref.sha256)
                 for ref in index_shards(source)
             ]
             continue
-        files = _files(source)
-        if files and not class_name:
-            raise ConfigError(f'Say what the images in {source} show: --class-name "metal plate".')
-        items += [Item(_printable(file), class_name or "", *_place(file)) for file in files]
-    if not items:
+        files, others = _files(source)
+        skipped += others
+        for file, stamp in files.items():
+            name = class_name or _class_name(source, file, class_name_from, table)
+            location = file if is_remote(file) else str(Path(file).resolve())
+            images.append(ImageInput(_printable(file), name, location, None, stamp))
+    if not images:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ConfigError(f"No images found; give files ending in {endings}, or folders of them or of shards.")
+    return Inputs(images, skipped)
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """A CSV file with columns path and class_name.
+
+    Args:
+        path: the file; paths in it are relative to its own folder, or absolute.
+
+    Returns:
+        Class names by resolved path.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a column, or has a row without path or name.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"No images found; give files ending in {', '.join(ENDINGS)}, or folders of them or of shards."
-        )
-    return items
+            f"--class-name-from {path} cannot be read ({reason}): give `folder`, or a CSV file with columns path and class_name."
+        ) from error
+    names = {}
+    for number, row in enumerate(rows, 2):
+        image, name = (row.get("path") or "").strip(), (row.get("class_name") or "").strip()
+        if not image or not name:
+            raise ConfigError(
+                f"{path}, line {number}: path or class_name is missing; the first line names the columns."
+            )
+        names[str((path.parent / image).resolve())] = name
+    return names
+
+
+def _class_name(source: str, file: str, class_name_from: str | None, table: dict[str, str] | None) -> str:
+    """The class name of a file without one on the command line. Raises ConfigError if nothing says it."""
+    if table is not None:
+        name = table.get(file if is_remote(file) else str(Path(file).resolve()))
+        if name is None:
+            raise ConfigError(f"{_printable(file)} is not in {class_name_from}: add its path and class_name.")
+        return name
+    if class_name_from == FROM_FOLDER:
+        inner = PurePosixPath(file[len(source.rstrip("/")) + 1 :])
+        if len(inner.parts) < 2:
+            raise ConfigError(
+                f"{_printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or give --class-name."
+            )
+        return inner.parts[0].replace("_", " ")
+    raise ConfigError(
+        f'Say what the images in {source} show: --class-name "metal plate", or --class-name-from folder for several products.'
+    )
 
 
 def _holds_shards(source: str) -> bool:
     if is_remote(source):
-        return not source.lower().endswith(ENDINGS) and any("/shard-" in uri for uri in list_files(source))
+        return not is_image(source) and any("/shard-" in uri for uri in list_files(source))
     return Path(source).is_dir() and any(Path(source).glob("shard-*.arrow"))
 
 
-def _files(source: str) -> list[str]:
-    """A file itself, whatever its ending, or the images in a folder, sorted."""
+def _files(source: str) -> tuple[dict[str, str], list[SkippedFile]]:
+    """A file itself, whatever its ending, or the images in a folder, in order, with stamps; and what is left out."""
     if is_remote(source):
-        return [source] if source.lower().endswith(ENDINGS) else [uri for uri in list_files(source) if _is_image(uri)]
+        stamps = list_tree(source)
+        if set(stamps) == {source} or is_image(source):
+            return {source: stamps.get(source, "")}, []
+        chosen, skipped = select_images(sorted(stamps))
+        return {uri: stamps[uri] for uri in chosen}, list(skipped)
     path = Path(source)
     if path.is_dir():
-        return [str(file) for file in sorted(path.rglob("*")) if _is_image(file.name) and file.is_file()]
+        listing = list_images(path)
+        return {str(path / name): _stamp(path / name) for name in listing.files}, list(listing.skipped)
     if not path.is_file():
         raise ConfigError(f"There is no file or folder {path}.")
-    return [str(path)]
+    return {str(path): _stamp(path)}, []
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
+def _stamp(path: Path) -> str:
+    """Size and time of change of a file. Raises DataError if it has gone in the meantime."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"Cannot read {_printable(str(path))}: {error.strerror}.") from error
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _printable(file: str) -> str:
     """The name as tables and terminals can hold it: bytes that are no UTF-8 become a question mark in a box."""
     return file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _place(file: str) -> tuple[str, None, str]:
-    if is_remote(file):
-        return file, None, ""
-    path = Path(file).resolve()
-    about = path.stat()
-    return str(path), None, f"{about.st_size}-{about.st_mtime_ns}"

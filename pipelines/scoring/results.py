@@ -1,4 +1,4 @@
-"""A folder of scores: written part by part, so that a run that was stopped goes on; then one table, a gallery, a summary."""
+"""Scored images -> a folder: written part by part, so that a stopped run goes on; then one table, a gallery, a summary."""
 
 import hashlib
 import json
@@ -17,10 +17,13 @@ from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
 from bayes_pfl.errors import OutputError
 from bayes_pfl.inference.bundle import Bundle
 from pipelines.platform.html import write_page
-from pipelines.scoring.inputs import Item
+from pipelines.scoring.inputs import ImageInput
 
 SHOWN = 500
 """Images in the gallery, those with the highest scores: a page of more is slow to open."""
+
+NO_THRESHOLD = "the model has no threshold; give --threshold"
+"""Why `pred_label` is null."""
 
 PART = pa.schema(
     [
@@ -34,7 +37,7 @@ PART = pa.schema(
 )
 
 
-class Scored(NamedTuple):
+class ScoredImage(NamedTuple):
     """What came of one image: a score, or the reason why there is none."""
 
     pred_score: float | None
@@ -44,7 +47,7 @@ class Scored(NamedTuple):
     """The heat map over the image, PNG, if wanted."""
 
 
-class Plan(NamedTuple):
+class ScoringPlan(NamedTuple):
     """All that the scores depend on: the same plan gives the same scores."""
 
     model_version: str
@@ -53,52 +56,99 @@ class Plan(NamedTuple):
     images: int
     images_sha256: str
     """Over names, class names and stamps, in order."""
+    class_names_sha256: str
+    """Over the different class names."""
 
     @classmethod
-    def of(cls, bundle: Bundle, num_samples: int, seed: int, items: Sequence[Item]) -> "Plan":
-        """The plan of scoring these images with this model."""
-        listed = json.dumps([[item.sample_id, item.class_name, item.stamp] for item in items])
-        return cls(bundle.version, num_samples, seed, len(items), hashlib.sha256(listed.encode()).hexdigest())
+    def make(cls, bundle: Bundle, num_samples: int, seed: int, inputs: Sequence[ImageInput]) -> "ScoringPlan":
+        """The plan of scoring some images.
+
+        Args:
+            bundle: the model.
+            num_samples: R.
+            seed: of the noise.
+            inputs: the images.
+
+        Returns:
+            The plan.
+        """
+        listed = [[image.sample_id, image.class_name, image.stamp] for image in inputs]
+        names = sorted({image.class_name for image in inputs})
+        return cls(bundle.version, num_samples, seed, len(inputs), _digest(listed), _digest(names))
+
+    def differences(self, earlier: dict[str, Any]) -> list[str]:
+        """In what an earlier plan differs.
+
+        Args:
+            earlier: its fields as they were written.
+
+        Returns:
+            Names of fields, those with a plain word for it in front.
+        """
+        names = [name for name, value in self._asdict().items() if name in earlier and earlier[name] != value]
+        if "class_names_sha256" in names:
+            return ["class name", *names]
+        return names
 
 
 class Results:
-    """An output folder that this process has claimed. Parts are lists of positions in `items`, the same in every run."""
+    """An output folder that this process has claimed. Parts are lists of positions in `inputs`, the same in every run."""
 
-    def __init__(self, folder: Path, plan: Plan, items: Sequence[Item], parts: Sequence[Sequence[int]]) -> None:
-        self.folder, self.plan, self.items, self.parts = folder, plan, items, parts
+    def __init__(
+        self, folder: Path, plan: ScoringPlan, inputs: Sequence[ImageInput], parts: Sequence[Sequence[int]]
+    ) -> None:
+        self.folder, self.plan, self.inputs, self.parts = folder, plan, inputs, parts
 
     def begin(self) -> list[int]:
-        """Numbers of the parts that are left to do. Raises OutputError if the folder holds results of another plan."""
+        """Look for what an earlier run has done.
+
+        Returns:
+            Numbers of the parts that are left to do.
+
+        Raises:
+            OutputError: the folder holds results of another plan.
+        """
         for unfinished in self.folder.rglob(".*.part"):  # of a run that was killed: this one holds the claim
             unfinished.unlink(missing_ok=True)
         path = self.folder / MANIFEST_FOLDER / "plan.json"
         if path.is_file() and any(path.parent.glob("shards/part-*.arrow")):
-            held = json.loads(path.read_text("utf-8"))
-            others = [name for name, value in self.plan._asdict().items() if held.get(name) != value]
+            others = self.plan.differences(json.loads(path.read_text("utf-8")))
             if others:
                 raise OutputError(
-                    f"{self.folder} holds the scores of another run (other {', '.join(others)}). "
-                    "Choose another --output, or delete the folder first."
+                    f"{self.folder} holds the scores of another run (other {', '.join(others)}). Choose another --output."
                 )
         write_json(path, self.plan._asdict())
         return [number for number in range(len(self.parts)) if not self._part(number).is_file()]
 
-    def add(self, number: int, scored: Sequence[Scored]) -> None:
-        """Keep a part: its heat maps first, then its rows, whose file says that it is done."""
+    def add(self, number: int, scored: Sequence[ScoredImage]) -> None:
+        """Keep a part: its heat maps first, then its rows, whose file says that it is done.
+
+        Args:
+            number: of the part.
+            scored: its images in order.
+        """
         rows = []
-        for position, one in zip(self.parts[number], scored, strict=True):
-            item = self.items[position]
-            name = None if one.overlay is None else f"maps/{position:06d}-{_plain(item.sample_id)}.png"
-            if name is not None and one.overlay is not None:
+        for position, result in zip(self.parts[number], scored, strict=True):
+            image = self.inputs[position]
+            name = None if result.overlay is None else f"maps/{position:06d}-{_plain(image.sample_id)}.png"
+            if name is not None and result.overlay is not None:
                 (self.folder / "maps").mkdir(exist_ok=True)
                 with replacing(self.folder / name) as temporary:
-                    temporary.write_bytes(one.overlay)
-            rows.append(row_of(item, one, name))
+                    temporary.write_bytes(result.overlay)
+            rows.append(part_row(image, result, name))
         with replacing(self._part(number)) as temporary:
             _write_arrow(pa.Table.from_pylist(rows, PART), temporary)
 
     def finish(self, bundle: Bundle, threshold: float | None) -> tuple[pa.Table, dict[str, Any]]:
-        """Write scores.parquet, scores.arrow and gallery.html, and summary.json last; returns table and summary."""
+        """Write scores.parquet, scores.arrow and gallery.html, and summary.json last.
+
+        Args:
+            bundle: the model.
+            threshold: scores from here on are anomalous; None: no labels.
+
+        Returns:
+            Table and summary.
+        """
         tables = []
         for number in range(len(self.parts)):
             with pa.memory_map(str(self._part(number))) as source:
@@ -117,32 +167,60 @@ class Results:
         return self.folder / MANIFEST_FOLDER / "shards" / f"part-{number:06d}.arrow"
 
 
-def row_of(item: Item, one: Scored, overlay: str | None = None) -> dict[str, Any]:
-    """One row of a part; `overlay` is the heat map's place in the output."""
+def part_row(image: ImageInput, result: ScoredImage, overlay: str | None = None) -> dict[str, Any]:
+    """One row of a part.
+
+    Args:
+        image: the image.
+        result: what came of it.
+        overlay: file name of its heat map in the output.
+
+    Returns:
+        Values of the columns of `PART`.
+    """
     return {
-        "sample_id": item.sample_id,
-        "class_name": item.class_name,
-        "pred_score": one.pred_score,
-        "uncertainty": one.uncertainty,
+        "sample_id": image.sample_id,
+        "class_name": image.class_name,
+        "pred_score": result.pred_score,
+        "uncertainty": result.uncertainty,
         "anomaly_map": overlay,
-        "error": one.error,
+        "error": result.error,
     }
 
 
 def complete(rows: pa.Table, model_version: str, threshold: float | None) -> pa.Table:
-    """The rows with what is known of all of them: `pred_label` (score >= threshold; null without one) and `model_version`."""
+    """Rows with the columns that all of them share.
+
+    Args:
+        rows: columns of `PART`.
+        model_version: version of the model.
+        threshold: scores from here on are anomalous; None: no labels.
+
+    Returns:
+        The rows with `pred_label` (score >= threshold; null without one) and `model_version`.
+    """
     labels = pa.nulls(len(rows), pa.bool_()) if threshold is None else pc.greater_equal(rows["pred_score"], threshold)
     rows = rows.add_column(3, pa.field("pred_label", pa.bool_()), labels)
     return rows.add_column(6, pa.field("model_version", pa.string(), False), pa.array([model_version] * len(rows)))
 
 
 def summarise(table: pa.Table, bundle: Bundle, threshold: float | None) -> dict[str, Any]:
-    """The table in a few figures, and every image that has no score."""
+    """The table in a few figures.
+
+    Args:
+        table: all rows.
+        bundle: the model.
+        threshold: of the labels; None: there are none.
+
+    Returns:
+        Counts, the highest score, why there are no labels, and every image that has no score.
+    """
     failed = table.filter(pc.is_null(table["pred_score"]))
     scores = table["pred_score"].drop_null()
     return {
         "kind": bundle.kind,
         "threshold": threshold,
+        "no_label_because": NO_THRESHOLD if threshold is None else None,
         "scored": len(scores),
         "highest": pc.max(scores).as_py(),
         "anomalous": None if threshold is None else pc.sum(pc.cast(table["pred_label"], pa.int64())).as_py(),
@@ -151,9 +229,15 @@ def summarise(table: pa.Table, bundle: Bundle, threshold: float | None) -> dict[
 
 
 def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
-    """One page with the images of the highest scores first, each a link to its heat map; needs nothing but `maps/`."""
+    """One page with the images of the highest scores first, each a link to its heat map; needs nothing but `maps/`.
+
+    Args:
+        path: HTML file to write.
+        table: all rows.
+        summary: see `summarise`.
+    """
     ranked = table.filter(pc.is_valid(table["pred_score"])).sort_by([("pred_score", "descending")])
-    body = [f"<h1>{summary['scored']:,} images by score</h1>"]
+    body = [f"<h1>{counted(summary['scored'], 'image')} by score</h1>"]
     notes = [f"Model version {summary['model_version']}, R = {summary['num_samples']}, seed {summary['seed']}."]
     if summary["threshold"] is not None:
         notes.append(f"{summary['anomalous']:,} reach the threshold of {summary['threshold']:g}.")
@@ -166,20 +250,41 @@ def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
     body.append("</ol>")
     if summary["unreadable"]:
         lines = "".join(
-            f"<li>{escape(one['sample_id'])}: {escape(one['error'])}</li>\n" for one in summary["unreadable"][:SHOWN]
+            f"<li>{escape(failed['sample_id'])}: {escape(failed['error'])}</li>\n"
+            for failed in summary["unreadable"][:SHOWN]
         )
         body.append(f"<h2>{len(summary['unreadable']):,} without a score</h2>\n<ul>\n{lines}</ul>")
     write_page(path, "Scores", body, "'self' file:")
 
 
 def _entry(row: dict[str, Any]) -> str:
-    name, place = escape(row["sample_id"]), quote(row["anomaly_map"])
+    name, link = escape(row["sample_id"]), quote(row["anomaly_map"])
     label = {True: "anomalous, ", False: "normal, ", None: ""}[row["pred_label"]]
     return (
-        f'<li><a href="{place}"><img src="{place}" loading="lazy" alt="heat map over {name}"></a>\n'
+        f'<li><a href="{link}"><img src="{link}" loading="lazy" alt="heat map over {name}"></a>\n'
         f"<p><b>{row['pred_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
         f"uncertainty {row['uncertainty']:.3f}</p></li>"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Args:
+        number: how many.
+        noun: in the singular; its plural ends in s.
+
+    Returns:
+        Text.
+
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The embedded study's units of work, each in one process on one core: a method trained and measured, a dataset, a stop-watch."""
+"""The embedded study's units of work: recipe and features -> metrics or times of a method, in one process on one core."""
 
 import itertools
 import statistics
@@ -25,14 +25,14 @@ from bayes_pfl.metrics import (
     Metrics,
     dataset_mean,
     image_auroc_interval,
-    image_metrics,
+    metrics_by_category,
     pixel_auroc_interval,
     pixel_metrics,
 )
 from bayes_pfl.training.trainer import Trainer
 from pipelines.platform.settings import TrainSettings
 from pipelines.scoring.actors import read_row, truth_mask
-from pipelines.training.batches import Plan, feature_batches
+from pipelines.training.batches import feature_epochs
 from pipelines.training.validation import current_detector
 
 TIMED_IMAGES = 50
@@ -46,12 +46,12 @@ class Images(NamedTuple):
     features: str
 
 
-class Scored(NamedTuple):
-    """What a method says of one image, and what is true of it."""
+class MethodResult(NamedTuple):
+    """A method's prediction of one image, and its ground truth."""
 
     ref: SampleRef
     mask: np.ndarray
-    reading: BaselinePrediction
+    prediction: BaselinePrediction
 
 
 def head_job(
@@ -61,76 +61,126 @@ def head_job(
     draw_seeds: tuple[int, ...],
     num_samples: tuple[int, ...],
 ) -> dict[str, Any]:
-    """Train a head from features with the recipe's seed; measure it for every seed of the draws and every R."""
+    """Train a head from features with the recipe's seed, and measure it.
+
+    Args:
+        recipe: the training run.
+        auxiliary: images it is trained on.
+        reported: images it is measured on.
+        draw_seeds: seeds of the noise at inference.
+        num_samples: numbers of samples R.
+
+    Returns:
+        `training_seconds`, and `rows`: one for each seed and R.
+    """
     torch.set_num_threads(1)
     trainer, seconds = train_head(recipe, auxiliary)
     detector, shards = current_detector(trainer, recipe), FeatureShards(reported.features, trainer.backbone)
     samples = [shards.load(ref) for ref in index_shards(reported.shards)]
-    rows = []
-    for draw_seed in draw_seeds:
-        found: dict[int, list[Scored]] = {number: [] for number in num_samples}
-        rows += [
-            {"draw_seed": draw_seed, "num_samples": number, **measured}
-            for number, measured in _nested(detector, samples, num_samples, draw_seed, found).items()
-        ]
+    rows = [
+        {"draw_seed": seed, "num_samples": number, **measured}
+        for seed in draw_seeds
+        for number, measured in _measure_nested(detector, samples, num_samples, seed).items()
+    ]
     return {"training_seconds": seconds, "rows": rows}
 
 
 def train_head(recipe: TrainSettings, auxiliary: Images) -> tuple[Trainer, float]:
-    """One worker's training from frozen features; returns the trainer and the seconds of all steps."""
+    """One worker's training from frozen features.
+
+    Args:
+        recipe: the training run.
+        auxiliary: images it is trained on.
+
+    Returns:
+        The trainer, and the seconds of all steps.
+    """
     backbone = Backbone(recipe.backbone)
     shards, refs = FeatureShards(auxiliary.features, backbone), index_shards(auxiliary.shards)
-    options = recipe.training
-    steps = len(global_batches(len(refs), options.batch_size, options.seed, 0))
+    steps = len(global_batches(len(refs), recipe.training.batch_size, recipe.training.seed, 0))
     trainer = Trainer(recipe, backbone, torch.device("cpu"), steps, workers=1)
     began = time.monotonic()
-    for epoch in range(options.epochs):
-        plan: Plan = [(batch, None) for batch in global_batches(len(refs), options.batch_size, options.seed, epoch)]
-        for batch in feature_batches(trainer, shards, refs, plan):
-            trainer.step(batch)
+    for _ in feature_epochs(trainer, shards, refs):
+        pass
     return trainer, time.monotonic() - began
 
 
 def prompts_job(recipe: TrainSettings, reported: Images) -> dict[str, Any]:
-    """Hand-written prompts on the frozen CLIP; nothing is trained."""
+    """Hand-written prompts on the frozen CLIP; nothing is trained.
+
+    Args:
+        recipe: names the backbone.
+        reported: images that are measured.
+
+    Returns:
+        `rows`: one entry.
+    """
     torch.set_num_threads(1)
     backbone = Backbone(recipe.backbone)
     prompts = HandWrittenPrompts(backbone, recipe.scoring.smoothing_sigma_px)
     shards = FeatureShards(reported.features, backbone)
     samples = [shards.load(ref) for ref in index_shards(reported.shards)]
-    return {
-        "rows": [measure(Scored(s.ref, _mask(s), prompts.predict(collate([s])[0], s.ref.class_name)) for s in samples)]
-    }
+    results = [
+        MethodResult(sample.ref, _mask(sample), prompts.predict(collate([sample])[0], sample.ref.class_name))
+        for sample in samples
+    ]
+    return {"rows": [measure(results)]}
 
 
 def probe_job(recipe: TrainSettings, auxiliary: Images, reported: Images) -> dict[str, Any]:
-    """A linear probe fitted on the auxiliary images."""
+    """A linear probe fitted on the auxiliary images.
+
+    Args:
+        recipe: names the backbone.
+        auxiliary: images it is fitted on.
+        reported: images that are measured.
+
+    Returns:
+        `training_seconds` and `rows`: one entry.
+    """
     torch.set_num_threads(1)
     backbone = Backbone(recipe.backbone)
-    known, asked = (FeatureShards(images.features, backbone) for images in (auxiliary, reported))
+    fitted, measured = (FeatureShards(images.features, backbone) for images in (auxiliary, reported))
     began = time.monotonic()
-    training = (collate([known.load(ref)]) for ref in index_shards(auxiliary.shards))
+    training = (collate([fitted.load(ref)]) for ref in index_shards(auxiliary.shards))
     probe = LinearProbe.fit(training, recipe.scoring.smoothing_sigma_px)
     seconds = time.monotonic() - began
-    samples = [asked.load(ref) for ref in index_shards(reported.shards)]
-    rows = [measure(Scored(s.ref, _mask(s), probe.predict(collate([s])[0])) for s in samples)]
-    return {"training_seconds": seconds, "rows": rows}
+    samples = [measured.load(ref) for ref in index_shards(reported.shards)]
+    results = [MethodResult(sample.ref, _mask(sample), probe.predict(collate([sample])[0])) for sample in samples]
+    return {"training_seconds": seconds, "rows": [measure(results)]}
 
 
 def rule_job(recipe: TrainSettings, reported: Images) -> dict[str, Any]:
-    """The deviation from the image's median colour; no model."""
+    """The deviation from the image's median colour; no model.
+
+    Args:
+        recipe: names size and smoothing.
+        reported: images that are measured.
+
+    Returns:
+        `rows`: one entry.
+    """
     size, sigma = recipe.backbone.image_size, recipe.scoring.smoothing_sigma_px
     shards = FeatureShards(reported.features, Backbone(recipe.backbone))
-
-    def scored(ref: SampleRef) -> Scored:
-        picture = decode_image(read_row(ref.shard, ref.row)[0])
-        return Scored(ref, _mask(shards.load(ref)), median_deviation(image_tensor(picture, size), sigma))
-
-    return {"rows": [measure(scored(ref) for ref in index_shards(reported.shards))]}
+    results = []
+    for ref in index_shards(reported.shards):
+        image = decode_image(read_row(ref.shard, ref.row)[0])
+        results.append(MethodResult(ref, _mask(shards.load(ref)), median_deviation(image_tensor(image, size), sigma)))
+    return {"rows": [measure(results)]}
 
 
 def dataset_job(model: str, folder: str, split: str | None, num_samples: int) -> dict[str, Any]:
-    """A bundle on any dataset's shards beside two rules without a model, all categories as one set, with 95 % intervals."""
+    """A bundle on any dataset's shards beside two rules without a model, all categories as one set.
+
+    Args:
+        model: the bundle.
+        folder: shards of the dataset.
+        split: its split; None: all.
+        num_samples: R.
+
+    Returns:
+        Numbers of images, and AUROC with a 95 % interval by method.
+    """
     torch.set_num_threads(1)
     detector = Detector.load(model)
     size, sigma = detector.config.backbone.image_size, detector.config.scoring.smoothing_sigma_px
@@ -161,7 +211,15 @@ def dataset_job(model: str, folder: str, split: str | None, num_samples: int) ->
 
 
 def timing_job(model: str, folder: str) -> dict[str, float]:
-    """Median milliseconds of 50 images on one core: from bytes to features, and from features to a prediction at R = 10."""
+    """Median times of 50 images on one core.
+
+    Args:
+        model: the bundle.
+        folder: shards with the images.
+
+    Returns:
+        Milliseconds: from bytes to features, from features to a prediction at R = 10, and both.
+    """
     torch.set_num_threads(1)
     detector = Detector.load(model)
     refs = index_shards(folder)
@@ -183,45 +241,51 @@ def timing_job(model: str, folder: str) -> dict[str, float]:
     return {name: statistics.median(values[3:]) for name, values in spent.items()}
 
 
-def measure(scored: Iterable[Scored]) -> dict[str, Any]:
-    """Metrics per category and their mean; where a method has a text score, also its image AUROC alone and the map's alone."""
-    by_category: dict[str, list[Scored]] = {}
-    for one in scored:
-        by_category.setdefault(one.ref.category, []).append(one)
-    per_category = {}
-    for category, images in by_category.items():
-        labels = [one.ref.label for one in images]
-        metrics = image_metrics([one.reading.image_score for one in images], labels)
-        metrics |= pixel_metrics([one.reading.anomaly_map for one in images], [one.mask for one in images])
-        for part in ("text_score", "map_score"):
-            alone = [getattr(one.reading, part) for one in images]
-            if None not in alone:
-                values = image_metrics(alone, labels)
-                metrics |= Metrics({f"{part}_auroc": values["image_auroc"], f"{part}_ap": values["image_ap"]})
-        per_category[category] = metrics
+def measure(results: Iterable[MethodResult]) -> dict[str, Any]:
+    """Metrics per category and their mean of one method's results.
+
+    Where a method has a text score, the figures of the text score alone and of the map's maximum alone are added.
+
+    Args:
+        results: one for each image.
+
+    Returns:
+        `mean` and `categories`: figures in [0, 1] by name.
+    """
+    images = list(results)
+    categories, labels = [image.ref.category for image in images], [image.ref.label for image in images]
+    by_category: dict[str, list[MethodResult]] = {}
+    for image in images:
+        by_category.setdefault(image.ref.category, []).append(image)
+    pixel = {
+        category: pixel_metrics([image.prediction.anomaly_map for image in group], [image.mask for image in group])
+        for category, group in by_category.items()
+    }
+    measured = metrics_by_category(categories, labels, [image.prediction.image_score for image in images], pixel)
+    for part in ("text_score", "map_score"):
+        alone = [getattr(image.prediction, part) for image in images]
+        if None not in alone:
+            for category, metrics in metrics_by_category(categories, labels, alone, {}).items():
+                figures = {f"{part}_auroc": metrics["image_auroc"], f"{part}_ap": metrics["image_ap"]}
+                measured[category] |= Metrics(figures)
     return {
-        "mean": dict(dataset_mean(per_category).values),
-        "categories": {name: dict(metrics.values) for name, metrics in per_category.items()},
+        "mean": dict(dataset_mean(measured).values),
+        "categories": {name: dict(metrics.values) for name, metrics in measured.items()},
     }
 
 
-def _nested(
-    detector: Detector,
-    samples: list[EncodedSample],
-    num_samples: tuple[int, ...],
-    draw_seed: int,
-    found: dict[int, list[Scored]],
+def _measure_nested(
+    detector: Detector, samples: list[EncodedSample], num_samples: tuple[int, ...], seed: int
 ) -> dict[int, dict[str, Any]]:
     """Metrics for every R from one pass with the largest."""
+    results: dict[int, list[MethodResult]] = {number: [] for number in num_samples}
     for sample in samples:
         features, mask = collate([sample])
-        nested = detector.predict_features(
-            features, sample.draw_key, sample.ref.class_name, list(num_samples), draw_seed
-        )
-        for number, one in nested.items():
-            reading = BaselinePrediction(one.image_score, one.anomaly_map, one.text_score, one.map_score)
-            found[number].append(Scored(sample.ref, mask[0].numpy(), reading))
-    return {number: measure(scored) for number, scored in found.items()}
+        nested = detector.predict_features(features, sample.draw_key, sample.ref.class_name, list(num_samples), seed)
+        for number, full in nested.items():
+            prediction = BaselinePrediction(full.image_score, full.anomaly_map, full.text_score, full.map_score)
+            results[number].append(MethodResult(sample.ref, mask[0].numpy(), prediction))
+    return {number: measure(predictions) for number, predictions in results.items()}
 
 
 def _mask(sample: EncodedSample) -> np.ndarray:

@@ -5,8 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pipelines.platform.html import Cell, Table, table, write_report
-from pipelines.sweep.results import add_pictures
+from pipelines.platform.html import Cell, ReportTable, table, write_report
+from pipelines.sweep.results import add_plots
 
 REPORTED_SAMPLES = 10
 COLUMNS = {
@@ -58,7 +58,7 @@ def summarise(results: list[Result], main: str) -> dict[str, Any]:
     }
 
 
-def tables(result: dict[str, Any]) -> list[Table]:
+def tables(result: dict[str, Any]) -> list[ReportTable]:
     """Everything as tables, in percent."""
     main = result["main"]
     bars: Row = {"method": "bar", **{title: _percent(BARS.get(key)) for key, title in COLUMNS.items()}}
@@ -69,7 +69,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     notes = [
         f"R = {REPORTED_SAMPLES}; percent, mean over categories, then mean ± standard deviation over training seeds."
     ]
-    found = [Table(f"{result['images']} images of {result['set']} categories", [*methods, bars], notes)]
+    found = [ReportTable(f"{result['images']} images of {result['set']} categories", [*methods, bars], notes)]
     for key, title in (("over_training_seeds", "Training seeds, one draw"), ("over_draws", "Draws, one training")):
         rows: list[Row] = [
             {
@@ -81,19 +81,21 @@ def tables(result: dict[str, Any]) -> list[Table]:
             }
             for entry in result[key]
         ]
-        found.append(Table(f"Over R: {title.lower()}", rows))
+        found.append(ReportTable(f"Over R: {title.lower()}", rows))
     categories: list[Row] = [
         {"category": name, **{COLUMNS[key]: _percent(values[key]) for key in BARS}}
         for name, values in result["categories"].items()
     ]
-    found.append(Table(f"Categories, {main}, mean over training seeds", categories))
+    found.append(ReportTable(f"Categories, {main}, mean over training seeds", categories))
     if result["datasets"]:
-        found.append(Table("Other datasets, the shipped bundle; [95 % interval over images]", _dataset_rows(result)))
+        found.append(
+            ReportTable("Other datasets, the shipped bundle; [95 % interval over images]", _dataset_rows(result))
+        )
     seconds: list[Row] = [
         {"what": f"training, {name}", "": f"{s:.0f} s"} for name, s in result["training_seconds"].items()
     ]
     seconds += [{"what": name.removesuffix("_ms"), "": f"{value:.1f} ms"} for name, value in result["times"].items()]
-    found.append(Table("Time on one core", seconds, [f"One image: median of 50, R = {REPORTED_SAMPLES}."]))
+    found.append(ReportTable("Time on one core", seconds, [f"One image: median of 50, R = {REPORTED_SAMPLES}."]))
     return found
 
 
@@ -113,7 +115,7 @@ def write_study(folder: Path, result: dict[str, Any]) -> None:
     result["report"] = str(folder / "report.html")
     picture = samples_plot(folder / "samples.png", result)
     write_report(folder / "report.html", "The embedded model", tables(result), {})
-    add_pictures(folder / "report.html", {"Metrics over R; the band is one standard deviation over draws": picture})
+    add_plots(folder / "report.html", {"Metrics over R; the band is one standard deviation over draws": picture})
     temporary = folder / "study.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "study.json")

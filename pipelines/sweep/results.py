@@ -1,7 +1,6 @@
-"""What a sweep found: results.json and results.csv, a heat map for each pair of parameters, the Pareto front, one page."""
+"""Outcomes of trials -> results.json, results.csv, a plot for each pair of parameters, the Pareto front, one page."""
 
 import base64
-import csv
 import itertools
 import json
 import math
@@ -14,58 +13,89 @@ import numpy as np
 
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.errors import TrainingError
-from pipelines.platform.html import Table, write_report
-from pipelines.sweep.trial import TuneSettings
+from pipelines.platform.csv_files import write_csv
+from pipelines.platform.html import ReportTable, write_report
+from pipelines.sweep.search import trial_name
+from pipelines.sweep.trial import Outcome, TuneSettings, bundle_name
 from pipelines.training.loop import SELECTION
 
 Row = dict[str, Any]
 
 
-def gather(settings: TuneSettings, store: Store, results: list[dict[str, Any]]) -> tuple[dict[str, Any], Path]:
-    """All rows, best first, as files in `results/` of the sweep's folder; returns them and a local folder with the files.
+def gather(settings: TuneSettings, store: Store, outcomes: list[Outcome]) -> tuple[dict[str, Any], Path]:
+    """All rows, best first, as files in `results/` of the sweep's folder.
 
-    Raises TrainingError if no trial has finished.
+    Args:
+        settings: the sweep.
+        store: its folder.
+        outcomes: what its trials left behind.
+
+    Returns:
+        Content of results.json, with bundles and report where the sweep's folder is now, and a local folder with the files.
+
+    Raises:
+        TrainingError: no trial has a result; names the reasons.
     """
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    failed = [outcome.failure for outcome in outcomes if outcome.result is None and outcome.failure is not None]
     rows: list[Row] = []
     for result in results:
-        about = {"training_seconds": result["training_seconds"], "bundle": result["bundle"]}
+        record = {"training_seconds": result["training_seconds"], "bundle": bundle_name(result["overrides"])}
         rows += [
-            {**result["overrides"], **row, **about}
+            {**result["overrides"], **row, **record}
             for row in result["rows"]
             if row["num_samples"] in settings.sweep.num_samples
         ]
     if not rows:
-        raise TrainingError("No trial has finished; run the sweep again.")
+        reasons = "; ".join(dict.fromkeys(failure["error"] for failure in failed))
+        raise TrainingError(f"No trial has a result{f' ({reasons})' if reasons else '; run the sweep again'}.")
     rows.sort(key=lambda row: -row[SELECTION] if math.isfinite(row[SELECTION]) else math.inf)
     remote = is_remote(store.root)
     folder = Path(tempfile.mkdtemp(prefix="bayes-pfl-sweep-")) if remote else Path(store.root) / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"rows": rows, "best": rows[0], "metric": SELECTION, "report": f"{store.root}/results/report.html"}
-    _write_csv(folder / "results.csv", rows)
-    parameters = [key for key in results[0]["overrides"] if len({str(row[key]) for row in rows}) > 1]
-    parameters += ["num_samples"] if len(settings.sweep.num_samples) > 1 else []
-    pictures = {}
-    for first, second in itertools.combinations(parameters, 2):
-        name = f"heat-{_short(first)}-{_short(second)}.png"
-        pictures[f"Best {_title(SELECTION)} by {_short(first)} and {_short(second)}"] = heat_map(
-            folder / name, rows, first, second
-        )
-    pictures[f"{_title(SELECTION)} against seconds per image; the line joins what nothing beats in both"] = pareto_plot(
-        folder / "pareto.png", rows
-    )
-    notes = [f"Chosen by {SELECTION} on validation images, which no trial was trained on."]
-    write_report(folder / "report.html", "Sweep", [Table("Combinations, best first", printable(rows))], {}, notes)
-    add_pictures(folder / "report.html", pictures)
+    content = {"rows": rows, "best": rows[0], "metric": SELECTION, "failed": failed, "report": "results/report.html"}
+    write_csv(folder / "results.csv", rows)
+    _write_page(folder, settings, results, rows, failed)
     temporary = folder / "results.json.tmp"
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "results.json")  # last: says that the others are whole
     if remote:
         store.upload(folder, "results")
-    return found, folder
+    located = [{**row, "bundle": f"{store.root}/{row['bundle']}"} for row in rows]
+    return {**content, "rows": located, "best": located[0], "report": f"{store.root}/results/report.html"}, folder
+
+
+def _write_page(
+    folder: Path, settings: TuneSettings, results: list[dict[str, Any]], rows: list[Row], failed: list[dict[str, Any]]
+) -> None:
+    """report.html and its plots."""
+    parameters = [key for key in results[0]["overrides"] if len({str(row[key]) for row in rows}) > 1]
+    parameters += ["num_samples"] if len(settings.sweep.num_samples) > 1 else []
+    plots = {}
+    for first, second in itertools.combinations(parameters, 2):
+        name = f"heat-{_short(first)}-{_short(second)}.png"
+        plots[f"Best {_title(SELECTION)} by {_short(first)} and {_short(second)}"] = plot_pair(
+            folder / name, rows, first, second
+        )
+    plots[f"{_title(SELECTION)} against seconds per image; the line joins the Pareto front"] = pareto_plot(
+        folder / "pareto.png", rows
+    )
+    notes = [f"Chosen by {SELECTION} on validation images, which no trial was trained on."]
+    notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in failed]
+    table = ReportTable("Combinations, best first", printable(rows))
+    write_report(folder / "report.html", "Sweep", [table], {}, notes)
+    add_plots(folder / "report.html", plots)
 
 
 def printable(rows: list[Row]) -> list[Row]:
-    """Rows for a table: short names, rounded figures, no paths."""
+    """Rows for a table: short names, figures rounded to four digits, no paths.
+
+    Args:
+        rows: rows of results.json.
+
+    Returns:
+        The same rows for people.
+    """
     return [
         {
             _title(key): round(value, 4) if isinstance(value, float) else value
@@ -77,7 +107,14 @@ def printable(rows: list[Row]) -> list[Row]:
 
 
 def pareto_front(rows: list[Row]) -> list[Row]:
-    """Rows that no other row beats in both time per image and the metric, fastest first."""
+    """Rows that no other row beats in both time per image and the metric.
+
+    Args:
+        rows: rows of results.json.
+
+    Returns:
+        Some of them, the fastest first.
+    """
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (row["seconds_per_image"], -row[SELECTION])):
         if math.isfinite(row[SELECTION]) and (not front or row[SELECTION] > front[-1][SELECTION]):
@@ -85,8 +122,18 @@ def pareto_front(rows: list[Row]) -> list[Row]:
     return front
 
 
-def heat_map(path: Path, rows: list[Row], first: str, second: str) -> Path:
-    """The best metric for each pair of values, as PNG; empty where no trial has the pair."""
+def plot_pair(path: Path, rows: list[Row], first: str, second: str) -> Path:
+    """Plot the best metric for each pair of values; empty where no trial has the pair.
+
+    Args:
+        path: PNG file to write.
+        rows: rows of results.json.
+        first: setting of the vertical axis.
+        second: setting of the horizontal axis.
+
+    Returns:
+        The path.
+    """
     from matplotlib.figure import Figure
 
     down, across = _values(rows, first), _values(rows, second)
@@ -113,7 +160,15 @@ def heat_map(path: Path, rows: list[Row], first: str, second: str) -> Path:
 
 
 def pareto_plot(path: Path, rows: list[Row]) -> Path:
-    """Metric against seconds per image for every combination, as PNG."""
+    """Plot the metric against seconds per image for every combination.
+
+    Args:
+        path: PNG file to write.
+        rows: rows of results.json.
+
+    Returns:
+        The path.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -142,23 +197,19 @@ def _values(rows: list[Row], key: str) -> list[Any]:
     return sorted(values) if all(isinstance(value, int | float) for value in values) else sorted(values, key=str)
 
 
-def add_pictures(page: Path, pictures: dict[str, Path]) -> None:
-    """Put PNG files under headings at the end of a report."""
+def add_plots(page: Path, plots: dict[str, Path]) -> None:
+    """Put plots under headings at the end of a report.
+
+    Args:
+        page: the report.
+        plots: PNG files by heading.
+    """
     figures = "\n".join(
         f'<h2>{escape(title)}</h2>\n<img style="max-width: 48rem" alt="{escape(title)}" '
         f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}">'
-        for title, path in pictures.items()
+        for title, path in plots.items()
     )
     page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{figures}\n</body>"), encoding="utf-8")
-
-
-def _write_csv(path: Path, rows: list[Row]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
 
 
 def _short(key: str) -> str:

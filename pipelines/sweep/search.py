@@ -1,4 +1,4 @@
-"""Which combinations of settings a sweep trains: all of a grid, random ones, or those that Optuna proposes."""
+"""Sweep settings -> combinations: all of a grid, random ones, or those that Optuna proposes."""
 
 import hashlib
 import itertools
@@ -45,7 +45,14 @@ Overrides = dict[str, Any]
 def combine(sweep: SweepSettings) -> list[Overrides]:
     """All combinations of the grid, or `random_trials` different ones of grid and ranges; not for a Bayesian sweep.
 
-    Raises ConfigError if the choices contradict each other.
+    Args:
+        sweep: what is varied.
+
+    Returns:
+        The combinations, the same for the same settings.
+
+    Raises:
+        ConfigError: the choices contradict each other.
     """
     drawn = {**sweep.ranges, **sweep.log_ranges}
     if sweep.random_trials and sweep.bayesian_trials:
@@ -79,7 +86,14 @@ def _draw(sweep: SweepSettings, key: str, random: np.random.Generator) -> float 
 
 
 def space(sweep: SweepSettings) -> dict[str, Any]:
-    """The same choices as Ray Tune's domains, for a search library."""
+    """The same choices as Ray Tune's domains, for a search library.
+
+    Args:
+        sweep: what is varied.
+
+    Returns:
+        Tune's parameter space.
+    """
     from ray import tune
 
     domains: dict[str, Any] = {key: tune.choice(list(values)) for key, values in sweep.grid.items()}
@@ -90,28 +104,43 @@ def space(sweep: SweepSettings) -> dict[str, Any]:
     return {"overrides": domains}
 
 
-def optuna_search(sweep: SweepSettings, metric: str, known: list[tuple[Overrides, float]]) -> Any:
-    """Optuna's tree of Parzen estimators, told what earlier trials found.
+def optuna_search(sweep: SweepSettings, metric: str, measured: list[tuple[Overrides, float]]) -> Any:
+    """Optuna's tree of Parzen estimators, told what earlier trials measured.
 
     Its seed moves on with them: a sweep that goes on would else be proposed the very combinations it began with.
+
+    Args:
+        sweep: what is varied.
+        metric: name of the figure that is maximised.
+        measured: combinations with a figure.
+
+    Returns:
+        A search algorithm of Ray Tune.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    points = [{f"overrides/{key}": value for key, value in overrides.items()} for overrides, _ in known]
-    rewards = [value for _, value in known]
+    points = [{f"overrides/{key}": value for key, value in overrides.items()} for overrides, _ in measured]
+    rewards = [value for _, value in measured]
     return OptunaSearch(
         metric=metric,
         mode="max",
-        seed=sweep.seed + len(known),
+        seed=sweep.seed + len(measured),
         points_to_evaluate=points or None,
         evaluated_rewards=rewards or None,
     )
 
 
 def trial_name(overrides: Overrides) -> str:
-    """A readable name of a combination, whatever the order of its settings, and a short hash that tells any two apart."""
+    """A readable name of a combination, whatever the order of its settings, and a short hash that tells any two apart.
+
+    Args:
+        overrides: the combination.
+
+    Returns:
+        A name that files may have.
+    """
     readable = (
         "-".join(f"{key.split('.')[-1]}_{value}" for key, value in sorted(overrides.items()))[:80]
         .replace("/", "_")

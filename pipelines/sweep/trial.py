@@ -1,10 +1,15 @@
-"""One trial of a sweep, in one process: train a combination from shared frozen features, evaluate it once for every R."""
+"""One combination of settings -> its model and its metrics for every R, in one process, from shared frozen features.
 
+A trial leaves one file in `trials/NAME/`: `result.json`; `stopped.json` where early stopping ended it; or `failed.json` where
+it would fail again. A sweep that goes on begins only trials without any of them.
+"""
+
+import math
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +20,21 @@ from bayes_pfl.clip.features import FeatureShards, collate
 from bayes_pfl.config import parse_config
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, global_batches
-from bayes_pfl.inference.bundle import load_bundle, save_bundle
-from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
-from bayes_pfl.training.trainer import Trainer, mean_terms
+from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.inference.bundle import Bundle, load_bundle
+from bayes_pfl.metrics import PixelHistogram, dataset_mean, metrics_by_category
+from bayes_pfl.training.trainer import Trainer
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, start_run
 from pipelines.sweep.search import Overrides, SweepSettings, trial_name
-from pipelines.training.batches import feature_batches
+from pipelines.training.batches import feature_epochs
+from pipelines.training.bundles import write_bundle
 from pipelines.training.loop import SELECTION
 from pipelines.training.provenance import flat
 from pipelines.training.validation import current_detector, predict_ref
 
 TIMED_RUNS = 3
-RESULT_FILE, STOPPED_FILE = "result.json", "stopped.json"
+RESULT_FILE, STOPPED_FILE, FAILED_FILE = "result.json", "stopped.json", "failed.json"
 
 
 class TuneSettings(TrainSettings):
@@ -38,7 +45,18 @@ class TuneSettings(TrainSettings):
 
 
 def trial_settings(settings: TuneSettings, overrides: Overrides) -> TuneSettings:
-    """The run with some dotted settings replaced. Raises ConfigError for one that does not exist."""
+    """The run of one combination.
+
+    Args:
+        settings: the sweep.
+        overrides: values by dotted setting.
+
+    Returns:
+        The sweep's run with these values.
+
+    Raises:
+        ConfigError: a setting does not exist, or does not take the value.
+    """
     values = settings.model_dump()
     for key, value in overrides.items():
         *parents, leaf = key.split(".")
@@ -50,16 +68,102 @@ def trial_settings(settings: TuneSettings, overrides: Overrides) -> TuneSettings
 
 
 def trial(config: dict[str, Any], shared: dict[str, Any]) -> None:
-    """Train the combination `config["overrides"]`, unless its model is there already, and write its result."""
+    """Train a combination, unless its model is there already, and write its result, or why there can be none.
+
+    Args:
+        config: `overrides`, the combination.
+        shared: what all trials have in common: settings, references, provenance, id of the sweep's run.
+    """
     from ray import tune
 
     overrides: Overrides = config["overrides"]
     base = TuneSettings.model_validate(shared["settings"])
-    settings, store, name = trial_settings(base, overrides), Store(base.output), trial_name(overrides)
-    done = store.read_json(f"trials/{name}/{RESULT_FILE}")
-    if done is not None and covers(done, settings.sweep):  # a search may propose a combination again
-        tune.report({"epoch": settings.training.epochs - 1, SELECTION: done["rows"][-1][SELECTION]})
+    store, last_epoch = Store(base.output), base.training.epochs - 1
+    outcome = outcome_of(store, overrides)
+    if outcome.is_done(base.sweep):  # a search may propose a combination again
+        tune.report({"epoch": last_epoch, SELECTION: outcome.selection})
         return
+    try:
+        rows = _train_and_evaluate(overrides, trial_settings(base, overrides), store, shared)
+    except BayesPFLError as error:  # the same images and settings fail again
+        store.write_json(_file(overrides, FAILED_FILE), {"overrides": overrides, "error": str(error)})
+        tune.report({"epoch": last_epoch, SELECTION: math.nan})
+        return
+    tune.report({"epoch": last_epoch, SELECTION: rows[-1][SELECTION]})
+
+
+class Outcome(NamedTuple):
+    """What a trial left behind; nothing, if it has not come to an end."""
+
+    result: dict[str, Any] | None
+    stopped: bool
+    failure: dict[str, Any] | None
+
+    def is_done(self, sweep: SweepSettings) -> bool:
+        """Whether it is not to be begun again.
+
+        Args:
+            sweep: says which R are wanted.
+
+        Returns:
+            True if it has every R, or was stopped early, or failed for good.
+        """
+        if self.result is None:
+            return self.stopped or self.failure is not None
+        return {row["num_samples"] for row in self.result["rows"]} >= set(sweep.num_samples)
+
+    @property
+    def selection(self) -> float:
+        """The figure that trials are compared by; NaN without a result."""
+        return math.nan if self.result is None else float(self.result["rows"][-1][SELECTION])
+
+
+def outcome_of(store: Store, overrides: Overrides) -> Outcome:
+    """Read what a trial left behind.
+
+    Args:
+        store: the sweep's folder.
+        overrides: the combination.
+
+    Returns:
+        Its outcome.
+    """
+    result, stopped, failure = (
+        store.read_json(_file(overrides, name)) for name in (RESULT_FILE, STOPPED_FILE, FAILED_FILE)
+    )
+    return Outcome(result, stopped is not None, failure)
+
+
+def write_stopped(store: Store, overrides: Overrides) -> None:
+    """Note that early stopping ended a trial, so that it is not begun again.
+
+    Args:
+        store: the sweep's folder.
+        overrides: the combination.
+    """
+    store.write_json(_file(overrides, STOPPED_FILE), {"overrides": overrides})
+
+
+def bundle_name(overrides: Overrides) -> str:
+    """Where the model of a trial lies.
+
+    Args:
+        overrides: the combination.
+
+    Returns:
+        Folder, relative to the sweep's.
+    """
+    return _file(overrides, "bundle")
+
+
+def _file(overrides: Overrides, name: str) -> str:
+    return f"trials/{trial_name(overrides)}/{name}"
+
+
+def _train_and_evaluate(
+    overrides: Overrides, settings: TuneSettings, store: Store, shared: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows of the result, one for each R, once all is written."""
     torch.set_num_threads(settings.cluster.threads_per_worker)
     training, validation = ([SampleRef(*ref) for ref in shared[kind]] for kind in ("training", "validation"))
     device = torch.device("cuda" if settings.cluster.use_gpu else "cpu")
@@ -67,35 +171,24 @@ def trial(config: dict[str, Any], shared: dict[str, Any]) -> None:
     shards = FeatureShards(str(settings.data.features), backbone)
     steps = len(global_batches(len(training), settings.training.batch_size, 0, 0))
     trainer = Trainer(settings, backbone, device, steps, workers=1)
-    tracked = start_run(settings.tracking, name, {"stage": "trial"}, shared["parent"])
+    tracked = start_run(settings.tracking, trial_name(overrides), {"stage": "trial"}, shared["parent"])
     with closing(tracked):
         tracked.log_params(flat(settings.model_dump(mode="json", exclude={"sweep"})) | shared["provenance"])
-        kept = _kept_bundle(store, name)
-        if kept is None:
+        earlier = _earlier_bundle(store, overrides)
+        if earlier is None:
             seconds = _train(trainer, settings, training, validation, shards, tracked)
-            location = _save(store, name, trainer, settings, backbone, training, tracked, seconds)
+            _save(store, overrides, trainer, settings, training, tracked, seconds)
         else:
-            trainer.model.load_state_dict(kept.weights)
-            seconds, location = kept.record["training"]["training_seconds"], f"{store.root}/trials/{name}/bundle"
+            trainer.model.load_state_dict(earlier.weights)
+            seconds = earlier.record["training"]["training_seconds"]
         rows = evaluate_trial(trainer, settings, validation, shards, settings.sweep.num_samples)
         for row in rows:
             tracked.log_metrics(
                 {key: value for key, value in row.items() if key != "num_samples"}, step=row["num_samples"]
             )
-        result = {
-            "overrides": overrides,
-            "rows": rows,
-            "training_seconds": seconds,
-            "bundle": location,
-            "run_id": tracked.run_id,
-        }
-        store.write_json(f"trials/{name}/{RESULT_FILE}", result)
-    tune.report({"epoch": settings.training.epochs - 1, SELECTION: rows[-1][SELECTION]})
-
-
-def covers(result: dict[str, Any], sweep: SweepSettings) -> bool:
-    """Whether a trial's result has every R of the sweep."""
-    return {row["num_samples"] for row in result["rows"]} >= set(sweep.num_samples)
+        result = {"overrides": overrides, "rows": rows, "training_seconds": seconds, "run_id": tracked.run_id}
+        store.write_json(_file(overrides, RESULT_FILE), result)
+    return rows
 
 
 def _train(
@@ -109,57 +202,60 @@ def _train(
     """All epochs; reports to Tune after each but the last. Returns seconds without the validations for early stopping."""
     from ray import tune
 
-    options, seconds = settings.training, 0.0
-    for epoch in range(options.epochs):
-        began = time.monotonic()
-        seed = (options.seed << 20) + epoch if options.augment else None
-        plan = [(batch, seed) for batch in global_batches(len(training), options.batch_size, options.seed, epoch)]
-        terms = mean_terms([trainer.step(batch) for batch in feature_batches(trainer, shards, training, plan)])
+    seconds, began = 0.0, time.monotonic()
+    for epoch, terms in enumerate(feature_epochs(trainer, shards, training)):
         seconds += time.monotonic() - began
         tracked.log_metrics(terms, step=epoch + 1)
-        if epoch + 1 < options.epochs:
+        if epoch + 1 < settings.training.epochs:
             report = {"epoch": epoch, "total": terms["total"]}
             if settings.sweep.early_stopping:
                 report[SELECTION] = evaluate_trial(trainer, settings, validation, shards, (1,))[0][SELECTION]
             tune.report(report)
+        began = time.monotonic()
     return seconds
 
 
 def _save(
     store: Store,
-    name: str,
+    overrides: Overrides,
     trainer: Trainer,
     settings: TuneSettings,
-    backbone: Backbone,
     training: list[SampleRef],
     tracked: Run,
     seconds: float,
-) -> str:
-    """The trained head as a bundle, beside the result and in MLflow; returns where it is."""
-    config = settings.detector()
-    config = config.model_copy(
-        update={"backbone": config.backbone.model_copy(update={"weights_sha256": backbone.digest})}
-    )
-    about = {"run_id": tracked.run_id, "settings": settings.portable(), "training_seconds": seconds}
+) -> None:
+    """The trained head as a bundle, beside the result and in MLflow."""
+    record = {"run_id": tracked.run_id, "settings": settings.portable(), "training_seconds": seconds}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        save_bundle(folder, config, trainer.model.state_dict(), about, [ref.sha256 for ref in training])
+        write_bundle(folder, settings, trainer.backbone, trainer.model.state_dict(), record, training)
         tracked.log_folder(folder, BUNDLE_ARTIFACT)
-        return store.upload(folder, f"trials/{name}/bundle")
+        store.upload(folder, bundle_name(overrides))
 
 
-def _kept_bundle(store: Store, name: str) -> Any:
-    """The model of a trial that was trained before, for fewer R; none if it is not there."""
-    if store.read_json(f"trials/{name}/{RESULT_FILE}") is None:
+def _earlier_bundle(store: Store, overrides: Overrides) -> Bundle | None:
+    """The model of a trial that was trained before, for fewer R; None if it is not there."""
+    if outcome_of(store, overrides).result is None:
         return None
     with tempfile.TemporaryDirectory() as temporary:
-        return load_bundle(store.download(f"trials/{name}/bundle", Path(temporary)))
+        return load_bundle(store.download(bundle_name(overrides), Path(temporary)))
 
 
 def evaluate_trial(
     trainer: Trainer, settings: TuneSettings, refs: list[SampleRef], shards: FeatureShards, num_samples: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    """Validation metrics for every R from one pass with the largest, and the time of one image with each R."""
+    """Validation metrics for every R from one pass with the largest, and the time of one image with each R.
+
+    Args:
+        trainer: holds the trained head.
+        settings: the trial's run.
+        refs: validation images.
+        shards: frozen features of them.
+        num_samples: numbers of samples R.
+
+    Returns:
+        One row for each R, smallest first: metrics in [0, 1], `seconds_per_image`.
+    """
     detector = current_detector(trainer, settings)
     categories = sorted({ref.category for ref in refs})
     histograms = {(number, category): PixelHistogram() for number in num_samples for category in categories}
@@ -170,16 +266,13 @@ def evaluate_trial(
             scores[number][position] = prediction.image_score
             if mask is not None:
                 histograms[number, ref.category].update([prediction.anomaly_map], [mask])
-    labels = np.array([ref.label for ref in refs])
     rows = []
     for number in sorted(num_samples):
-        per_category = {}
-        for category in categories:
-            chosen = np.array([ref.category == category for ref in refs])
-            per_category[category] = (
-                image_metrics(scores[number][chosen], labels[chosen]) | histograms[number, category].metrics()
-            )
-        values = {f"validation_{name}": value for name, value in dataset_mean(per_category).values.items()}
+        pixel = {category: histograms[number, category].metrics() for category in categories}
+        measured = metrics_by_category(
+            [ref.category for ref in refs], [ref.label for ref in refs], scores[number], pixel
+        )
+        values = {f"validation_{name}": value for name, value in dataset_mean(measured).values.items()}
         seconds = _seconds_per_image(trainer, detector, refs[0], shards, number) if len(num_samples) > 1 else 0.0
         rows.append({"num_samples": number, SELECTION: float("nan")} | values | {"seconds_per_image": seconds})
     return rows
@@ -200,14 +293,3 @@ def _seconds_per_image(
         detector.predict_features(features, sample.draw_key, ref.class_name, [num_samples])
         times.append(time.monotonic() - began)
     return statistics.median(times)
-
-
-def result_of(store: Store, overrides: Overrides) -> dict[str, Any] | None:
-    """What a trial found; None if it is not done."""
-    result: dict[str, Any] | None = store.read_json(f"trials/{trial_name(overrides)}/{RESULT_FILE}")
-    return result
-
-
-def write_stopped(store: Store, overrides: Overrides) -> None:
-    """Note that early stopping ended a trial, so that it is not begun again."""
-    store.write_json(f"trials/{trial_name(overrides)}/{STOPPED_FILE}", {"overrides": overrides})

@@ -1,32 +1,123 @@
-"""Batches for one worker in an order it decides: images decoded by Ray Data tasks, or frozen features from disk.
+"""Seed and epoch -> the batches of one worker: images decoded by Ray Data tasks, or frozen features from disk.
 
-Every worker streams its own plan instead of a split of one dataset: which images make up a global batch then depends on
+Every worker streams its own plan instead of a split of one dataset. Which images make up a global batch then depends on
 seed and epoch alone, not on the number of workers or on timing, and a restarted worker begins at any epoch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayes_pfl.clip.features import FeatureShards, collate
-from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, mosaic_partners
+from bayes_pfl.config import TrainingConfig
+from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, global_batches, mosaic_partners
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.method import TrainingBatch
-from bayes_pfl.training.trainer import Trainer
+from bayes_pfl.training.trainer import Trainer, mean_terms
 from pipelines.training.decoding import decode, tile_columns
 
-Plan = list[tuple[list[int], int | None]]
-"""Batches in order: positions in the list of references, and the augmentation's seed."""
+EpochPlan = list[tuple[list[int], int | None]]
+"""Batches in order: positions in the list of references, and the augmentation's seed, or None without augmentation."""
+
+PLANNED_BATCHES = 256
+"""Batches of a plan that Ray's object store holds at a time."""
 
 
-def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus: float) -> Iterator[TrainingBatch]:
-    """Every batch of the plan, decoded a few batches ahead of its use by tasks that reserve `cpus`.
+def epoch_plan(count: int, options: TrainingConfig, epoch: int, rank: int = 0, workers: int = 1) -> EpochPlan:
+    """One worker's part of an epoch: every `workers`-th image of each global batch, from its rank on.
 
-    Raises DataError for an image that cannot be trained on.
+    Args:
+        count: training images of all workers.
+        options: batch size, seed, augmentation.
+        epoch: number of the epoch, from 0.
+        rank: number of the worker, from 0.
+        workers: workers that share each batch.
+
+    Returns:
+        One entry for each optimiser step.
     """
+    seed = (options.seed << 20) + epoch if options.augment else None
+    batches = global_batches(count, options.batch_size, options.seed, epoch)
+    return [(list(batch[rank::workers]), seed) for batch in batches]
+
+
+def image_batches(
+    trainer: Trainer, refs: Sequence[SampleRef], plan: Iterable[tuple[list[int], int | None]], cpus: float
+) -> Iterator[TrainingBatch]:
+    """Batches of a plan, decoded a few batches ahead of their use by Ray Data tasks.
+
+    Args:
+        trainer: encodes the images.
+        refs: the training images.
+        plan: batches in order, of any number of epochs; `PLANNED_BATCHES` of them are handed to Ray at a time.
+        cpus: CPUs that a decoding task reserves.
+
+    Yields:
+        The batches, on the trainer's device.
+
+    Raises:
+        DataError: an image cannot be trained on.
+    """
+    batches = iter(plan)
+    while part := list(islice(batches, PLANNED_BATCHES)):
+        yield from _decoded(trainer, refs, part, cpus)
+
+
+def feature_batches(
+    trainer: Trainer,
+    shards: FeatureShards,
+    refs: Sequence[SampleRef],
+    plan: Iterable[tuple[list[int], int | None]],
+) -> Iterator[TrainingBatch]:
+    """Batches of a plan from frozen features; one with an augmentation seed takes one of the stored views in turn.
+
+    Args:
+        trainer: puts them on its device.
+        shards: frozen features of all images.
+        refs: the training images.
+        plan: batches in order.
+
+    Yields:
+        The batches, on the trainer's device.
+
+    Raises:
+        DataError: augmentation needs views that are not stored, or a sample has no features.
+    """
+    for positions, seed in plan:
+        if seed is not None and not shards.views:
+            raise DataError("training.augment needs augmented views: run `bayes-pfl features` with --set views=4, say.")
+        view = UNAUGMENTED if seed is None else shards.views[seed % len(shards.views)]
+        chosen = [refs[position] for position in positions]
+        yield trainer.encoded_batch(*collate([shards.load(ref, view) for ref in chosen]), chosen)
+
+
+def feature_epochs(trainer: Trainer, shards: FeatureShards, refs: Sequence[SampleRef]) -> Iterator[dict[str, float]]:
+    """Train all epochs on frozen features in one process: what trials of a sweep and the embedded study do.
+
+    Args:
+        trainer: one worker, untrained.
+        shards: frozen features of all images.
+        refs: the training images.
+
+    Yields:
+        Mean loss terms, after each epoch.
+
+    Raises:
+        DataError: see `feature_batches`.
+        TrainingError: a loss is not finite.
+    """
+    options = trainer.run.training
+    for epoch in range(options.epochs):
+        batches = feature_batches(trainer, shards, refs, epoch_plan(len(refs), options, epoch))
+        yield mean_terms([trainer.step(batch) for batch in batches])
+
+
+def _decoded(trainer: Trainer, refs: Sequence[SampleRef], plan: EpochPlan, cpus: float) -> Iterator[TrainingBatch]:
+    """The batches of one piece of a plan, through a Ray Data pipeline of its own."""
     import ray
 
     probability = trainer.run.training.mosaic_probability
@@ -34,7 +125,7 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
     rows = [
         {
             "seed": UNAUGMENTED if seed is None else seed,
-            **tile_columns([(refs[p], *partners[seed][p]) for p in positions]),
+            **tile_columns([(refs[position], *partners[seed][position]) for position in positions]),
         }
         for positions, seed in plan
     ]
@@ -50,26 +141,6 @@ def image_batches(trainer: Trainer, refs: Sequence[SampleRef], plan: Plan, cpus:
         yield trainer.batch(
             _tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions]
         )
-
-
-def feature_batches(
-    trainer: Trainer, shards: FeatureShards, refs: Sequence[SampleRef], plan: Plan
-) -> Iterator[TrainingBatch]:
-    """The same batches from frozen features; a batch with an augmentation seed takes one of the stored views in turn.
-
-    Raises DataError if augmentation is asked for and no views are stored, or a sample is missing.
-    """
-    for positions, seed in plan:
-        if seed is not None and not shards.views:
-            raise DataError("training.augment needs augmented views: run `bayes-pfl features` with --set views=4, say.")
-        view = UNAUGMENTED if seed is None else shards.views[seed % len(shards.views)]
-        chosen = [refs[position] for position in positions]
-        yield trainer.encoded_batch(*collate([shards.load(ref, view) for ref in chosen]), chosen)
-
-
-def shares(batches: Sequence[Sequence[int]], rank: int, workers: int) -> list[list[int]]:
-    """One worker's part of each global batch: every `workers`-th image, from its own rank on."""
-    return [list(batch[rank::workers]) for batch in batches]
 
 
 def _tensor(column: np.ndarray) -> Tensor:

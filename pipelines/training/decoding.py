@@ -1,4 +1,4 @@
-"""What a decoding task runs: one row of a plan -> the tensors of a batch.
+"""One row of a plan -> the tensors of a batch, as a decoding task of Ray Data computes them.
 
 A module of its own because each task's process imports it: without CLIP and its library, it is there in half the time.
 """
@@ -14,7 +14,14 @@ from bayes_pfl.errors import DataError
 
 
 def tile_columns(samples: Sequence[Sequence[SampleRef]]) -> dict[str, Any]:
-    """References of samples, each with those it forms a mosaic with, as columns of a Ray Data row."""
+    """References of samples as columns of a Ray Data row.
+
+    Args:
+        samples: for each image of a batch its reference, and those of the images that it forms a mosaic with.
+
+    Returns:
+        Columns by name.
+    """
     flat = [ref for tiles in samples for ref in tiles]
     return {
         "tiles": [len(tiles) for tiles in samples],
@@ -27,7 +34,14 @@ def tile_columns(samples: Sequence[Sequence[SampleRef]]) -> dict[str, Any]:
 
 
 def tiles_of(rows: dict[str, np.ndarray]) -> list[list[SampleRef]]:
-    """What `tile_columns` was made of, as far as decoding needs it, from a Ray Data batch of one row."""
+    """The inverse of `tile_columns`, as far as decoding needs it.
+
+    Args:
+        rows: a Ray Data batch of one row.
+
+    Returns:
+        For each image its reference, and those of the images that it forms a mosaic with.
+    """
     columns = (rows[name][0].tolist() for name in ("shards", "rows", "ids", "labels", "hashes"))
     flat = iter(
         [SampleRef(shard, row, id_, "", "", label, sha) for shard, row, id_, label, sha in zip(*columns, strict=True)]
@@ -36,7 +50,16 @@ def tiles_of(rows: dict[str, np.ndarray]) -> list[list[SampleRef]]:
 
 
 def decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """One row of a plan -> one row holding the batch's images (n, 3, size, size) and masks (n, size, size)."""
+    """Decode, augment and stack the images of one row.
+
+    Args:
+        rows: a Ray Data batch of one row: `tile_columns`, and the augmentation's `seed`.
+        size: side of the square input, pixels.
+
+    Returns:
+        One row: `images` (batch, 3, size, size), `masks` (batch, size, size), and `error`, a sentence where an image cannot
+        be trained on.
+    """
     seed, tiles = int(rows["seed"][0]), tiles_of(rows)
     try:
         samples = load_samples(

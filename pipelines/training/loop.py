@@ -1,39 +1,65 @@
-"""What every training worker runs under Ray Train: stages, epochs, validation, checkpoints."""
+"""Settings and samples -> checkpoints: stages, epochs and validation, as each worker of Ray Train runs them."""
 
+import contextlib
 import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards
+from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, global_batches
-from bayes_pfl.errors import TrainingError
+from bayes_pfl.errors import BayesPFLError, DataError, TrainingError
 from bayes_pfl.training.trainer import Trainer, TrainingState, head_weights, mean_terms
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.tracking import Run
-from pipelines.training.batches import Plan, feature_batches, image_batches, shares
+from pipelines.training.batches import epoch_plan, feature_batches, image_batches
 from pipelines.training.validation import validate
 
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
 PROGRESS_FILE = "progress.json"
+STOP_FILE = "stopped.json"
+"""Why a training ended that would end so again; the next `bayes-pfl train` deletes it."""
+DAMAGED = (OSError, ValueError, KeyError, safetensors.SafetensorError)
+"""Errors of a checkpoint that is not whole."""
 SELECTION = "validation_pixel_ap"
 """What the best epoch is chosen by, on images of the auxiliary dataset that are not trained on."""
 
 
 def training_loop(config: dict[str, Any]) -> str:
-    """Train, or go on from the last checkpoint, until all stages are done; returns why that is not possible, or nothing.
+    """Train, or go on from the last checkpoint, until all stages are done.
 
-    A loss that is not finite is the same for all workers, and the same again after a restart: it is no failure to Ray.
+    An error that the same images and settings cause again is no failure to Ray, which would start the workers anew. Where
+    one worker alone meets it (a damaged image, say), it is written to `STOP_FILE` first: the others wait for this worker in
+    a collective, so all are started anew once, read it, and end.
+
+    Args:
+        config: settings, references, run id and the driver's handles, as `pipelines.train` writes them.
+
+    Returns:
+        Why training ended early, as a sentence; empty after the last epoch.
     """
+    store = Store(config["store"])
+    reason = store.read_json(STOP_FILE)
+    if reason is not None:
+        return str(reason["error"])
+    loop = None
     try:
-        _all_stages(_Loop(config))
-    except TrainingError as error:
+        loop = _Loop(config)
+        _all_stages(loop)
+    except TrainingError as error:  # a loss is the same for all workers
+        return str(error)
+    except BayesPFLError as error:
+        if loop is not None and loop.workers > 1:
+            store.write_json(STOP_FILE, {"error": str(error)})
+            raise
         return str(error)
     return ""
 
@@ -56,6 +82,7 @@ class _Loop:
         from ray.train import get_context
 
         settings = self.settings = TrainSettings.model_validate(config["settings"])
+        self.storage: str = config["store"]
         self.rank, self.workers = get_context().get_world_rank(), get_context().get_world_size()
         torch.set_num_threads(settings.cluster.threads_per_worker)
         self.training = [SampleRef(*ref) for ref in config["training"]]
@@ -78,14 +105,9 @@ class _Loop:
 
     def epochs(self, stop: int) -> None:
         """Epochs up to `stop` (exclusive) of the stage that is on; fewer where patience ends."""
-        options = self.settings.training
+        options, count = self.settings.training, len(self.training)
         numbers = range(len(self.history), stop)
-        by_epoch = {e: global_batches(len(self.training), options.batch_size, options.seed, e) for e in numbers}
-        plan: Plan = [
-            (share, (options.seed << 20) + epoch if options.augment else None)
-            for epoch in numbers
-            for share in shares(by_epoch[epoch], self.rank, self.workers)
-        ]
+        plan = (batch for epoch in numbers for batch in epoch_plan(count, options, epoch, self.rank, self.workers))
         if self.shards is not None:
             batches = feature_batches(self.trainer, self.shards, self.training, plan)
         else:
@@ -94,12 +116,13 @@ class _Loop:
             if self._out_of_patience():
                 return
             began = time.monotonic()
+            sizes = [len(batch) for batch in global_batches(count, options.batch_size, options.seed, epoch)]
             terms = []
-            for _ in by_epoch[epoch]:
+            for _ in sizes:
                 terms.append(self.trainer.step(next(batches)))
                 if self.counter is not None:
                     self.counter.put.remote(self.trainer.steps)
-            speed = sum(map(len, by_epoch[epoch])) / (time.monotonic() - began)
+            speed = sum(sizes) / (time.monotonic() - began)
             self._end_epoch(epoch, {**mean_terms(terms), "images_per_second": speed, "workers": self.workers})
 
     def _end_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -141,23 +164,84 @@ class _Loop:
             ray.train.report(self.history[-1], checkpoint=checkpoint, checkpoint_dir_name=f"epoch_{epoch:04d}")
 
     def _restore(self) -> None:
-        """Continue from the last checkpoint, if there is one."""
+        """Continue from the newest checkpoint that is whole, if there is one."""
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return
-        with checkpoint.as_directory() as folder:
-            progress = json.loads(Path(folder, PROGRESS_FILE).read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load_file(Path(folder, STATE_FILE))
-            if Path(folder, BEST_FILE).is_file():
-                self.best = safetensors.torch.load_file(Path(folder, BEST_FILE))
+        store = Store(self.storage)
+        newest = newest_whole(store)
+        if newest is None:
+            raise DataError(
+                f"No checkpoint in {store.root} can be read: delete its epoch_* folders, or run again with --fresh."
+            )
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = store.download(newest, Path(temporary))
+            progress, tensors, self.best = read_checkpoint(folder)
         self.trainer.load_state(TrainingState(tensors, progress["steps"], progress["second_stage_start"]))
         self.history = progress["history"]
 
 
+def checkpoint_names(store: Store) -> list[str]:
+    """The checkpoints of a run.
+
+    Args:
+        store: the run's folder.
+
+    Returns:
+        Names of the folders, the newest first.
+    """
+    return sorted((name for name in store.names() if name.startswith("epoch_")), reverse=True)
+
+
+def newest_whole(store: Store) -> str | None:
+    """The newest checkpoint that can be read from end to end: a full disk or a crash may have cut the last one.
+
+    Args:
+        store: the run's folder.
+
+    Returns:
+        Name of its folder; None if there is none.
+    """
+    for name in checkpoint_names(store):
+        with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(*DAMAGED):
+            read_checkpoint(store.download(name, Path(temporary)))
+            return name
+    return None
+
+
+def read_checkpoint(
+    folder: Path,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Read what `_Loop._report` wrote.
+
+    Args:
+        folder: a local copy of the checkpoint.
+
+    Returns:
+        Progress, the trainer's tensors, and the best head so far, which is empty where none is kept.
+
+    Raises:
+        OSError, ValueError, KeyError, SafetensorError: a file is missing or damaged (`DAMAGED`).
+    """
+    progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    for key in ("steps", "second_stage_start", "history"):
+        progress[key]
+    best = folder / BEST_FILE
+    tensors = safetensors.torch.load_file(folder / STATE_FILE)
+    return progress, tensors, safetensors.torch.load_file(best) if best.is_file() else {}
+
+
 def best_epoch(history: list[dict[str, float]]) -> int:
-    """The first-stage epoch with the highest validation pixel AP, the earliest of equals; the last where none is measured."""
+    """The first-stage epoch with the highest validation pixel AP.
+
+    Args:
+        history: one entry for each finished epoch.
+
+    Returns:
+        Its number, the earliest of equals; the last epoch's where none is measured.
+    """
     measured = [entry for entry in history if entry["stage"] == 1 and SELECTION in entry]
     if not measured:
         return int(history[-1]["epoch"])
@@ -165,9 +249,17 @@ def best_epoch(history: list[dict[str, float]]) -> int:
 
 
 def final_head(folder: Path, keep_best: bool) -> tuple[dict[str, torch.Tensor], dict[str, float], dict[str, Any]]:
-    """The head that a finished run ends with, the metrics of its epoch, and the whole progress, from the last checkpoint."""
-    progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    """The head that a finished run ends with.
+
+    Args:
+        folder: a local copy of the last checkpoint.
+        keep_best: whether the best first-stage epoch counts instead of the last (`training.keep_best`).
+
+    Returns:
+        State dict of the head, metrics of its epoch, and the whole progress.
+    """
+    progress, tensors, best = read_checkpoint(folder)
     history = progress["history"]
-    if keep_best and progress["second_stage_start"] is None and (folder / BEST_FILE).is_file():
-        return safetensors.torch.load_file(folder / BEST_FILE), history[best_epoch(history)], progress
-    return head_weights(safetensors.torch.load_file(folder / STATE_FILE)), history[-1], progress
+    if keep_best and progress["second_stage_start"] is None and best:
+        return best, history[best_epoch(history)], progress
+    return head_weights(tensors), history[-1], progress

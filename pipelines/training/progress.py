@@ -1,4 +1,4 @@
-"""One line per finished epoch on the driver, read from the checkpoints that workers hand in, and a bar on a terminal."""
+"""Checkpoints that the workers hand in -> one line for each finished epoch on the driver, and a bar on a terminal."""
 
 import sys
 import threading
@@ -13,7 +13,8 @@ from bayes_pfl.errors import DataError
 
 POLL_S = 0.5
 POLL_REMOTE_S = 5.0
-HIDDEN = ("epoch", "stage")
+SHOWN = ("validation_pixel_ap", "validation_image_auroc")
+"""Metrics beside the loss that a line shows; all of them are in the run's metrics file and in MLflow."""
 
 
 class StepCounter:
@@ -23,11 +24,19 @@ class StepCounter:
         self._steps = 0
 
     def put(self, steps: int) -> None:
-        """Called by the first worker after a step."""
+        """Called by the first worker after a step.
+
+        Args:
+            steps: optimiser steps done.
+        """
         self._steps = steps
 
     def get(self) -> int:
-        """Called by the driver."""
+        """Called by the driver.
+
+        Returns:
+            Optimiser steps done.
+        """
         return self._steps
 
 
@@ -89,7 +98,28 @@ class EpochLines:
         for metrics in history[self._seen :]:
             done = int(metrics["epoch"]) + 1
             each = (time.monotonic() - self._began) / max(1, done - self._already)
-            values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in HIDDEN)
-            line = f"epoch {done}/{self._epochs}  {values}  left {each * max(0, self._epochs - done):.0f} s"
-            tqdm.write(line, file=sys.stderr)
+            left = f"left {each * max(0, self._epochs - done):.0f} s"
+            tqdm.write(f"epoch {done}/{self._epochs}  {epoch_line(history, done - 1)}  {left}", file=sys.stderr)
         self._seen = max(self._seen, len(history))
+
+
+def epoch_line(history: list[dict[str, float]], index: int) -> str:
+    """What a person wants to know of an epoch: the loss, how it changed, the validation metrics, the speed.
+
+    Args:
+        history: metrics of the epochs so far.
+        index: which of them.
+
+    Returns:
+        A part of a line.
+
+    >>> epoch_line([{"total": 2.0, "stage": 1}, {"total": 1.5, "stage": 1, "images_per_second": 12.3}], 1)
+    'total 1.5 (-0.5)  images_per_second 12.3'
+    """
+    metrics = history[index]
+    before = history[index - 1] if index > 0 and history[index - 1]["stage"] == metrics["stage"] else None
+    change = "" if before is None else f" ({metrics['total'] - before['total']:+.4g})"
+    parts = [f"total {metrics['total']:.4g}{change}"]
+    parts += [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
+    parts += [f"images_per_second {metrics['images_per_second']:.3g}"] if "images_per_second" in metrics else []
+    return "  ".join(parts)

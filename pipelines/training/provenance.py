@@ -1,4 +1,4 @@
-"""What a training run records of itself: settings, code, packages, data, and every epoch's metrics."""
+"""A training run -> its record: settings, code, packages, data, and the metrics of every epoch."""
 
 import importlib.metadata
 import json
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bayes_pfl.clip.features import read_key
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, refs_digest
 from bayes_pfl.errors import DataError
@@ -22,54 +23,91 @@ PACKAGES = ("bayes-pfl", "ray", "torch", "torchvision", "open_clip_torch", "timm
 
 
 def provenance(shards: str, training: Sequence[SampleRef], validation: Sequence[SampleRef]) -> dict[str, str | int]:
-    """Git revision, Python and package versions, and digests of the dataset and of the images used."""
-    about: dict[str, str | int] = {"git_revision": git_revision(), "python": platform.python_version()}
+    """Git revision, Python and package versions, and digests of the dataset and of the images used.
+
+    Args:
+        shards: folder or URI of the training images.
+        training: samples trained on.
+        validation: samples kept for validation.
+
+    Returns:
+        Values by name, as MLflow's parameters.
+    """
+    record: dict[str, str | int] = {"git_revision": git_revision(), "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            about[f"version.{package}"] = importlib.metadata.version(package)
+            record[f"version.{package}"] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            about[f"version.{package}"] = "not installed"
+            record[f"version.{package}"] = "not installed"
     try:
         manifest = dataset_manifest(shards)
-        about |= {"dataset": str(manifest.get("dataset")), "dataset_digest": str(manifest.get("digest"))}
+        record |= {"dataset": str(manifest.get("dataset")), "dataset_digest": str(manifest.get("digest"))}
     except DataError:
-        about["dataset_digest"] = "no manifest"
-    about |= {"training_images": len(training), "training_images_sha256": refs_digest(training)}
-    return about | {"validation_images": len(validation), "validation_images_sha256": refs_digest(validation)}
+        record["dataset_digest"] = "no manifest"
+    record |= {"training_images": len(training), "training_images_sha256": refs_digest(training)}
+    return record | {"validation_images": len(validation), "validation_images_sha256": refs_digest(validation)}
+
+
+def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef], features: str | None) -> str:
+    """What the images of a run are, wherever they lie.
+
+    Args:
+        training: samples trained on.
+        validation: samples kept for validation.
+        features: folder or URI of frozen features that stand in for the images; None if the images are encoded.
+
+    Returns:
+        Text that differs for other images, and for features of another precision or kind.
+
+    Raises:
+        DataError: the folder holds no features.
+    """
+    key = "" if features is None else json.dumps(read_key(features)._asdict(), sort_keys=True)
+    return f"{refs_digest(training)} {refs_digest(validation)} {key}"
 
 
 def git_revision() -> str:
-    """The commit of this code, with `+changes` if files differ from it; `unknown` for an installed package."""
-    folder = Path(__file__).parent
+    """The commit of this code.
+
+    Returns:
+        The hash, with `+changes` if files differ from it; `unknown` where this file is not part of the repository that
+        it lies in (a package installed inside somebody else's).
+    """
+    folder, name = Path(__file__).parent, Path(__file__).name
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        _git(folder, "ls-files", "--error-unmatch", name)
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return commit + ("+changes" if changes else "")
 
 
 def tracked_run(
     settings: TrainSettings,
+    name: str,
     store: Store,
     training: Sequence[SampleRef],
     validation: Sequence[SampleRef],
     parent: str | None,
 ) -> Run:
-    """The MLflow run of a training: the one begun before, or a new one with settings, versions and digests."""
+    """The MLflow run of a training: the one begun before, or a new one with settings, versions and digests.
+
+    Args:
+        settings: the run.
+        name: name of the run, by what decides its result.
+        store: the run's folder.
+        training: samples trained on.
+        validation: samples kept for validation.
+        parent: id of the run that this one belongs to, if any.
+
+    Returns:
+        The run.
+    """
     begun = store.read_json(RUN_FILE)
     if begun:
         return Run(settings.tracking, begun["run_id"])
-    tracked = start_run(settings.tracking, settings.name(), {"stage": "train"}, parent)
+    tracked = start_run(settings.tracking, name, {"stage": "train"}, parent)
     tracked.log_params(flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
     if tracked.run_id:
         store.write_json(RUN_FILE, {"run_id": tracked.run_id})
@@ -77,9 +115,15 @@ def tracked_run(
 
 
 def keep_history(history: Sequence[dict[str, float]], file: Path, missed: Run | None) -> None:
-    """Every epoch as one line of JSON; what the store of a run has `missed` is sent once more.
+    """Write the metrics of every epoch as lines of JSON.
 
-    Raises OutputError if the file cannot be written.
+    Args:
+        history: one entry for each epoch.
+        file: where to write.
+        missed: a run whose server did not answer in the meantime: all is sent to it once more.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
     store = Store(file.parent)
     store.make()
@@ -91,8 +135,25 @@ def keep_history(history: Sequence[dict[str, float]], file: Path, missed: Run | 
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
-    found: dict[str, Any] = {}
+    """Nested settings as one level of dotted names.
+
+    Args:
+        values: settings, nested.
+        prefix: put before each name.
+
+    Returns:
+        Values by dotted name.
+
+    >>> flat({"model": {"num_prompts": 3}})
+    {'model.num_prompts': 3}
+    """
+    dotted: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
+        dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return dotted
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What a command of git prints about a folder."""
+    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return answer.stdout.strip()

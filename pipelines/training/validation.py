@@ -1,4 +1,4 @@
-"""Metrics on the validation images after an epoch, shared out over the workers and merged without loss."""
+"""A head in training -> metrics on the validation images: shared out over the workers, merged without loss."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from bayes_pfl.clip.features import FeatureShards, collate
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector, Prediction
-from bayes_pfl.metrics import PixelHistogram, dataset_mean, image_metrics
+from bayes_pfl.metrics import PixelHistogram, dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import Trainer
 from pipelines.platform.settings import TrainSettings
 from pipelines.scoring.actors import read_row, truth_mask
@@ -27,9 +27,18 @@ def validate(
     rank: int,
     workers: int,
 ) -> dict[str, float]:
-    """Metrics named `validation_*`, averaged over categories; empty without validation images. All ranks call it together.
+    """Metrics on the validation images, averaged over categories. All ranks call it together.
 
-    With frozen features in `shards`, nothing is encoded.
+    Args:
+        trainer: holds the head as it is now.
+        settings: the run.
+        refs: the validation images of all ranks.
+        shards: frozen features, so that nothing is encoded; None decodes and encodes the images.
+        rank: number of this worker, from 0.
+        workers: workers that share the images.
+
+    Returns:
+        Defined metrics named `validation_*`, in [0, 1]; empty without validation images.
     """
     if not refs:
         return {}
@@ -46,18 +55,22 @@ def validate(
             histograms[ref.category].update([prediction.anomaly_map], [mask])
     if workers > 1:
         dist.all_reduce(scores)
-    results = {}
-    for category in categories:
-        chosen = [position for position, ref in enumerate(refs) if ref.category == category]
-        histogram = _merged(histograms[category], workers)
-        labels = np.array([refs[position].label for position in chosen])
-        results[category] = image_metrics(scores.numpy()[chosen], labels) | histogram.metrics()
+    pixel = {category: _merged(histogram, workers).metrics() for category, histogram in histograms.items()}
+    results = metrics_by_category([ref.category for ref in refs], [ref.label for ref in refs], scores.numpy(), pixel)
     mean = dataset_mean(results).values
     return {f"validation_{name}": value for name, value in mean.items() if np.isfinite(value)}
 
 
 def current_detector(trainer: Trainer, settings: TrainSettings) -> Detector:
-    """A detector with the head as it is now, on the trainer's backbone."""
+    """A detector with the head as it is now, on the trainer's backbone.
+
+    Args:
+        trainer: holds the head.
+        settings: the run.
+
+    Returns:
+        The detector; it shares the backbone with the trainer.
+    """
     weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
     return Detector(Bundle(Path(), settings.detector(), weights, {}), trainer.backbone, trainer.device)
 
@@ -65,7 +78,17 @@ def current_detector(trainer: Trainer, settings: TrainSettings) -> Detector:
 def predict_ref(
     detector: Detector, ref: SampleRef, num_samples: list[int], shards: FeatureShards | None
 ) -> tuple[dict[int, Prediction], np.ndarray | None]:
-    """Predictions of one sample for several R, and its mask at their size (see `truth_mask`)."""
+    """Predictions of one sample, and its mask at their size.
+
+    Args:
+        detector: the model.
+        ref: the sample.
+        num_samples: numbers of samples R.
+        shards: frozen features; None decodes and encodes the image.
+
+    Returns:
+        Predictions by R, and the mask (see `truth_mask`).
+    """
     if shards is not None:
         sample = shards.load(ref)
         features, masks = collate([sample])

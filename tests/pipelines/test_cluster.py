@@ -27,12 +27,12 @@ def test_the_range_of_workers_is_ordered():
 
 
 def test_how_the_work_is_spread_does_not_rename_a_run_unless_it_changes_bits():
-    name = TrainSettings().name()
+    name = TrainSettings().name("")
     patient = TrainSettings(
         cluster=ClusterSettings(max_failures=9, min_workers=1, cpus_per_loader=1, storage="s3://b/c")
     )
-    assert patient.name() == name
-    assert TrainSettings(cluster=ClusterSettings(num_workers=4)).name() != name
+    assert patient.name("") == name
+    assert TrainSettings(cluster=ClusterSettings(num_workers=4)).name("") != name
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

@@ -28,7 +28,7 @@ from bayes_pfl.training.trainer import Trainer
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.train import train
-from pipelines.training.batches import feature_batches, shares
+from pipelines.training.batches import epoch_plan, feature_batches
 from pipelines.training.decoding import tile_columns
 from pipelines.training.loop import best_epoch
 from pipelines.training.validation import validate
@@ -186,11 +186,13 @@ def test_the_best_epoch_is_the_earliest_of_the_first_stage_with_the_highest_vali
 
 
 def test_workers_share_a_batch_without_gap_or_overlap():
-    batches = [list(range(10)), list(range(10, 17))]
-    parts = [shares(batches, rank, 3) for rank in range(3)]
+    options = TrainingConfig(batch_size=7)
+    batches = global_batches(15, 7, options.seed, 2)
+    parts = [epoch_plan(15, options, 2, rank, 3) for rank in range(3)]
+    assert [len(part) for part in parts] == [len(batches)] * 3
     for index, batch in enumerate(batches):
-        assert sorted(position for part in parts for position in part[index]) == batch
-        assert max(len(part[index]) for part in parts) - min(len(part[index]) for part in parts) <= 1
+        assert sorted(position for part in parts for position in part[index][0]) == sorted(batch)
+        assert max(len(part[index][0]) for part in parts) - min(len(part[index][0]) for part in parts) <= 1
 
 
 def test_columns_of_tiles_count_every_image_once():

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,21 +12,27 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
+import safetensors.torch
+import torch
 import yaml
 from plain import plain_shards
 from small import BACKBONE
 
 from bayes_pfl.config import ModelConfig, TrainingConfig
+from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.shards import iterate_rows, read_manifest
-from bayes_pfl.errors import BundleError, ConfigError, DataError, TrainingError
+from bayes_pfl.errors import BundleError, ConfigError, DataError, OutputError, TrainingError
 from bayes_pfl.inference.bundle import load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.register import register
 from pipelines.train import split_samples, train
+from pipelines.training.loop import BEST_FILE, PROGRESS_FILE, STATE_FILE, newest_whole
+from pipelines.training.provenance import images_digest
 
 pytestmark = pytest.mark.ray
 EPOCHS = 5
@@ -61,9 +68,13 @@ def _trained(folder: Path, kind: str, settings: TrainSettings, address: str) -> 
         patch.setenv("BAYES_PFL_HOME", str(folder / "home"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         if kind == "killed":
-            _kill_twice(folder, settings, folder / "home" / "training" / settings.name(), address)
+            _kill_twice(folder, settings, folder / "home" / "training" / name_of(settings), address)
         result = train(settings)
     return {"folder": folder, "settings": settings, "result": result}
+
+
+def name_of(settings: TrainSettings) -> str:
+    return settings.name(images_digest(*split_samples(settings), settings.data.features))
 
 
 def _wait_for(condition, what: str) -> None:
@@ -264,7 +275,67 @@ def test_a_split_that_leaves_nothing_to_learn_is_refused(settings, data, message
 
 def test_tracking_settings_do_not_change_the_name_of_a_run(settings):
     other = settings.model_copy(update={"tracking": TrackingSettings(experiment="x"), "output": "elsewhere"})
-    assert other.name() == settings.name()
+    assert name_of(other) == name_of(settings)
     longer = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 7})})
-    assert longer.name() != settings.name()
+    assert name_of(longer) != name_of(settings)
     assert json.loads(settings.model_dump_json())["training"]["epochs"] == EPOCHS
+
+
+def test_a_run_is_found_again_by_what_its_images_are(settings, shards, tmp_path):
+    moved = shutil.copytree(shards, tmp_path / "moved")
+    others = plain_shards(tmp_path / "other", ("carpet", "gear", "leather"), seed=12, normal=3, defective=5)
+    names = [
+        name_of(settings.model_copy(update={"data": settings.data.model_copy(update={"train": str(folder)})}))
+        for folder in (shards, moved, others)
+    ]
+    assert names[0] == names[1] != names[2]
+
+
+def test_the_model_of_another_run_is_not_replaced(runs, settings, monkeypatch):
+    straight = runs["straight"]
+    monkeypatch.setenv("BAYES_PFL_HOME", str(straight["folder"] / "home"))
+    output = straight["folder"] / "model"
+    before = (output / "head.safetensors").read_bytes()
+    shorter = settings.training.model_copy(update={"epochs": 1})
+    for fresh in (False, True):
+        with pytest.raises(OutputError, match=f"holds the model of another run .{straight['result']['name']}"):
+            train(settings.model_copy(update={"training": shorter, "output": str(output)}), fresh=fresh)
+    assert (output / "head.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("file", [STATE_FILE, PROGRESS_FILE, BEST_FILE])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, file):
+    for name in ("epoch_0000", "epoch_0001"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for weights in (STATE_FILE, BEST_FILE):
+            safetensors.torch.save_file({"w": torch.zeros(1000)}, folder / weights)
+        progress = {"steps": 3, "second_stage_start": None, "history": []}
+        (folder / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+    assert newest_whole(Store(tmp_path)) == "epoch_0001"
+    os.truncate(tmp_path / "epoch_0001" / file, 20)
+    assert newest_whole(Store(tmp_path)) == "epoch_0000"
+    (tmp_path / "epoch_0000" / file).write_bytes(b"")
+    assert newest_whole(Store(tmp_path)) is None
+
+
+def test_an_image_that_one_worker_cannot_read_ends_the_run_with_a_sentence(
+    settings, shards, tmp_path, monkeypatch, ray_session
+):
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    damaged = shutil.copytree(shards, tmp_path / "damaged")
+    shard = next(damaged.glob("shard-*.arrow"))
+    with pa.ipc.open_file(shard) as reader:
+        table = reader.read_all()
+    images = [b"no image" if index == 0 else image for index, image in enumerate(table["image"].to_pylist())]
+    column = pa.array(images, table.schema.field("image").type)
+    table = table.set_column(table.schema.get_field_index("image"), table.schema.field("image"), column)
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = settings.data.model_copy(update={"train": str(damaged), "validation_categories": ()})
+    run = settings.model_copy(update={"data": data, "output": str(tmp_path / "model")})
+    with pytest.raises(TrainingError, match=r"^Training stopped: .*painted/.*"):
+        train(run)
+    marks = list((tmp_path / "home" / "training").glob("*/stopped.json"))
+    assert len(marks) == 1, "the workers were started anew once, not as often as failures are allowed"

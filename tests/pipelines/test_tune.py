@@ -19,7 +19,7 @@ from small import BACKBONE
 from bayes_pfl.config import ModelConfig, TrainingConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.shards import read_manifest
-from bayes_pfl.errors import ConfigError
+from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from pipelines.platform.settings import ClusterSettings, DataSettings
 from pipelines.sweep.results import pareto_front
@@ -296,3 +296,53 @@ def test_the_pareto_front_is_what_nothing_beats_in_both():
     points = [(1.0, 0.5), (2.0, 0.4), (3.0, 0.7), (3.0, 0.6), (4.0, 0.7), (0.5, float("nan"))]
     rows = [{"seconds_per_image": seconds, SELECTION: value} for seconds, value in points]
     assert [(row["seconds_per_image"], row[SELECTION]) for row in pareto_front(rows)] == [(1.0, 0.5), (3.0, 0.7)]
+
+
+@pytest.mark.ray
+def test_a_sweep_that_was_moved_names_the_new_place(sweep, monkeypatch):
+    folder, settings, _, _ = sweep
+    monkeypatch.setenv("BAYES_PFL_HOME", str(folder / "home"))
+    moved = (folder / "sweep").rename(folder / "moved")
+    try:
+        again = tune(settings.model_copy(update={"output": str(moved)}), resume=True)
+        assert all(load_bundle(row["bundle"]) for row in again["rows"])
+        assert str(moved) not in (moved / "results" / "results.csv").read_text(encoding="utf-8")
+        assert all(row["bundle"].startswith(f"{moved}/") for row in again["rows"])
+    finally:
+        moved.rename(folder / "sweep")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_is_no_sweep_is_left_as_it_is(tmp_path, monkeypatch, fresh):
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    output = tmp_path / "photos"
+    (output / "results").mkdir(parents=True)
+    (output / "results" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    settings = TuneSettings(data=DataSettings(train=str(tmp_path / "missing")), output=str(output))
+    with pytest.raises(DataError):
+        tune(settings, fresh=fresh)
+    shards = plain_shards(tmp_path, ("carpet", "gear"), seed=21)
+    data = DataSettings(train=str(shards), validation_categories=("gear",))
+    if fresh:
+        with pytest.raises(OutputError, match="no sweep, and nothing was deleted"):
+            tune(settings.model_copy(update={"backbone": BACKBONE, "data": data}), fresh=True)
+    assert (output / "results" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+@pytest.mark.ray
+def test_a_trial_that_diverges_is_listed_and_the_others_have_results(sweep, tmp_path, monkeypatch, capsys):
+    folder, settings, _, _ = sweep
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    grid = {"training.learning_rate": (1e-3, 1e30)}
+    choice = settings.sweep.model_copy(update={"grid": grid, "num_samples": (1,)})
+    features = settings.data.model_copy(update={"features": str(folder / "sweep" / "features")})
+    diverging = settings.model_copy(update={"sweep": choice, "data": features, "output": str(tmp_path / "sweep")})
+    results = tune(diverging)
+    assert [row["training.learning_rate"] for row in results["rows"]] == [1e-3]
+    assert [failure["overrides"] for failure in results["failed"]] == [{"training.learning_rate": 1e30}]
+    assert "is not finite" in results["failed"][0]["error"]
+    assert "is not finite" in (tmp_path / "sweep/results/report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert tune(diverging)["rows"] == results["rows"]
+    assert "2 are done already" in capsys.readouterr().err

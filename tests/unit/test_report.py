@@ -11,7 +11,7 @@ from PIL import Image
 
 from bayes_pfl.errors import OutputError
 from bayes_pfl.metrics import dataset_mean, image_metrics, pixel_metrics
-from pipelines.platform.html import Case, Table, heat_map, metrics_table, overlay, table, write_report
+from pipelines.platform.html import ReportImage, ReportTable, heat_map, metrics_table, overlay, table, write_report
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 
@@ -42,14 +42,14 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def a_case(name: str, mask: bool = True, size: tuple[int, int] = (400, 300)) -> Case:
+def a_case(name: str, mask: bool = True, size: tuple[int, int] = (400, 300)) -> ReportImage:
     width, height = size
     image = Image.fromarray(np.full((height, width, 3), 120, dtype=np.uint8))
     anomaly_map = np.zeros((32, 32), dtype=np.float32)
     anomaly_map[8:16, 8:16] = 0.5
     truth = np.zeros((height, width), dtype=np.uint8)
     truth[80:150, 100:200] = 1
-    return Case(name, image, anomaly_map, truth if mask else None, 1, 0.75, 0.125)
+    return ReportImage(name, image, anomaly_map, truth if mask else None, 1, 0.75, 0.125)
 
 
 def decoded(page: Page) -> dict[str, Image.Image]:
@@ -114,7 +114,7 @@ def test_pictures_of_a_case_fit_each_other(report):
 
 def test_same_input_gives_the_same_bytes_and_nothing_beside_them(tmp_path):
     paths = [
-        write_report(tmp_path / name, "t", [Table("a", [{"x": 1.0}])], {"Best": [a_case("c")]}, [])
+        write_report(tmp_path / name, "t", [ReportTable("a", [{"x": 1.0}])], {"Best": [a_case("c")]}, [])
         for name in ("one.html", "two.html")
     ]
     assert paths[0].read_bytes() == paths[1].read_bytes()
