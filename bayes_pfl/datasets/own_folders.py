@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from bayes_pfl.data.preprocess import MAX_PIXELS
-from bayes_pfl.data.walk import SkippedFile, is_image, printable
+from bayes_pfl.data.walk import SkippedFile, is_image, printable, suffix_of
 from bayes_pfl.datasets.annotations import Annotations, find_annotations
 from bayes_pfl.datasets.description import Dataset, LayoutReading
 from bayes_pfl.datasets.folder_roles import Folder, FolderRoles, Placement
@@ -20,6 +20,8 @@ from bayes_pfl.errors import ConfigError, DataError, ImageError
 
 NAMED = 5
 """Folders that one error names."""
+
+TABLES = frozenset({".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".ods"})
 
 SHOWN = 20
 """Names of folders that are offered for one that does not exist."""
@@ -200,8 +202,13 @@ class _FolderReader:
             hints.append(
                 f"Or, as there are {' and '.join(self.annotations.forms())} annotations, --annotations {whole}."
             )
-        if len(hints) > 1:
-            hints.append("An image is anomalous then where something is marked.")
+        if tables := [path for path in self.source.files if suffix_of(path) in TABLES]:
+            hints.append(
+                f"Or, if {printable(tables[0])} lists them, save it as CSV with the columns path and label (and mask, "
+                "category, split) directly in the source."
+            )
+        if self.mask_files or self.annotations.files:
+            hints.append("By masks or annotations an image is anomalous where something is marked.")
         raise DataError(
             f"No folder under {self.source.folder} has a name that says normal or anomalous: "
             + " ".join([f"{', '.join(folders)}{more}.", *hints])

@@ -362,13 +362,13 @@ class TestBenchmarks:
             "good": 1,
         }
 
-    def test_masks_of_objects_are_not_taken_for_defects(self, tmp_path: Path) -> None:
+    def test_kaputt_whose_masks_are_of_objects_and_labels_in_tables(self, tmp_path: Path) -> None:
         paint(
             tmp_path,
-            "query-data/image/1.jpg",
-            "query-data/mask/1.png",
-            "reference-data/image/1.jpg",
-            "query-test.parquet",
+            *("datasets/query-test.parquet", "datasets/reference-test.parquet"),
+            *("query-image/data/test/query-data/image/1.jpg", "query-mask/data/test/query-data/mask/1.png"),
+            "reference-image/data/test/reference-data/image/1.jpg",
         )
-        with pytest.raises(DataError, match=r"No folder under .* has a name that says normal or anomalous"):
+        message = r"No folder under .*Or, if datasets/query-test\.parquet lists them, save it as CSV"
+        with pytest.raises(DataError, match=message):
             read(tmp_path)

@@ -151,7 +151,7 @@ def find_annotations(source: Source, images: Iterable[str], named: str | None) -
             if named is not None and len(files) == 1:
                 raise DataError(
                     f"{path} is no annotation file of COCO, LabelMe, CVAT, Pascal VOC or YOLO "
-                    f"({type(error).__name__}: {error}). Export it from your labelling tool as one of these, or as mask images."
+                    f"({type(error).__name__}: {error}). Export it as one of these, or as mask images."
                 ) from error
     annotations.add_backgrounds(index.paths)
     if named is not None and not annotations.files:
