@@ -15,9 +15,10 @@ from PIL import Image
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image, encode_png
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.output import claim
-from bayes_pfl.errors import BayesPFLError, ConfigError, DataError
+from bayes_pfl.errors import BayesPFLError, ClassNameError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.heatmap import overlay
+from bayes_pfl.methods.builder import class_names
 from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     bundle = load_bundle(args.model)
+    _check_class_names(bundle, inputs.images)
     threshold = bundle.config.scoring.threshold if args.threshold is None else args.threshold
     for line in skipped_summary(inputs.skipped):
         print(f"left out: {line}", file=sys.stderr)
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     summary = {**summary, "left_out": counts_by_reason(inputs.skipped)}
     print(json.dumps(summary) if args.json else _text(rows, summary))
     if not summary["scored"]:
-        raise DataError(f"None of the images could be scored. The first: {summary['unreadable'][0]['error']}.")
+        raise _nothing_scored(summary["unreadable"][0]["error"])
     return _fail_above(args.fail_above, rows)
 
 
@@ -113,6 +115,24 @@ def _check(args: argparse.Namespace) -> None:
     if args.class_name is not None and not args.class_name.strip():
         raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
     require_gpu(args.use_gpu)
+
+
+def _check_class_names(bundle: Bundle, images: Sequence[ImageInput]) -> None:
+    """Refuse at once if no image has a class name that the model can read; else those that have none are listed later."""
+    names = class_names(bundle.config)
+    problem = ""
+    for name in dict.fromkeys(image.class_name for image in images):
+        try:
+            names.tokens(name)
+        except ClassNameError as error:
+            problem = problem or str(error)
+        else:
+            return
+    raise _nothing_scored(problem)
+
+
+def _nothing_scored(reason: str) -> DataError:
+    return DataError(f"None of the images could be scored. The first: {reason.rstrip('.')}.")
 
 
 def _fail_above(limit: float | None, rows: pa.Table) -> int:
