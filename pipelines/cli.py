@@ -6,7 +6,7 @@ import importlib
 import io
 import logging
 import os
-import subprocess
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,7 +30,14 @@ COMMANDS = {
     "import": ("pipelines.import_published", "the authors' published weights -> a model"),
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
 }
-SERVE = "serve"
+ENDPOINT = {
+    "serve": ("serve.main", "score images over HTTP (Ray Serve)"),
+    "reference": (
+        "serve.reference",
+        "keep with a model how usual images score, so that the endpoint can measure drift",
+    ),
+}
+"""Commands of the endpoint, which is a program of its own and parses its own options."""
 BROKEN_PIPE = 141
 """Exit code of a program that is ended because nobody reads on: 128 + SIGPIPE."""
 EPILOGUE = """\
@@ -48,8 +55,8 @@ Every command takes --help; most take --config FILE.yaml, --set key.subkey=value
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Errors for people are one line on stderr and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == [SERVE]:
-        return _serve(given[1:])
+    if given and given[0] in ENDPOINT:
+        return _run_endpoint(given[0], given[1:])
     name = given[0] if given and given[0] in COMMANDS else None
     parser = argparse.ArgumentParser(
         prog="bayes-pfl",
@@ -62,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if command == name:
             importlib.import_module(module).add_arguments(subparser)
-    subparsers.add_parser(SERVE, help="score images over HTTP (Ray Serve)", add_help=False)
+    for command, (_, summary) in ENDPOINT.items():
+        subparsers.add_parser(command, help=summary, add_help=False)
     args = parser.parse_args(given)
     _quiet()
     try:
@@ -86,14 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _serve(arguments: list[str]) -> int:
-    """Start the endpoint as a program of its own: it shares no code with the other programs."""
-    process = subprocess.Popen([sys.executable, "-m", "serve", *arguments])
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue  # the endpoint got the signal too, and ends in its own time
+def _run_endpoint(command: str, arguments: list[str]) -> int:
+    """Run a program of the endpoint in this process, so that every signal to the command reaches it."""
+    if (
+        command == "serve"
+    ):  # until it has handlers of its own: as process 1 of a container the kernel drops what nobody handles
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(0))
+    return int(importlib.import_module(ENDPOINT[command][0]).main(arguments))
 
 
 def _quiet() -> None:

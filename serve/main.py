@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bayes-pfl serve", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args(arguments))
 

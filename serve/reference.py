@@ -1,4 +1,4 @@
-"""`python -m serve.reference`: keep with a bundle how usual images score, so that the endpoint can measure drift from them."""
+"""`bayes-pfl reference`: keep with a bundle how usual images score, so that the endpoint can measure drift from them."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 def main(arguments: list[str] | None = None) -> int:
     """Score the images and write the window into the bundle. 0, or 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m serve.reference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bayes-pfl reference", description=__doc__)
     parser.add_argument(
         "images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees"
     )

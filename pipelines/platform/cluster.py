@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.machine import ImportFolders, usable_cpus
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,22 +30,26 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     joining = bool(os.environ.get("RAY_ADDRESS"))
-    local_cpus = max(2, os.cpu_count() or 1)
+    local_cpus = max(2, usable_cpus())
     import ray
     import ray.data  # sets its logger's level when it is imported
+    import ray.job_config
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     if not ray.is_initialized():
+        job = ray.job_config.JobConfig()
+        job._py_driver_sys_path = ImportFolders()  # else workers import from the current folder, first of all
         if joining:
             with _without_its_first_line():
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(job_config=job, log_to_driver=False, logging_level=logging.ERROR)
         else:
             check_resources("this machine", local_cpus, gpus_needed, cpus_needed, gpus_needed)
             with _without_its_first_line():
                 ray.init(
                     address="local",  # also where somebody has a head running on this machine
                     num_cpus=local_cpus,
+                    job_config=job,
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,

@@ -128,7 +128,7 @@ def read_reference(folder: Path) -> Reference | None:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
-            f"{path} is damaged ({error}); make it again with python -m serve.reference, or delete it."
+            f"{path} is damaged ({error}); make it again with bayes-pfl reference, or delete it."
         ) from error
     if reference.deciles.shape != (9,) or reference.embedding.ndim != 1:
         raise BundleError(f"{path} is damaged: it needs 9 deciles and one embedding; make it again or delete it.")

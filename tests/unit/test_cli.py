@@ -1,12 +1,13 @@
 """The command line: quick help, every command's help, clear errors."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS, main
+from pipelines.cli import COMMANDS, ENDPOINT, main
 
 
 def test_help_names_every_command_without_loading_torch():
@@ -14,7 +15,7 @@ def test_help_names_every_command_without_loading_torch():
         "import sys; from pipelines.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert all(command in answer.stdout for command in [*COMMANDS, "serve"])
+    assert all(command in answer.stdout for command in [*COMMANDS, *ENDPOINT])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -63,3 +64,16 @@ def test_a_full_disk_behind_the_output_is_one_sentence():
         answer = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
     assert answer.returncode == 2
     assert answer.stderr == "bayes-pfl datasets: no room left to write; free some space and run it again.\n"
+
+
+@pytest.mark.parametrize("command", ENDPOINT)
+def test_the_endpoints_programs_are_commands(command, capsys):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 0
+    assert f"usage: bayes-pfl {command}" in capsys.readouterr().out

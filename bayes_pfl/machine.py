@@ -1,0 +1,90 @@
+"""What this process may use of its machine: CPUs, and folders that its worker processes import from."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def usable_cpus() -> int:
+    """Number of CPUs that this process may use: the smaller of its affinity and its control group's quota, at least 1.
+
+    `os.cpu_count()` counts the machine's CPUs, also those that a container, `taskset` or a batch system keeps from this process.
+
+    Returns:
+        A number of CPUs; a quota is rounded down.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return affinity if quota is None else max(1, min(affinity, int(quota)))
+
+
+def cpu_quota(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
+    """CPU time that the control groups of this process allow, versions 1 and 2.
+
+    Args:
+        cgroups: where the control groups are mounted.
+        membership: the kernel's list of the groups of this process.
+
+    Returns:
+        The smallest quota of the group and all above it, in CPUs; None if there is no limit.
+    """
+    try:
+        groups = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return None
+    quotas = []
+    for _, controllers, path in (group for group in groups if len(group) == 3):
+        if controllers == "":
+            mounts, read = [cgroups, cgroups / "unified"], _quota_version_2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [cgroups / controllers, cgroups / "cpu"], _quota_version_1
+        else:
+            continue
+        for mount in mounts:
+            folder = mount / path.lstrip("/")
+            while folder.is_relative_to(mount):  # in a container the path may be the host's: then only the mount exists
+                quotas.append(read(folder))
+                folder = folder.parent
+    limits = [quota for quota in quotas if quota is not None]
+    return min(limits, default=None)
+
+
+def _quota_version_2(folder: Path) -> float | None:
+    """`cpu.max`: "QUOTA PERIOD" in microseconds, or "max PERIOD"."""
+    try:
+        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        return None if quota == "max" else float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_version_1(folder: Path) -> float | None:
+    """`cpu.cfs_quota_us` over `cpu.cfs_period_us`; -1 is no limit."""
+    try:
+        quota, period = (
+            int((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8")) for name in ("quota", "period")
+        )
+        return None if quota < 0 else quota / period
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+class ImportFolders(list[str]):
+    """A list of folders that takes in only those from which this process imports.
+
+    Ray extends the list that its workers import from with the current folder, in front of everything else. A `numpy.py` or `serve.py`
+    that lies there by chance would be executed by every worker.
+    """
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Add the folders that are on this process's own import path.
+
+        Args:
+            folders: absolute paths.
+        """
+        own = {os.path.realpath(entry) for entry in sys.path}  # an empty entry is the current folder
+        super().extend(folder for folder in folders if os.path.realpath(folder) in own)
