@@ -46,6 +46,8 @@ class ClassNames:
         Raises:
             ClassNameError: the name is blank or too long.
         """
+        if not isinstance(class_name, str):
+            raise ClassNameError(f"The class name is {class_name!r}; give a string, such as 'metal nut'.")
         ids = [*self.tokenizer.encode(class_name.lower()), self.tokenizer.eot_token_id]
         if len(ids) == 1:
             raise ClassNameError("The class name is blank; say what the image shows, such as 'metal nut'.")

@@ -44,16 +44,15 @@ def placed(backbone: Backbone, device: torch.device, reduce: bool = False) -> Ba
     Returns:
         The backbone itself where nothing has to change, else a copy that shares all that is the same.
     """
-    tensors = (*backbone.parameters(), *backbone.buffers())
     matrices = _matrices(backbone) if reduce else set()
-    replaced: dict[int, object] = {id(backbone.tokenizer): backbone.tokenizer}
+    copies: dict[int, object] = {id(backbone.tokenizer): backbone.tokenizer}
     changed = False
-    for tensor in tensors:
+    for tensor in (*backbone.parameters(), *backbone.buffers()):
         value = tensor.detach().to(device, torch.bfloat16 if id(tensor) in matrices else tensor.dtype)
-        same = value.data_ptr() == tensor.data_ptr() and value.dtype == tensor.dtype and value.device == tensor.device
+        same = (value.device, value.dtype) == (tensor.device, tensor.dtype)
         changed = changed or not same
-        replaced[id(tensor)] = tensor if same else _like(tensor, value)
-    return copy.deepcopy(backbone, replaced) if changed else backbone
+        copies[id(tensor)] = tensor if same else _like(tensor, value)
+    return copy.deepcopy(backbone, copies) if changed else backbone
 
 
 def is_reduced(backbone: Backbone) -> bool:

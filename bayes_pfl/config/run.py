@@ -50,6 +50,12 @@ class ScoringConfig(Settings):
         None, description="image score from which an image is called anomalous, if one is known"
     )
 
+    @model_validator(mode="after")
+    def _score_is_something(self) -> "ScoringConfig":
+        if self.text_weight == self.map_weight == 0:
+            raise ValueError("text_weight and map_weight cannot both be 0: every image score would be 0")
+        return self
+
 
 class TrainingConfig(Settings):
     """Optimisation of the head on an auxiliary dataset."""

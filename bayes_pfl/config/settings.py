@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class Settings(BaseModel):
     """Root of all configuration: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     old_keys: ClassVar[dict[str, str]] = {}
     """Dotted keys of older configurations, which still load, and where they are now."""

@@ -191,6 +191,7 @@ MISTAKES = {
     "detector.predict([gray], ['nut'], 'five')": "ConfigError: num_samples is 'five'; give a number of samples, or \"auto\".",
     "detector.predict([gray], ['nut'], 2.5)": "ConfigError: num_samples is 2.5",
     "detector.predict([gray], [''])": "ClassNameError: The class name is blank",
+    "detector.predict([gray], [None])": "ClassNameError: The class name is None; give a string",
     "Detector.load(device='cuda')": "ConfigError: torch cannot use the device 'cuda' here (",
     "Detector.load(device='gpu')": "ConfigError: torch cannot use the device 'gpu' here (",
 }
