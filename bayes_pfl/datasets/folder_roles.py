@@ -5,6 +5,7 @@ kinds of defects, in ``{bottle,cable}/{good,bad}`` the outer ones are categories
 not guessed.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -17,7 +18,9 @@ from bayes_pfl.datasets.names import (
     meaning_of,
     names_a_defect,
     plain_word,
+    shortened_names,
     split_inside,
+    state_beside,
     state_of,
     stripped_stems,
 )
@@ -28,6 +31,9 @@ Folder = tuple[str, ...]
 
 GENERIC = "*bad*"
 """How `FolderRoles.essence` writes words for defects of any kind: images may lie in "NG" and their masks in "bad"."""
+
+NAMED = 5
+"""Folders that one message names."""
 
 MIRRORED = 50
 """Files of a folder such as "labels" that are compared with the images, to tell masks from a category."""
@@ -54,6 +60,20 @@ class Placement(NamedTuple):
     """Why the folder cannot be taken for anything."""
 
 
+class _Siblings(NamedTuple):
+    """What the folders in one folder say."""
+
+    stated: tuple[str, ...]
+    """Those that are normal or anomalous, each with a "/"."""
+    normal: bool
+    """Whether one is normal."""
+    generic: bool
+    """Whether one means defects of any kind."""
+    splits: tuple[str, ...]
+    split_words: dict[str, str]
+    """Folders with the word of a split in their name, such as "trainA", and which."""
+
+
 class FolderRoles:
     """The roles of all folders that hold images.
 
@@ -74,11 +94,19 @@ class FolderRoles:
             for depth in range(len(folder)):
                 self._children.setdefault(folder[:depth], set()).add(folder[depth])
         self.folders = sorted({folder[:depth] for folder in self._files for depth in range(1, len(folder) + 1)})
+        self._words = {parent: frozenset(map(plain_word, names)) for parent, names in self._children.items()}
         self._states = {folder: self._state(folder) for folder in self.folders}
-        self._structured: set[Folder] = set()
+        self._structured = self._above_states_and_splits()
+        shortened = {
+            parent: Counter(short for name in names for short in shortened_names(name))
+            for parent, names in self._children.items()
+        }
         for folder in self.folders:
-            if self._states[folder] is not None or self._split(folder) is not None:
-                self._structured.update(folder[:depth] for depth in range(len(folder)))
+            if self._states[folder] is None and folder not in self._structured and self._meaning(folder[-1]).unknown:
+                parent = folder[:-1]
+                self._states[folder] = state_beside(folder[-1], self._words[parent], shortened[parent])
+        self._structured = self._above_states_and_splits()
+        self._beside = {parent: self._siblings(parent) for parent in self._children}
         self._masks = {folder for folder in self.folders if self._holds_masks(folder)}
         self.unmatched = choices.unmatched([(), *self.folders])
         """Names that the user gave and no folder has."""
@@ -195,44 +223,61 @@ class FolderRoles:
     def _split(self, folder: Folder) -> str | None:
         return self.choices.split(folder) or self._meaning(folder[-1]).split
 
+    def _above_states_and_splits(self) -> set[Folder]:
+        """Folders inside which others say something: they are categories, not kinds of defects."""
+        above: set[Folder] = set()
+        for folder in self.folders:
+            if self._states[folder] is not None or self._split(folder) is not None:
+                above.update(folder[:depth] for depth in range(len(folder)))
+        return above
+
+    def _siblings(self, parent: Folder) -> "_Siblings":
+        folders = [(*parent, name) for name in sorted(self._children[parent])]
+        stated = {folder[-1]: self._states[folder] for folder in folders if self._states[folder] is not None}
+        inside = {name: split for folder in folders if (split := self._split_inside(folder)) for name in folder[-1:]}
+        return _Siblings(
+            tuple(f"{name}/" for name in stated),
+            NORMAL in stated.values(),
+            any(state == ANOMALOUS and self._is_generic((*parent, name)) for name, state in stated.items()),
+            tuple(f"{folder[-1]}/" for folder in folders if self._split(folder)),
+            inside,
+        )
+
     def _state(self, folder: Folder) -> int | None:
         chosen = self.choices.state(folder)
         if chosen is not None:
             return chosen
         meaning = self._meaning(folder[-1])
         if meaning.state:
-            return state_of(meaning.state, ())
-        beside = self._children[folder[:-1]]
-        return state_of(folder[-1], beside) if meaning.unknown else None
+            return state_of(meaning.state)
+        return state_of(folder[-1], self._words[folder[:-1]]) if meaning.unknown else None
 
     def _role(self, folder: Folder, in_split: bool) -> str:
         """ "category", "kind", "kind by its place", or why it is neither, for a name in no list."""
         parent, name = folder[:-1], folder[-1]
-        beside = [(*parent, other) for other in self._children[parent] if other != name]
-        splits = sorted(f"{other[-1]}/" for other in beside if self._split(other))
+        beside = self._beside[parent]
         if folder in self._structured:
-            likes = [other for other in beside if self._split_inside(other) not in (None, self._split_inside(folder))]
-            if likes and self._split_inside(folder):
+            own_split = beside.split_words.get(name)
+            like = next((other for other, split in beside.split_words.items() if split != own_split), None)
+            if own_split and like:
                 return (
-                    f"has the name of a split in it, as {likes[0][-1]}/ beside it, and would become a category of its "
-                    f"own; --split {name}=train or =test says what it is"
+                    f"has the name of a split in it, as {like}/ beside it, and would become a category of its own; "
+                    f"--split {name}=train or =test says what it is"
                 )
-            if splits and parent not in self._masks:
+            if beside.splits and parent not in self._masks:
                 return (
-                    f"stands beside {', '.join(splits)} and would become a category of its own; "
+                    f"stands beside {', '.join(beside.splits)} and would become a category of its own; "
                     f"--split {name}=train or =test says what it is, --split {name}=none leaves it out"
                 )
             return "category"
-        normal = any(self._states[other] == NORMAL for other in beside)
-        if splits and normal:
-            return f"stands beside {', '.join(splits)}; --anomalous {name} or --normal {name} takes it"
-        generic = any(self._states[other] == ANOMALOUS and self._is_generic(other) for other in beside)
-        if normal and (in_split or not generic or names_a_defect(name)):
+        if beside.splits and beside.normal:
+            return f"stands beside {', '.join(beside.splits)}; --anomalous {name} or --normal {name} takes it"
+        if beside.normal and (in_split or not beside.generic or names_a_defect(name)):
             return "kind"
-        if normal or generic:
+        if beside.normal or beside.generic:
             return (
-                f"stands beside {', '.join(sorted(f'{o[-1]}/' for o in beside if self._states[o] is not None))} and is "
-                f"neither normal nor anomalous by its name; --anomalous {name} or --normal {name} takes it"
+                f"stands beside {', '.join(beside.stated[:NAMED])} and is neither normal nor anomalous by its name; "
+                f"--anomalous {name} or --normal {name} takes it"
             )
         if in_split and (folder in self._files or names_a_defect(name)):
             return "kind" if names_a_defect(name) else "kind by its place"

@@ -208,36 +208,62 @@ def meaning_of(name: str) -> FolderMeaning:
     )
 
 
-def state_of(name: str, beside: Collection[str]) -> int | None:
+def state_of(name: str, words: Collection[str] = frozenset()) -> int | None:
     """Whether a folder's name means normal or anomalous images.
 
     Args:
         name: of the folder.
-        beside: names of the folders in the same folder.
+        words: `plain_word` of all folders in the same folder.
 
     Returns:
         The label; None if the name does not say.
     """
-    word, others = plain_word(name), {plain_word(other) for other in beside if other != name}
+    word = plain_word(name)
     if word in _NORMAL:
         return NORMAL
     if word in _ANOMALOUS:
         return ANOMALOUS
     for normal, anomalous in _PAIRS:
-        if normal.isdigit() and any(other.isdigit() for other in others - {normal, anomalous}):
-            continue  # numbers of classes
-        if word == normal and anomalous in others:
-            return NORMAL
-        if word == anomalous and normal in others:
-            return ANOMALOUS
-    if word in _YIELDING_NORMAL and not others & _NORMAL:
+        if word in (normal, anomalous) and normal in words and anomalous in words:
+            if word.isdigit() and any(other.isdigit() and other not in (normal, anomalous) for other in words):
+                return None  # numbers of classes
+            return NORMAL if word == normal else ANOMALOUS
+    if word in _YIELDING_NORMAL and _NORMAL.isdisjoint(words):
         return NORMAL
-    negated = {word.removeprefix(prefix) for prefix in ("non", "not", "no", "un", "without")} | {
-        word.removesuffix("free")
-    }
-    if (negated - {word}) & (others | _ANOMALOUS | _DEFECTS):
+    return NORMAL if any(part in _ANOMALOUS or part in _DEFECTS for part in _negated(word)) else None
+
+
+def state_beside(name: str, words: Collection[str], shortened: Mapping[tuple[str, ...], int]) -> int | None:
+    """Whether a name means normal or anomalous by one like it: "non-rust" beside "rust", "ok_front" beside "def_front".
+
+    Args:
+        name: of the folder.
+        words: `plain_word` of all folders in the same folder.
+        shortened: how many of them have each of `shortened_names`.
+
+    Returns:
+        The label; None if no name beside says it.
+    """
+    if any(part in words for part in _negated(plain_word(name))):
         return NORMAL
-    return _state_beside_its_like(name, beside)
+    parts = [plain_word(part) for part in _parts(name)]
+    telling = [index for index, part in enumerate(parts) if part in _NORMAL or part in _ANOMALOUS]
+    if len(parts) < 2 or len(telling) != 1 or shortened.get(_without(parts, telling[0]), 0) < 2:
+        return None
+    return NORMAL if parts[telling[0]] in _NORMAL else ANOMALOUS
+
+
+def shortened_names(name: str) -> list[tuple[str, ...]]:
+    """A folder's name without each of its parts in turn: what "ok_front" and "def_front" have in common.
+
+    Args:
+        name: of the folder.
+
+    Returns:
+        The remaining parts, with a gap.
+    """
+    parts = [plain_word(part) for part in _parts(name)]
+    return [_without(parts, index) for index in range(len(parts))] if len(parts) > 1 else []
 
 
 def names_a_defect(name: str) -> bool:
@@ -273,7 +299,7 @@ def object_name(name: str) -> str:
     Returns:
         The name, or `ANY_OBJECT` for one such as "test", "images" or "masks".
     """
-    return name if meaning_of(name).unknown and state_of(name, ()) is None and plain_word(name) else ANY_OBJECT
+    return name if meaning_of(name).unknown and state_of(name) is None and plain_word(name) else ANY_OBJECT
 
 
 def split_inside(name: str) -> str | None:
@@ -328,18 +354,14 @@ def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"[ _.\-()]+", spaced) if part]
 
 
-def _state_beside_its_like(name: str, beside: Collection[str]) -> int | None:
-    """ "ok_front" beside "def_front": one part of the name says it, and the others are the same beside it."""
-    parts = [plain_word(part) for part in _parts(name)]
-    telling = [part for part in parts if part in _NORMAL or part in _ANOMALOUS]
-    if len(parts) < 2 or len(telling) != 1:
-        return None
-    rest = [part for part in parts if part != telling[0]]
-    for other in beside:
-        others = [plain_word(part) for part in _parts(other)]
-        if other != name and len(others) == len(parts) and len([part for part in rest if part in others]) == len(rest):
-            return NORMAL if telling[0] in _NORMAL else ANOMALOUS
-    return None
+def _without(parts: list[str], index: int) -> tuple[str, ...]:
+    return (*parts[:index], "", *parts[index + 1 :])
+
+
+def _negated(word: str) -> set[str]:
+    """What a word denies: "crack" for "noncrack" or "crackfree"."""
+    prefixed = {word.removeprefix(prefix) for prefix in ("non", "not", "no", "un", "without")}
+    return (prefixed | {word.removesuffix("free")}) - {word, ""}
 
 
 def _is_named(path: tuple[str, ...], names: Collection[str]) -> bool:

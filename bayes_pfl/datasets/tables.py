@@ -155,7 +155,7 @@ class TableLayout:
 
     def _label(self, name: str) -> int | None:
         chosen = self.choices.state((name,)) if name else None
-        return chosen if chosen is not None else _YES_NO.get(name.lower(), state_of(name, ()))
+        return chosen if chosen is not None else _YES_NO.get(name.lower(), state_of(name))
 
     def _split(self, name: str) -> Split | None:
         split = self.choices.split((name,)) or meaning_of(name).split
