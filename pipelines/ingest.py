@@ -147,7 +147,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
     listing = rename_classes(listing, config.class_names)
     remarks = [
         *check_listing(listing, description, selected=bool(config.splits or config.limit)),
-        *check_class_names(listing.records),
+        *check_class_names(listing.records, config.class_names.values()),
     ]
     if config.strict:
         _refuse(listing.set_aside, remarks)

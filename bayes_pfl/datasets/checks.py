@@ -5,7 +5,6 @@ from typing import Any
 
 from bayes_pfl.data.walk import is_image, printable
 from bayes_pfl.datasets.description import Dataset
-from bayes_pfl.datasets.names import ANY_OBJECT
 from bayes_pfl.datasets.record import ANOMALOUS, Record
 from bayes_pfl.datasets.source import DatasetListing
 from bayes_pfl.errors import DataError
@@ -26,10 +25,6 @@ def check_listing(listing: DatasetListing, dataset: Dataset, selected: bool) -> 
         The lines.
     """
     remarks = [] if selected else list(_one_sided(listing.records, dataset))
-    if not dataset.categories and any(record.class_name == ANY_OBJECT for record in listing.records):
-        remarks.append(
-            f"no folder says what the images show, they are prompted as {ANY_OBJECT!r}; --class-name says it"
-        )
     unmasked = [path for path, reason in listing.set_aside if reason.startswith("is defective and")]
     if unmasked:
         remarks.append(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from bayes_pfl.config import BackboneConfig, DetectorConfig
+from bayes_pfl.datasets.names import ANY_OBJECT
 from bayes_pfl.datasets.record import Record
 from bayes_pfl.datasets.source import DatasetListing
 from bayes_pfl.errors import ClassNameError, ConfigError, DataError
@@ -14,11 +15,12 @@ SHORT = 20
 """Bytes of a class name that fits everywhere: a token has at least one."""
 
 
-def check_class_names(records: Iterable[Record]) -> list[str]:
-    """Lines for class names that are too long for a text encoder, counted in its tokens.
+def check_class_names(records: Iterable[Record], chosen: Iterable[str] = ()) -> list[str]:
+    """Lines for class names that say nothing, or are too long for a text encoder, counted in its tokens.
 
     Args:
         records: of the data set.
+        chosen: class names that the user gave.
 
     Returns:
         A line for every such name.
@@ -31,7 +33,12 @@ def check_class_names(records: Iterable[Record]) -> list[str]:
         if not class_name.strip(" _-."):
             raise DataError(f"The class name of the category {category!r} is blank. --class-name NAME gives it one.")
     long = {name: category for name, category in sorted(categories.items()) if len(name.encode()) > SHORT}
-    return list(_too_long(long)) if long else []
+    remarks = list(_too_long(long)) if long else []
+    if categories.get(ANY_OBJECT) == ANY_OBJECT and ANY_OBJECT not in set(chosen):
+        remarks.append(
+            f"no folder says what the images show, they are prompted as {ANY_OBJECT!r}; --class-name says it"
+        )
+    return remarks
 
 
 def rename_classes(listing: DatasetListing, class_names: dict[str, str]) -> DatasetListing:
