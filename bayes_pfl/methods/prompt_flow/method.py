@@ -101,7 +101,7 @@ class PromptFlow:
         return Noise(*(F.pad(part, (0, 0, 0, length - num_samples)).to(self.device) for part in noise))
 
     def _samples(self, query: ImageQuery, starts: range, noise: Noise | None) -> ImageSamples:
-        """Context noise and state offsets of the groups that begin at `starts`; keyed by the query, or as in `noise`."""
+        """Context noise and state offsets of the groups that begin at `starts`; keyed by the query, or from `noise`."""
         if noise is None:
             length, width = starts[-1] + SAMPLE_GROUP, self.backbone.text_width
             context = keyed_noise(query.seed, [query.noise_key], length, width).context.to(self.device)
