@@ -70,6 +70,8 @@ UNREAD_SUFFIXES = frozenset(
 )
 """Endings of images, volumes and films that are not read; named in summaries, unlike those of texts."""
 
+ARCHIVE_SUFFIXES = frozenset({".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"})
+
 _JUNK = (
     (re.compile(r"(^|/)\."), "hidden file"),
     (re.compile(r"(^|/)(thumbs\.db|ehthumbs\.db|desktop\.ini)$", re.IGNORECASE), "left by a file manager"),
@@ -168,7 +170,9 @@ def select_images(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[SkippedF
 
 
 def skipped_summary(skipped: Iterable[SkippedFile]) -> list[str]:
-    """One line for every reason, most frequent first, e.g. "3 files, .gif is not read; save it as PNG".
+    """One line for every reason, most frequent first, and one for all endings of images that are not read.
+
+    Such as "3 files, hidden file" and "5 files are not read: 4 .gif, 1 .nii.gz; save them as PNG".
 
     Args:
         skipped: what was skipped.
@@ -177,13 +181,22 @@ def skipped_summary(skipped: Iterable[SkippedFile]) -> list[str]:
         The lines; none for no file. A reason that concerns a single file names it.
     """
     by_reason: dict[str, list[str]] = {}
+    unread: Counter[str] = Counter()
     for path, reason in skipped:
-        by_reason.setdefault(reason, []).append(path)
+        if suffix_of(path) in UNREAD_SUFFIXES and reason == no_image(path):
+            unread[suffix_of(path)] += 1
+        else:
+            by_reason.setdefault(reason, []).append(path)
     ordered = sorted(by_reason.items(), key=lambda entry: -len(entry[1]))
-    return [
+    lines = [
         f"{printable(paths[0])}: {reason}" if len(paths) == 1 else f"{len(paths):,} files, {reason}"
         for reason, paths in ordered
     ]
+    if unread:
+        endings = ", ".join(f"{number:,} {ending}" for ending, number in unread.most_common())
+        files = "1 file is" if unread.total() == 1 else f"{unread.total():,} files are"
+        lines.append(f"{files} not read: {endings}; save {'it' if unread.total() == 1 else 'them'} as PNG")
+    return lines
 
 
 def is_image(path: str) -> bool:
@@ -258,6 +271,8 @@ def no_image(path: str) -> str:
         The reason.
     """
     suffix = suffix_of(path)
+    if suffix in ARCHIVE_SUFFIXES:
+        return "an archive; unpack it"
     if suffix in UNREAD_SUFFIXES:
         volume = suffix in (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
         return f"{suffix} is not read; save {'its slices' if volume else 'it'} as PNG"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from bayes_pfl.data.walk import SkippedFile, is_image, no_image, printable
+from bayes_pfl.data.walk import ARCHIVE_SUFFIXES, SkippedFile, is_image, no_image, printable, suffix_of
 from bayes_pfl.datasets.description import Dataset, LayoutReading, Reader, plain
 from bayes_pfl.datasets.folders import FolderLayout, FolderTemplate
 from bayes_pfl.datasets.industrial import INDUSTRIAL
@@ -110,8 +110,10 @@ def _read(dataset: Dataset, source: Source, layout: str | None) -> DatasetListin
             f"There are no {images} {where} that can be used: {len(unusable):,} were found or listed, "
             f"the first of them, {printable(path)}, {reason}. Complete or mend the folder."
         )
+    archives = [path for path in source.files if suffix_of(path) in ARCHIVE_SUFFIXES]
+    unpack = f"{printable(archives[0])} is an archive: unpack it. " if archives else ""
     raise DataError(
-        f"There are no {images} {where}. "
+        f"There are no {images} {where}. {unpack}"
         f"Give {'their' if dataset.name == FOLDER.name else 'its unpacked'} folder as --source; it should hold one of\n"
         + "\n".join(tried)
     )

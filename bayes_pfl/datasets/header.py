@@ -9,6 +9,9 @@ from bayes_pfl.data.preprocess import FORMATS
 
 _ORIENTATION = 0x0112
 
+FEW = 16
+"""Gray values of a mask with classes."""
+
 
 class ImageHeader(NamedTuple):
     """What the beginning of a file says."""
@@ -37,3 +40,19 @@ def read_header(data: bytes) -> ImageHeader:
     except Exception:  # Pillow's plugins answer malformed bytes with a dozen exception types
         return ImageHeader()
     return ImageHeader(orientation if orientation in range(1, 9) else 1, pages, image.mode in ("1", "L", "P", "I;16"))
+
+
+def has_few_values(data: bytes) -> bool:
+    """Whether an encoded image holds only a few gray values, as a mask does and a photograph does not.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        False for what is no image.
+    """
+    try:
+        colours = Image.open(io.BytesIO(data), formats=FORMATS).getcolors(FEW)
+    except Exception:  # as above
+        return False
+    return colours is not None

@@ -230,6 +230,8 @@ def state_of(name: str, words: Collection[str] = frozenset()) -> int | None:
             return NORMAL if word == normal else ANOMALOUS
     if word in _YIELDING_NORMAL and _NORMAL.isdisjoint(words):
         return NORMAL
+    if any(part in _NORMAL for part in _negated(word)):
+        return ANOMALOUS
     return NORMAL if any(part in _ANOMALOUS or part in _DEFECTS for part in _negated(word)) else None
 
 

@@ -10,7 +10,7 @@ from bayes_pfl.data.walk import SkippedFile, is_image, printable, suffix_of
 from bayes_pfl.datasets.annotations import Annotations, find_annotations
 from bayes_pfl.datasets.description import Dataset, LayoutReading
 from bayes_pfl.datasets.folder_roles import Folder, FolderRoles, Placement
-from bayes_pfl.datasets.header import read_header
+from bayes_pfl.datasets.header import has_few_values, read_header
 from bayes_pfl.datasets.mask_pairs import MaskPairs, folder_of, separate_masks
 from bayes_pfl.datasets.masks import decode_any_mask
 from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices, object_name
@@ -112,15 +112,12 @@ class _FolderReader:
         return self._placements(folder_of(path))
 
     def _looks_like_a_mask(self, path: str) -> bool:
-        if self._placements_label(folder_of(path)) == NORMAL:
-            return False
         try:
-            return read_header(self.source.read(path)).one_channel
+            data = self.source.read(path)
         except ImageError:
             return False
-
-    def _placements_label(self, folder: Folder) -> int | None:
-        return self.roles.placement(folder).label
+        normal = self.roles.placement(folder_of(path)).label == NORMAL
+        return read_header(data).one_channel and (not normal or has_few_values(data))
 
     def _masks(self, path: str) -> list[str]:
         placement = self._placement(path)
@@ -193,7 +190,10 @@ class _FolderReader:
             for folder, number in unsaid.most_common(NAMED)
         ]
         more = f" and {len(unsaid) - NAMED:,} more" if len(unsaid) > NAMED else ""
-        hints = ["Name the folders: --normal NAME and --anomalous NAME, by name or path (. is the source itself)."]
+        hints = [
+            "Name the folders: --normal NAME and --anomalous NAME, by name or path (. is the source itself), "
+            "or list the images in a CSV with the columns path and label."
+        ]
         if self.mask_files:
             hints.append(f"Or, as there are masks ({len(self.mask_files):,}), --label-from-masks.")
         if self.annotations.files:

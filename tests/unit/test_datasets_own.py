@@ -112,6 +112,7 @@ def test_one_name_of_a_category_in_two_places(tmp_path: Path) -> None:
         ),
         (("trainA/good/1.png", "testB/bad/1.png"), r"testB/ has the name of a split in it.*--split testB=train"),
         (("images/1.png", "masks/1.png"), r"images/ \(1 image\).*there are masks \(1\), --label-from-masks"),
+        (("a.zip", "b.txt"), r"a\.zip is an archive: unpack it"),
         (("masks/1.png", "masks/2.png"), r"All 2 images .* lie in folders whose name means masks"),
     ],
 )
@@ -347,6 +348,26 @@ class TestBenchmarks:
         listing = read(tmp_path)
         assert masks(listing) == {"candle/Data/Images/Anomaly/0.JPG": ("candle/Data/Masks/Anomaly/0.png",)}
         assert {record.category for record in listing.records} == {"candle"}
+
+    def test_bmad(self, tmp_path: Path) -> None:
+        parts = ("good/img/1.png", "good/label/1.png", "Ungood/img/2.png", "Ungood/label/2.png")
+        paint(tmp_path, "Brain/train/good/0.png", *(f"Brain/test/{part}" for part in parts))
+        listing = read(tmp_path)
+        assert sorted(kinds(listing).values()) == ["Brain test Ungood", "Brain test good", "Brain train good"]
+        assert masks(listing)["Brain/test/Ungood/img/2.png"] == ("Brain/test/Ungood/label/2.png",)
+
+    def test_magnetic_tiles_with_black_masks_of_the_normal_ones(self, tmp_path: Path) -> None:
+        tree = painted.Tree(tmp_path / "tiles")
+        for kind, value in (("MT_Free", 0), ("MT_Blowhole", 255)):
+            tree.image(f"{kind}/Imgs/1.jpg")
+            tree.mask(f"{kind}/Imgs/1.png", value)
+        with pytest.raises(DataError, match="--normal"):
+            read(tree.root)
+        listing = read(tree.root, normal=("MT_Free",))
+        assert {record.image: record.label for record in listing.records} == {
+            "MT_Blowhole/Imgs/1.jpg": 1,
+            "MT_Free/Imgs/1.jpg": 0,
+        }
 
     def test_breast_ultrasound_where_benign_is_a_tumour(self, tmp_path: Path) -> None:
         paint(

@@ -47,7 +47,7 @@ def test_everything_is_taken_or_skipped_with_a_reason(tmp_path: Path) -> None:
         "e/f.heic": ".heic is not read; save it as PNG",
         "notes.txt": "no image",
     }
-    assert skipped_summary(listing.skipped)[0] == "2 files, .heic is not read; save it as PNG"
+    assert skipped_summary(listing.skipped)[-1] == "4 files are not read: 2 .heic, 1 .gif, 1 .nii.gz; save them as PNG"
     assert "notes.txt: no image" in skipped_summary(listing.skipped)
     assert counts_by_reason(listing.skipped)["no image"] == 1
 
