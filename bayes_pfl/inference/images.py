@@ -43,7 +43,7 @@ def rgb_image(image: ImageLike) -> Image.Image:
         return decode_image(image)
     if isinstance(image, Image.Image):
         return rgb(upright(image))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and _is_picture(image.shape):
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and _is_image_shape(image.shape):
         return rgb(Image.fromarray(image))
     raise ImageError(f"{_described(image)} is no image; {GIVE}")
 
@@ -74,7 +74,7 @@ def noise_key(image: Float[Tensor, "3 height width"]) -> bytes:
     return hashlib.sha256(image.numpy().tobytes()).digest()
 
 
-def _is_picture(shape: tuple[int, ...]) -> bool:
+def _is_image_shape(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape is gray, RGB or RGBA."""
     return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4)))
 
