@@ -5,6 +5,7 @@ A mask belongs to an image by its name and place, never by its position in a sor
 of ``crack/7.png``.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
@@ -16,7 +17,6 @@ from bayes_pfl.datasets.names import (
     IMAGE_PREFIX,
     MASK_PREFIX,
     MASK_SUFFIX,
-    NUMBERED,
     stripped_stems,
 )
 
@@ -68,6 +68,12 @@ def _stem(path: str) -> str:
     return composed(PurePosixPath(path).stem).lower()
 
 
+def _beginnings(stem: str) -> list[str]:
+    """ "7_scratch_mask" -> "7_scratch", "7": names of images that may have it for one of several masks."""
+    cuts = [match.start() for match in re.finditer(r"[ _.\-]+", stem) if match.start()]
+    return [stem[:cut] for cut in reversed(cuts)]
+
+
 def _is_beside(stem: str, stems: set[str]) -> bool:
     """Whether a file is called like the mask of an image in the same folder, or like a mask anyway."""
     suffixed = MASK_SUFFIX.fullmatch(stem)
@@ -106,7 +112,7 @@ class MaskPairs:
         self._roles = roles
         self._by_name: dict[tuple[Folder, str], list[str]] = {}
         self._by_folder: dict[tuple[Folder, str], list[str]] = {}
-        self._numbered: dict[tuple[Folder, str], list[str]] = {}
+        self._by_beginning: dict[tuple[Folder, str], list[str]] = {}
         self._by_stem: dict[str, list[str]] = {}
         self.folders: set[Folder] = set()
         """What the folders of masks say, as `FolderRoles.essence`."""
@@ -118,8 +124,9 @@ class MaskPairs:
             for name in stripped_stems(stem):
                 self._by_name.setdefault((essence, name), []).append(path)
                 self._by_stem.setdefault(name, []).append(path)
-            if stem not in self._same_names and (numbered := NUMBERED.fullmatch(stem)) is not None:
-                self._numbered.setdefault((essence, numbered["stem"]), []).append(path)
+            if self._same_names.keys().isdisjoint(stripped_stems(stem)):
+                for start in _beginnings(stem):
+                    self._by_beginning.setdefault((essence, start), []).append(path)
             outer = roles.mask_folder(folder)
             if outer is not None and len(folder) > len(outer):
                 for name in stripped_stems(folder[-1]):
@@ -157,7 +164,7 @@ class MaskPairs:
             (*of_category, *essence[len(of_category) : len(of_category) + 1]),
             of_category,
         ]
-        for index in (self._by_name, self._by_folder, self._numbered):
+        for index in (self._by_name, self._by_folder, self._by_beginning):
             for context in dict.fromkeys(contexts):
                 for stem in stems:
                     if hits := index.get((context, stem)):

@@ -102,7 +102,6 @@ MASK_SUFFIX = re.compile(
 
 MASK_PREFIX = re.compile(r"(?:masks?|gt|labels?|seg|segmentation)[ _.\-]*(?P<stem>.+)", re.IGNORECASE | re.DOTALL)
 IMAGE_PREFIX = re.compile(r"(?:images?|img|im|rgb)[ _.\-]*(?P<stem>.+)", re.IGNORECASE | re.DOTALL)
-NUMBERED = re.compile(r"(?P<stem>.+?)[ _.\-]+\d{1,4}", re.DOTALL)
 CERTAIN_MASK_WORDS = re.compile(r"masks?|gts?|ground[ _\-]?truth", re.IGNORECASE)
 
 

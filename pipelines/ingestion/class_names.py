@@ -11,6 +11,9 @@ from bayes_pfl.errors import ClassNameError, ConfigError, DataError
 ENCODERS = (("the embedded model", "package:embedded/bayes-pfl-embedded.json"), ("CLIP ViT-L/14", "ViT-L-14-336"))
 """Models by the architecture that configures their text encoder."""
 
+NAMED = 5
+"""Categories that a line names."""
+
 SHORT = 20
 """Bytes of a class name that fits everywhere: a token has at least one."""
 
@@ -37,6 +40,12 @@ def check_class_names(records: Iterable[Record], chosen: Iterable[str] = ()) -> 
     if categories.get(ANY_OBJECT) == ANY_OBJECT and ANY_OBJECT not in set(chosen):
         remarks.append(
             f"no folder says what the images show, they are prompted as {ANY_OBJECT!r}; --class-name says it"
+        )
+    nameless = sorted({category for name, category in categories.items() if not any(map(str.isalpha, name))})
+    if nameless:
+        remarks.append(
+            f"{', '.join(nameless[:NAMED])}: no letter in the names of {len(nameless):,} of the categories, which are "
+            f"what prompts call the images; --class-name {nameless[0]}=NAME says what they show"
         )
     return remarks
 

@@ -357,6 +357,16 @@ class TestRemarks:
         with pytest.raises(ConfigError, match=r"part_2=\.\.\.: there is no such category.* object, part_1"):
             self.ingest(tree, tmp_path / "two", "--class-name", "part_2=cup")
 
+    def test_names_without_a_letter_are_no_class_names(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        for path in ("2024-01-01/OK/1.png", "2024-01-01/NG/2.png", "cup/OK/1.png", "cup/NG/2.png"):
+            tree.image(path)
+        self.ingest(tree, tmp_path / "out")
+        assert "look at this: 2024-01-01: no letter in the names of 1 of the categories" in capsys.readouterr().out
+        self.ingest(tree, tmp_path / "named", "--class-name", "2024-01-01=cup", "--strict")
+
     def test_a_blank_class_name_is_refused(self, tmp_path: Path) -> None:
         tree = painted.Tree(tmp_path / "s")
         tree.image("_/good/1.png")

@@ -235,11 +235,13 @@ def test_all_masks_of_an_image_count(tmp_path: Path) -> None:
         *("c/ground_truth/bad/000/000.png", "c/ground_truth/bad/000/001.png"),
         *("c/ground_truth/bad/001_mask_1.png", "c/ground_truth/bad/001_mask_2.png"),
         *("c/ground_truth/bad/002_1.png", "c/ground_truth/bad/002_2.png"),
+        *("c/bad/003.png", "c/bad/003_dent_mask.png", "c/bad/003_big_hole_mask.png"),
     )
     assert {image: len(paths) for image, paths in masks(read(tmp_path)).items()} == {
         "c/bad/000.png": 2,
         "c/bad/001.png": 2,
         "c/bad/002.png": 2,
+        "c/bad/003.png": 2,
     }
 
 
