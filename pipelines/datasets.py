@@ -7,6 +7,7 @@ from typing import Any
 
 from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS, SUBSETS, find, get_dataset
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.description import Category, Counts, Dataset
 from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.datasets.source import Source
@@ -149,7 +150,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _verdict_text(dataset: Dataset, verdict: Verdict) -> str:
-    lines = [f"{dataset.title}: {verdict.images:,} images"]
+    lines = [f"{dataset.title}: {counted(verdict.images, 'image')}"]
     for category, part, expected, actual in verdict.differences:
         lines.append(f"  {category} ({part}): {actual:,} instead of {expected:,}")
     for title, files in (

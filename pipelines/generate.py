@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.catalogue import CATEGORIES, defects_of
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
     else:
-        print(f"{images} images of {len(categories)} categories in {args.output} ({images / seconds:.0f} a second).")
+        kinds_of_objects = "1 category" if len(categories) == 1 else f"{len(categories)} categories"
+        print(f"{counted(images, 'image')} of {kinds_of_objects} in {args.output} ({images / seconds:.0f} a second).")
         print(f"Next: bayes-pfl ingest folder --source {args.output} --output shards/generated")
     return 0
 

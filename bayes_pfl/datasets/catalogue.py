@@ -161,7 +161,7 @@ def _listing(layout: str, root: str, source: Source, reading: LayoutReading) -> 
 def _keep(listing: DatasetListing, wanted: Callable[[Record], bool], reason: str) -> DatasetListing:
     records = tuple(record for record in listing.records if wanted(record))
     if not records:
-        raise DataError(f"No image is left: all {len(listing.records)} are {reason}.")
+        raise DataError(f"No image is left: of {len(listing.records):,} all are {reason}.")
     out = [SkippedFile(record.image, reason) for record in listing.records if not wanted(record)]
     return listing._replace(records=records, left_out=(*listing.left_out, *out))
 

@@ -54,7 +54,7 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
     masks, empty = manifest["masks"], manifest["empty_masks"]
     if masks and len(empty) == masks:
         raise DataError(
-            f"All {_number(masks, 'mask')} {'is' if masks == 1 else 'are'} empty, as of {printable(empty[0])}. "
+            f"All {counted(masks, 'mask')} {'is' if masks == 1 else 'are'} empty, as of {printable(empty[0])}. "
             "If their marks are dark, --mask-above 0 takes every pixel that is not black."
         )
     remarks = []
@@ -65,11 +65,11 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
     ):
         if paths := manifest[key]:
             verb = "marks" if len(paths) == 1 else "mark"
-            remarks.append(f"{len(paths):,} of {_number(masks, 'mask')} {verb} {what}: {_names(paths)}; {advice}")
+            remarks.append(f"{len(paths):,} of {counted(masks, 'mask')} {verb} {what}: {_names(paths)}; {advice}")
     if paths := manifest["marked_normals"]:
         verb = "has" if len(paths) == 1 else "have"
         remarks.append(
-            f"{_number(len(paths), 'normal image')} {verb} a mask that marks something: {_names(paths)}; "
+            f"{counted(len(paths), 'normal image')} {verb} a mask that marks something: {_names(paths)}; "
             "--anomalous NAME says that the folder holds defects"
         )
     turned = [path for path, turn in manifest["turned_masks"] if turn == "unsure"]
@@ -87,9 +87,22 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
         )
     if pages := manifest["pages"]:
         names = [f"{path} ({number})" for path, number in pages]
-        files = f"{_number(len(pages), 'file')} {'has' if len(pages) == 1 else 'have'}"
+        files = f"{counted(len(pages), 'file')} {'has' if len(pages) == 1 else 'have'}"
         remarks.append(f"{files} several pages or frames, of which the first is taken: {_names(names)}")
     return remarks
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 image", "2,000 images".
+
+    Args:
+        number: of things.
+        noun: one of them.
+
+    Returns:
+        Both, for a sentence.
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _one_sided(records: Sequence[Record], dataset: Dataset) -> Iterator[str]:
@@ -117,8 +130,4 @@ def _names(paths: Sequence[str]) -> str:
 
 
 def _images(number: int) -> str:
-    return _number(number, "image")
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return counted(number, "image")

@@ -133,7 +133,7 @@ def gather(
     done = [note for note in notes_of(output, tasks) if note is not None]
     if len(done) < len(tasks):
         raise OutputError(
-            f"{len(tasks) - len(done)} shards of {output} were not written, or their source files "
+            f"Shards of {output} were not written ({len(tasks) - len(done)} of {len(tasks)}), or their source files "
             "changed meanwhile. Run the same command again."
         )
     shards = [note for note in done if note["rows"]]

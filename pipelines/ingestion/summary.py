@@ -3,6 +3,7 @@
 from typing import Any
 
 from bayes_pfl.data.walk import printable
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.own import FOLDER
 
 LISTED = 10
@@ -21,8 +22,8 @@ def summary_text(summary: dict[str, Any]) -> str:
     title = summary["dataset"] if summary["description"] == FOLDER.name else summary["title"]
     lines = [f"{title} ({summary['layout']} layout) -> {summary['output']}", ""]
     lines += _counts_table(summary["counts"])
-    size = f"{summary['size_bytes'] / 2**20:,.1f} MB in {_number(summary['shards'], 'shard')}"
-    lines += ["", f"{_number(summary['rows'], 'image')}, {size}"]
+    size = f"{summary['size_bytes'] / 2**20:,.1f} MB in {counted(summary['shards'], 'shard')}"
+    lines += ["", f"{counted(summary['rows'], 'image')}, {size}"]
     if summary["shards_written"] < summary["shards"]:
         lines[-1] += f", {summary['shards'] - summary['shards_written']} of them there before"
     if summary["shards_written"]:
@@ -31,11 +32,11 @@ def summary_text(summary: dict[str, Any]) -> str:
             f"; {summary['images_per_second']:,.0f} images/s"
         )
     if copies := summary["identical_images"]:
-        lines.append(f"{_number(copies, 'image')} {'is' if copies == 1 else 'are'} byte for byte a copy of another")
+        lines.append(f"{counted(copies, 'image')} {'is' if copies == 1 else 'are'} byte for byte a copy of another")
     for title, reasons in (("left out", summary["left_out"]), ("ignored", summary["ignored"])):
-        lines += [f"{title}: {_number(count, 'file')}, {reason}" for reason, count in reasons.items()]
+        lines += [f"{title}: {counted(count, 'file')}, {reason}" for reason, count in reasons.items()]
     aside = summary["set_aside"]
-    lines.append(f"set aside: {_number(len(aside), 'image')}")
+    lines.append(f"set aside: {counted(len(aside), 'image')}")
     lines += [f"  {printable(path)}: {reason}" for path, reason in aside[:LISTED]]
     if len(aside) > LISTED:
         lines.append(f"  ... and {len(aside) - LISTED:,} more, all in _manifest/manifest.json")
@@ -50,7 +51,3 @@ def _counts_table(counts: dict[str, dict[str, dict[str, int]]]) -> list[str]:
             table.append((printable(category), split, f"{labels['normal']:,}", f"{labels['anomalous']:,}"))
     width = max(len(row[0]) for row in table)
     return [f"{row[0]:<{width}}  {row[1]:<5}  {row[2]:>8}  {row[3]:>9}" for row in table]
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
