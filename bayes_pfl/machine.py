@@ -1,10 +1,14 @@
-"""What this process may use of its machine: CPUs, and folders that its worker processes import from."""
+"""What this process may use of its machine: CPUs, folders that worker processes import from, a life no longer than its parent's."""
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
@@ -71,6 +75,12 @@ def _quota_version_1(folder: Path) -> float | None:
         return None if quota < 0 else quota / period
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def end_with_parent() -> None:
+    """Let the kernel send SIGTERM to this process when its parent ends, however that ends; for `Popen(preexec_fn=...)`. Linux alone."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class ImportFolders(list[str]):

@@ -38,6 +38,7 @@ ENDPOINT = {
     ),
 }
 """Commands of the endpoint, which is a program of its own and parses its own options."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BROKEN_PIPE = 141
 """Exit code of a program that is ended because nobody reads on: 128 + SIGPIPE."""
 EPILOGUE = """\
@@ -55,6 +56,7 @@ Every command takes --help; most take --config FILE.yaml, --set key.subkey=value
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Errors for people are one line on stderr and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _reach_loopback_directly()
     if given and given[0] in ENDPOINT:
         return _run_endpoint(given[0], given[1:])
     name = given[0] if given and given[0] in COMMANDS else None
@@ -102,6 +104,12 @@ def _run_endpoint(command: str, arguments: list[str]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(0))
     return int(importlib.import_module(ENDPOINT[command][0]).main(arguments))
+
+
+def _reach_loopback_directly() -> None:
+    """Except this machine's own addresses from the proxies of the environment, here and in all processes that are started."""
+    hosts = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", *LOOPBACK]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(host for host in hosts if host)
 
 
 def _quiet() -> None:

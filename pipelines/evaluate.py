@@ -26,10 +26,11 @@ from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportImage, metrics_table, table, write_report
+from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
-from pipelines.platform.tracking import Run, dataset_key, run_of_model, start_run
+from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
 from pipelines.scoring.report_images import report_image
 
@@ -116,16 +117,17 @@ def run(args: argparse.Namespace) -> int:
     changes |= {"allow_overlap": True} if args.allow_overlap else {}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
     result = evaluate(settings)
+    code = UNRECORDED if "tracking_problem" in result else 0
     if args.json:
         print(json.dumps(result, indent=1))
-        return 0
+        return code
     for name, dataset in result["datasets"].items():
         print(f"\n{name}")
         print(table(table_rows(dataset), decimals=1))
     for problem in result["not_scored"]:
         print(f"not scored: {problem['sample_id']}: {problem['error']}", file=sys.stderr)
     print(f"\nReport: {result['report']}" + (f" (also in MLflow run {result['run_id']})" if result["run_id"] else ""))
-    return 0
+    return code
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -147,6 +149,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
     require_gpu(settings.use_gpu)
+    check_store(settings.tracking)
     bundle = load_bundle(settings.model)
     datasets = _datasets(settings)
     refs = [ref for dataset in datasets for ref in dataset.refs]
@@ -187,7 +190,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     FinishedChunks(home() / "evaluations", _task(settings, bundle), refs).remove()
     if own:
         tracked.finish()
-    return result
+    return result | ({"tracking_problem": tracked.problem} if tracked.problem else {})
 
 
 def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:

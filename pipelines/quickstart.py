@@ -1,12 +1,13 @@
-"""`bayes-pfl quickstart`: the main job, every stage real, on generated images and the embedded CLIP, in minutes on 2 cores.
+"""`bayes-pfl quickstart`: generated images -> every stage of the main job, for real, on the embedded CLIP, in minutes on 2 cores.
 
-generate -> ingest -> train (Ray Train, 2 workers) -> evaluate on categories never trained on -> register as champion ->
+generate -> ingest -> train (Ray Train, 2 workers) -> evaluate on categories never trained on -> register under a name of its own ->
 start the endpoint, score an image over HTTP, stop it -> report. Stopped anywhere, it goes on from there when run again.
 """
 
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -22,26 +23,35 @@ from typing import Any
 
 from bayes_pfl.config import LossConfig, TrainingConfig
 from bayes_pfl.data.samples import SampleRef, index_shards
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.machine import end_with_parent
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY, HELD_OUT
 from pipelines.evaluate import EvaluateSettings, evaluate, table_rows
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.platform.html import table
+from pipelines.platform.mlflow_store import check_store, tracking_uri
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings, home
-from pipelines.platform.tracking import register_bundle, tracking_uri
+from pipelines.register import register
 from pipelines.scoring.actors import read_row
 from pipelines.train import train
 
 AUXILIARY_SEED, HELD_OUT_SEED = 101, 202
-ALIAS = "champion"
+TRACKING = TrackingSettings(experiment="bayes-pfl-quickstart", model_name="bayes-pfl-quickstart")
+"""Names of its own: the user's runs, model and champion are never touched."""
+MARKER = "quickstart.json"
+OWN_FOLDERS = ("images/auxiliary", "images/held-out", "shards/auxiliary", "shards/held-out", "model", "evaluation")
 SERVE_TIMEOUT_S = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl quickstart`."""
+    """Define the command line of `bayes-pfl quickstart`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument(
         "--fresh", action="store_true", help="start over instead of going on where an earlier run stopped"
     )
@@ -49,37 +59,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run all stages, print the table, the report's path and what to try next."""
+    """Run all stages, print the table, the report's path and what to try next.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        BayesPFLError: a stage cannot go on; with what to do.
+    """
     began = time.monotonic()
     folder = home() / "quickstart"
     print(f"The main job on generated images, in {folder}: about 4 minutes on 2 cores.", file=sys.stderr)
-    if args.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+    check_store(TRACKING)
+    prepare(folder, args.fresh)
     auxiliary = _shards(folder, "auxiliary", AUXILIARY, AUXILIARY_SEED, normal=10, defective=24)
     held_out = _shards(folder, "held-out", HELD_OUT, HELD_OUT_SEED, normal=8, defective=16)
     _say("training on the auxiliary categories")
     trained = train(_settings(auxiliary, folder / "model"), fresh=args.fresh)
     _say("evaluating on categories never trained on")
-    evaluated = evaluate(
-        EvaluateSettings(model=trained["bundle"], shards=(str(held_out),), output=str(folder / "evaluation"))
+    evaluation = EvaluateSettings(
+        model=trained["bundle"], shards=(str(held_out),), output=str(folder / "evaluation"), tracking=TRACKING
     )
-    _say("registering the model and scoring over HTTP")
-    tracking = TrackingSettings()
-    version = register_bundle(tracking, trained["run_id"], ALIAS)
-    uri = f"models:/{tracking.model_name}@{ALIAS}"
-    served = _score_over_http(uri, trained["bundle"], index_shards(held_out, "test")[-1])
+    evaluated = evaluate(evaluation)
+    _say(f"registering the model as {TRACKING.model_name} and scoring over HTTP")
+    registered = register(TRACKING, trained["run_id"], margin=1.0)  # the newest is always shown
+    served = _score_over_http(registered["uri"], trained["bundle"], index_shards(held_out, "test")[-1])
     result = {
         "evaluation": evaluated,
-        "model": uri,
-        "version": version,
+        "model": registered["uri"],
+        "version": registered["version"],
         "http": served,
         "seconds": time.monotonic() - began,
     }
-    if args.json:
-        print(json.dumps(result))
-    else:
-        print(_summary(result))
+    print(json.dumps(result) if args.json else _summary(result, folder))
     return 0
+
+
+def prepare(folder: Path, fresh: bool) -> None:
+    """Make the folder of the quickstart; `fresh` deletes what an earlier quickstart wrote there, and nothing else.
+
+    Args:
+        folder: where everything of the quickstart lies.
+        fresh: start over.
+
+    Raises:
+        OutputError: `fresh`, and the folder was made by somebody else; or it cannot be written.
+    """
+    marker = folder / MARKER
+    try:
+        if not folder.exists() or not any(folder.iterdir()):
+            folder.mkdir(parents=True, exist_ok=True)
+            marker.write_text(json.dumps({"folders": OWN_FOLDERS}) + "\n", encoding="utf-8")
+        elif fresh:
+            if not marker.is_file():
+                raise OutputError(
+                    f"{folder} has no {MARKER}, so no quickstart made it, and nothing was deleted: move it away or delete it."
+                )
+            for name in OWN_FOLDERS:
+                shutil.rmtree(folder / name, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write {folder}: {error.strerror}. Set BAYES_PFL_HOME to another folder.") from error
 
 
 def _shards(folder: Path, name: str, categories: tuple[str, ...], seed: int, normal: int, defective: int) -> Path:
@@ -104,6 +146,7 @@ def _settings(shards: Path, output: Path) -> TrainSettings:
         training=TrainingConfig(epochs=3, batch_size=16, learning_rate=1e-3, warmup_fraction=0.1),
         data=DataSettings(train=str(shards)),
         cluster=ClusterSettings(),
+        tracking=TRACKING,
         output=str(output),
     )
 
@@ -114,7 +157,10 @@ def _score_over_http(uri: str, bundle: str, ref: SampleRef) -> dict[str, Any]:
     query = urllib.parse.urlencode({"class_name": ref.class_name, "num_samples": 10})
     with _endpoint(uri) as url:
         request = urllib.request.Request(f"{url}/v1/score?{query}", data=image, headers={"Content-Type": "image/png"})
-        with urllib.request.urlopen(request, timeout=60) as response:
+        direct = urllib.request.build_opener(
+            urllib.request.ProxyHandler({})
+        )  # a proxy does not reach this machine's loopback
+        with direct.open(request, timeout=60) as response:
             answer: dict[str, Any] = json.load(response)
     local = Detector.load(bundle).predict([image], [ref.class_name])[0].image_score
     if abs(answer["pred_score"] - local) > 1e-6:
@@ -131,12 +177,14 @@ def _endpoint(uri: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri(TrackingSettings())}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri(TRACKING)}
+    command = [sys.executable, "-P", "-m", "pipelines.cli", "serve"]  # -P: nothing is imported from the current folder
     process = subprocess.Popen(
-        [sys.executable, "-m", "serve", "--model", uri, "--port", str(port), "--json"],
+        [*command, "--model", uri, "--port", str(port), "--json"],
         stdout=subprocess.PIPE,
         env=environment,
         text=True,
+        preexec_fn=end_with_parent,
     )
     try:
         assert process.stdout is not None
@@ -154,7 +202,8 @@ def _endpoint(uri: str) -> Iterator[str]:
             process.kill()
 
 
-def _summary(result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any], folder: Path) -> str:
+    """The table of the evaluation, what the endpoint answered, and commands that work as they are printed."""
     evaluation, served = result["evaluation"], result["http"]
     dataset = next(iter(evaluation["datasets"].values()))
     truth = "anomalous" if served["label"] else "normal"
@@ -169,11 +218,30 @@ def _summary(result: dict[str, Any]) -> str:
             f"Report: {evaluation['report']}",
             "",
             "Try next:",
-            f"  bayes-pfl serve --model {result['model']}",
-            '  bayes-pfl score my_part.png --class-name "metal plate" --output heat/',
-            "  bayes-pfl tune --config configs/tune_embedded.yaml",
+            *(f"  {shlex.join(command)}" for command in next_commands(result["model"], folder)),
         ]
     )
+
+
+def next_commands(model: str, folder: Path) -> list[list[str]]:
+    """Commands to try after the quickstart, which run as they are, here.
+
+    Args:
+        model: URI of the registered model.
+        folder: where everything of the quickstart lies.
+
+    Returns:
+        Each command as a list of words.
+    """
+    program = "bayes-pfl" if shutil.which("bayes-pfl") else str(Path(sys.executable).with_name("bayes-pfl"))
+    image = sorted((folder / "images" / "held-out" / HELD_OUT[0] / "test").rglob("*.png"))[0]
+    score = ["score", str(image), "--class-name", HELD_OUT[0].replace("_", " "), "--output", str(folder / "scores")]
+    commands = [[program, "serve", "--model", model], [program, *score]]
+    config = Path(__file__).parents[1] / "configs" / "tune_embedded.yaml"
+    if config.is_file():  # it comes with the source, not with the package
+        shards = folder / "shards" / "auxiliary"
+        commands.append([program, "tune", "--config", str(config), "--set", f"data.train={shards}"])
+    return commands
 
 
 def _say(what: str) -> None:

@@ -1,4 +1,4 @@
-"""`bayes-pfl register`: a finished training run's bundle becomes a version of the registered model, if it passes the gates.
+"""`bayes-pfl register`: a training run's bundle -> a version of the registered model, if it passes the gates; the only door to an alias.
 
 The gates: the bundle loads and is what its checksums say; and on every evaluation that both have (or the named one), no
 metric is worse than that of the model the alias names now by more than a margin.
@@ -7,6 +7,7 @@ metric is worse than that of the model the alias names now by more than a margin
 import argparse
 import getpass
 import json
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,17 @@ from typing import Any
 
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.detector import Detector
+from pipelines.platform.registry import (
+    PresentModel,
+    add_version,
+    download_model,
+    point_alias,
+    present_model,
+    registered_version,
+    run_bundle,
+)
 from pipelines.platform.settings import TrackingSettings
-from pipelines.platform.tracking import dataset_key, present_model, register_bundle, run_bundle
+from pipelines.platform.tracking import dataset_key
 
 COMPARED = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_pro", "pixel_f1_max")
 MARGIN = 0.01
@@ -25,8 +35,21 @@ Evaluations = dict[str, dict[str, float]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl register`."""
-    parser.add_argument("run_id", help="MLflow run of a training")
+    """Define the command line of `bayes-pfl register`.
+
+    Args:
+        parser: gets the options.
+    """
+    parser.add_argument("run_id", nargs="?", help="MLflow run of a training")
+    parser.add_argument(
+        "--to-version",
+        type=int,
+        metavar="N",
+        help="go back: let the alias name this version again, instead of a new one",
+    )
+    parser.add_argument(
+        "--name", default=TrackingSettings().model_name, help="name in the registry; default: %(default)s"
+    )
     parser.add_argument("--alias", default="champion", help="alias that will name this version; default: champion")
     parser.add_argument(
         "--evaluation", metavar="DATASET", help="compare on this dataset alone; default: on all that both models have"
@@ -42,18 +65,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Register and say how to use the model."""
-    result = register(
-        TrackingSettings(), args.run_id, args.alias, args.evaluation, args.metrics, args.margin, args.force
-    )
+    """Register, or go back, and print how to use the model.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        ConfigError, BundleError: with what to do.
+    """
+    settings = TrackingSettings(model_name=args.name)
+    if (args.run_id is None) == (args.to_version is None):
+        raise ConfigError(
+            "Give the run of a training to register, or --to-version N to go back to a version: one of the two."
+        )
+    if args.to_version is not None:
+        result = go_back(settings, args.to_version, args.alias)
+    else:
+        result = register(settings, args.run_id, args.alias, args.evaluation, args.metrics, args.margin, args.force)
     if args.json:
         print(json.dumps(result))
         return 0
     if result["overridden"]:
         print(f"Forced by {result['forced_by']}: {result['overridden']}")
-    print(
-        f"Version {result['version']} of {result['model']} is now {result['uri']}: bayes-pfl serve --model {result['uri']}"
-    )
+    before = "" if result["before"] in (None, result["version"]) else f" (before: version {result['before']})"
+    print(f"Version {result['version']} of {result['model']} is now {result['uri']}{before}:")
+    print(f"  bayes-pfl serve --model {result['uri']}")
     return 0
 
 
@@ -66,9 +105,23 @@ def register(
     margin: float = MARGIN,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Pass the gates, then make the run's bundle a version under `alias`; with `force`, a worse model passes and that is recorded.
+    """Pass the gates, then make the run's bundle a version of the registered model and let an alias name it.
 
-    Raises BundleError if the bundle is damaged (force or not) or a gate refuses, ConfigError for metrics of another model.
+    Args:
+        settings: the registry and the model's name.
+        run_id: run of a training.
+        alias: such as `champion`.
+        evaluation: dataset to compare on; None: all that both models have.
+        metrics_file: metrics.json of an evaluation of this model.
+        margin: how much worse a metric may be, 0 to 1.
+        force: let a worse model pass; who did so is recorded.
+
+    Returns:
+        Model, version, alias, URI, the version that the alias named before, and what was overridden.
+
+    Raises:
+        BundleError: the bundle is damaged (force or not), or a gate refuses.
+        ConfigError: metrics of another model.
     """
     evaluation = evaluation and dataset_key(evaluation)
     folder, logged = run_bundle(settings, run_id)
@@ -76,15 +129,10 @@ def register(
     measured = evaluations(logged)
     if metrics_file is not None:
         measured |= _read_metrics(metrics_file, bundle.version)
-    refusal = ""
     present = present_model(settings, alias)
+    refusal = ""
     if present is not None:
-        rival = evaluations(present.metrics) | {
-            key.removeprefix("evaluation."): json.loads(value)
-            for key, value in present.tags.items()
-            if key.startswith("evaluation.")
-        }
-        refusal = compare(measured, rival, evaluation, margin, f"version {present.version} ({alias})")
+        refusal = compare(measured, _measured(present), evaluation, margin, f"version {present.version} ({alias})")
     elif evaluation is not None and evaluation not in measured:
         refusal = f"this model has no metrics on '{evaluation}'"
     if refusal and not force:
@@ -92,32 +140,73 @@ def register(
             f"Not registered: {refusal}. Register another run, or override with --force, which records your name."
         )
     tags = {f"evaluation.{name}": json.dumps(values) for name, values in measured.items()}
-    by = f"{getpass.getuser()}@{socket.gethostname()}"
+    forced = {"forced_by": _person()} if refusal else {}
     if refusal:
-        tags |= {"forced_by": by, "forced_over": refusal}
-    version = register_bundle(settings, run_id, alias, tags)
-    uri = f"models:/{settings.model_name}@{alias}"
-    result = {"model": settings.model_name, "version": version, "alias": alias, "uri": uri, "overridden": refusal}
-    return result | ({"forced_by": by} if refusal else {})
+        tags |= forced | {"forced_over": refusal}
+    version = add_version(settings, run_id, tags)
+    point_alias(settings, alias, version)
+    return _result(settings, version, alias, present) | {"overridden": refusal} | forced
+
+
+def go_back(settings: TrackingSettings, version: int, alias: str = "champion") -> dict[str, Any]:
+    """Let an alias name a version that was registered before, if its bundle still loads.
+
+    Args:
+        settings: the registry and the model's name.
+        version: the version's number.
+        alias: such as `champion`.
+
+    Returns:
+        As `register`.
+
+    Raises:
+        BundleError: there is no such version, or its bundle is damaged.
+    """
+    registered_version(settings, version)
+    Detector.load(download_model(f"models:/{settings.model_name}/{version}"))
+    present = present_model(settings, alias)
+    point_alias(settings, alias, version, {"returned_by": _person()})
+    return _result(settings, version, alias, present) | {"overridden": ""}
 
 
 def evaluations(metrics: Mapping[str, float]) -> Evaluations:
-    """The figures named `dataset.metric` among a run's metrics."""
-    found: Evaluations = {}
+    """Pick the figures named `dataset.metric` from a run's metrics.
+
+    Args:
+        metrics: name to value.
+
+    Returns:
+        Dataset to metric to value.
+    """
+    by_dataset: Evaluations = {}
     for key, value in metrics.items():
         dataset, _, metric = key.rpartition(".")
         if dataset and metric in COMPARED:
-            found.setdefault(dataset, {})[metric] = value
-    return found
+            by_dataset.setdefault(dataset, {})[metric] = value
+    return by_dataset
 
 
 def compare(candidate: Evaluations, present: Evaluations, evaluation: str | None, margin: float, who: str) -> str:
-    """Why the candidate must not replace the present model; empty if it may."""
+    """Compare a new model's metrics with the present model's.
+
+    Args:
+        candidate: the new model's.
+        present: the present model's.
+        evaluation: dataset to compare on; None: all that both have.
+        margin: how much worse a metric may be.
+        who: the present model, for the sentence.
+
+    Returns:
+        Why the new model must not replace the present one; empty if it may.
+    """
     if not present and evaluation is None:
         return ""  # nothing is known of the present model
     shared = sorted(set(candidate) & set(present)) if evaluation is None else [evaluation]
     if not shared:
-        return f"it was not evaluated on any dataset that {who} was ({', '.join(sorted(present))}): run `bayes-pfl evaluate` on one of them"
+        return (
+            f"it was not evaluated on any dataset that {who} was ({', '.join(sorted(present))}): run `bayes-pfl evaluate` "
+            "on one of them"
+        )
     worse = []
     for dataset in shared:
         for side, label in ((candidate, "this model"), (present, who)):
@@ -130,16 +219,47 @@ def compare(candidate: Evaluations, present: Evaluations, evaluation: str | None
     return f"{'; '.join(worse)} (margin {margin:g})" if worse else ""
 
 
+def _measured(model: PresentModel) -> Evaluations:
+    """The figures of a registered version: its run's, and those that were registered with it."""
+    registered = {
+        key.removeprefix("evaluation."): json.loads(value)
+        for key, value in model.tags.items()
+        if key.startswith("evaluation.")
+    }
+    return evaluations(model.metrics) | registered
+
+
+def _result(settings: TrackingSettings, version: int, alias: str, before: PresentModel | None) -> dict[str, Any]:
+    return {
+        "model": settings.model_name,
+        "version": version,
+        "alias": alias,
+        "uri": f"models:/{settings.model_name}@{alias}",
+        "before": None if before is None else before.version,
+    }
+
+
+def _person() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"user {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
 def _read_metrics(file: Path, version: str) -> Evaluations:
     """Means per dataset of a metrics.json. Raises ConfigError if it cannot be read or is of another model."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        about = content["model"]["version"]
+        measured_version = content["model"]["version"]
         values = {name: dataset["mean"]["values"] for name, dataset in content["datasets"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no metrics.json of `bayes-pfl evaluate` ({error}).") from error
-    if about != version:
-        raise ConfigError(f"{file} measures model {about}, but this run's model is {version}: evaluate this one.")
+    if measured_version != version:
+        raise ConfigError(
+            f"{file} measures model {measured_version}, but this run's model is {version}: evaluate this one."
+        )
     return {
-        dataset_key(name): {key: value for key, value in of.items() if value is not None} for name, of in values.items()
+        dataset_key(name): {key: value for key, value in metrics.items() if value is not None}
+        for name, metrics in values.items()
     }

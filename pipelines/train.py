@@ -19,9 +19,10 @@ from bayes_pfl.errors import ConfigError, DataError, OutputError, TrainingError
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import ClusterSettings, TrainSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
-from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, resolved
+from pipelines.platform.tracking import BUNDLE_ARTIFACT, UNRECORDED, Run, closing, resolved
 from pipelines.training.bundles import write_bundle
 from pipelines.training.loop import (
     SELECTION,
@@ -80,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = read_config(TrainSettings, args.config, args.set)
     result = train(settings, fresh=args.fresh, resume=args.resume)
+    code = UNRECORDED if result["tracking_problem"] else 0
     if args.json:
         print(json.dumps(result))
-        return 0
+        return code
     recorded = (
         f"MLflow run {result['run_id']}"
         if not result["tracking_problem"]
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"Bundle {result['bundle']} ({recorded}; every epoch in {result['metrics_file']}). Evaluate it:")
     print(f"  bayes-pfl evaluate --model {result['bundle']} --shards <shards of a dataset it has not seen>")
-    return 0
+    return code
 
 
 def train(
@@ -143,7 +145,7 @@ def train(
         "name": name,
         "metrics": outcome.metrics,
         "metrics_file": str(metrics_file),
-        "tracking_problem": tracked.problem or outcome.tracking_problem,
+        "tracking_problem": tracked.problem,
     }
     store.write_json(FINISHED_FILE, result)
     return result
@@ -236,6 +238,7 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
             "set data.validation_categories or data.validation_share."
         )
     require_gpu(cluster.use_gpu)
+    check_store(settings.tracking)
     check_masks(settings.data.train)
     _check_output(settings.output, name)
     backbone = Backbone(settings.backbone)

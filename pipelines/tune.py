@@ -21,9 +21,10 @@ from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.html import table
+from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
 from pipelines.platform.storage import absolute
-from pipelines.platform.tracking import Run, closing, resolved, start_run
+from pipelines.platform.tracking import UNRECORDED, Run, closing, resolved, start_run
 from pipelines.sweep.results import gather, printable
 from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for failure in results["failed"]:
         print(f"Failed: {trial_name(failure['overrides'])}: {failure['error']}", file=sys.stderr)
-    return 0
+    return UNRECORDED if results.get("tracking_problem") else 0
 
 
 def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
             "A sweep needs validation images, normal and anomalous: set data.validation_categories or data.validation_share."
         )
     require_gpu(settings.cluster.use_gpu)
+    check_store(settings.tracking)
     check_masks(settings.data.train)
     if fresh:
         _clear(store)
@@ -139,7 +141,7 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         outcomes = [outcome for outcome in _ended(store) if not wanted or _overrides(outcome) in wanted]
         results, folder = gather(settings, store, outcomes)
         tracked.log_folder(folder, "sweep")
-    return results
+    return results | ({"tracking_problem": tracked.problem} if tracked.problem else {})
 
 
 def _clear(store: Store) -> None:

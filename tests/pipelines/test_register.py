@@ -6,14 +6,17 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from mlflow import MlflowClient
 from small import random_bundle
 
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
+from pipelines.platform.mlflow_store import tracking_uri
+from pipelines.platform.registry import download_model, present_model, run_bundle
 from pipelines.platform.settings import TrackingSettings
-from pipelines.platform.tracking import Run, closing, download_model, present_model, run_bundle, run_of_model, start_run
-from pipelines.register import compare, evaluations, register
+from pipelines.platform.tracking import Run, closing, run_of_model, start_run
+from pipelines.register import compare, evaluations, go_back, register
 
 PIXEL = {"pixel_ap": 0.40, "pixel_auroc": 0.90}
 
@@ -65,14 +68,14 @@ def test_a_version_is_downloaded_once(store, bundle, tmp_path):
 
 
 def test_figures_of_an_evaluation_belong_to_the_run_that_trained_the_model(store, bundle):
-    known = finished_run(store, bundle, PIXEL)
-    assert run_of_model(store, str(bundle), {"training": {"run_id": known}}).run_id == known
+    run_id = finished_run(store, bundle, PIXEL)
+    assert run_of_model(store, str(bundle), {"training": {"run_id": run_id}}).run_id == run_id
     assert run_of_model(store, str(bundle), {"training": {"run_id": "0" * 32}}) is None
     assert run_of_model(store, str(bundle), {}) is None
-    register(store, known)
-    assert run_of_model(store, "models:/bayes-pfl@champion", {}).run_id == known
+    register(store, run_id)
+    assert run_of_model(store, "models:/bayes-pfl@champion", {}).run_id == run_id
     down = TrackingSettings(uri="http://127.0.0.1:9")
-    assert run_of_model(down, str(bundle), {"training": {"run_id": known}}) is None
+    assert run_of_model(down, str(bundle), {"training": {"run_id": run_id}}) is None
 
 
 def test_a_worse_model_is_refused_with_both_numbers_unless_forced(store, bundle):
@@ -111,6 +114,16 @@ def test_a_model_that_was_not_evaluated_does_not_replace_one_that_was(store, bun
         register(store, silent, metrics_file=tmp_path / "nothing")
 
 
+def test_an_alias_goes_back_to_a_version_that_is_there(store, bundle):
+    register(store, finished_run(store, bundle, PIXEL))
+    assert register(store, finished_run(store, bundle, PIXEL))["before"] == 1
+    back = go_back(store, 1)
+    assert (back["version"], back["before"], present_model(store, "champion").version) == (1, 2, 1)
+    assert "@" in present_model(store, "champion").tags["returned_by"]
+    with pytest.raises(BundleError, match=r"has no version 7 at sqlite:.*; it has 1, 2"):
+        go_back(store, 7)
+
+
 def test_a_damaged_bundle_is_refused_even_when_forced(store, bundle, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -145,10 +158,10 @@ def test_compare_and_evaluations():
 class Refusing(BaseHTTPRequestHandler):
     """A tracking server in trouble."""
 
-    asked: list[str] = []  # noqa: RUF012
+    requests: list[str] = []  # noqa: RUF012
 
     def do_GET(self):
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         self.send_response(400)
         self.end_headers()
 
@@ -166,16 +179,32 @@ def test_a_server_in_trouble_stops_nothing_and_is_said_once(capsys):
         run = start_run(settings, "train", {})
         assert run.run_id == ""
         assert "does not answer" in run.problem
-        known = Run(settings, "0" * 32)
-        asked = len(Refusing.asked)
+        begun = Run(settings, "0" * 32)
+        requests = len(Refusing.requests)
         for step in range(3):
-            known.log_metrics({"total": 1.0}, step)
-        known.finish()
-        assert len(Refusing.asked) == asked + 1  # the others would wait for the same answer
-        assert known.problem
+            begun.log_metrics({"total": 1.0}, step)
+        assert len(Refusing.requests) == requests + 1  # the others would wait for the same answer
+        begun.finish()
+        assert len(Refusing.requests) == requests + 2  # once more at the end
+        assert begun.problem
         assert capsys.readouterr().err.count("The work goes on") == 2
     finally:
         server.shutdown()
+
+
+def test_what_was_not_recorded_is_sent_again_at_the_end(store, tmp_path):
+    run = start_run(store, "train", {})
+    database = tmp_path / "home" / "mlflow.db"
+    database.rename(tmp_path / "away")
+    run.log_metrics({"total": 1.0}, 1)
+    assert "is not on this machine" in run.problem
+    assert not database.exists()
+    (tmp_path / "away").rename(database)
+    run.log_metrics({"total": 2.0}, 2)
+    run.finish()
+    assert run.problem == ""
+    history = MlflowClient(store.uri or tracking_uri(store)).get_metric_history(run.run_id, "total")
+    assert sorted((entry.step, entry.value) for entry in history) == [(1, 1.0), (2, 2.0)]
 
 
 def test_a_store_that_cannot_be_written_is_said(tmp_path, capsys):
