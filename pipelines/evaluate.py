@@ -25,7 +25,7 @@ from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.csv_files import write_csv
-from pipelines.platform.html import ReportImage, metrics_table, table, write_report
+from pipelines.platform.html import ReportImage, metrics_table, percent_rows, table, write_report
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         return code
     for name, dataset in result["datasets"].items():
         print(f"\n{name}")
-        print(table(table_rows(dataset), decimals=1))
+        print(table(percent_rows(dataset), decimals=1))
     for problem in result["not_scored"]:
         print(f"not scored: {problem['sample_id']}: {problem['error']}", file=sys.stderr)
     print(f"\nReport: {result['report']}" + (f" (also in MLflow run {result['run_id']})" if result["run_id"] else ""))
@@ -208,25 +208,6 @@ def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:
     """
     trained_on = training_images(bundle)
     return [ref.sample_id for ref in refs if ref.sha256 in trained_on]
-
-
-def table_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows for `html.table`.
-
-    Args:
-        dataset: a dataset's part of metrics.json.
-
-    Returns:
-        Each category, then the mean, in percent.
-    """
-    named = [*dataset["categories"].items(), ("mean", dataset["mean"])]
-    return [
-        {
-            "category": name,
-            **{key: None if value is None else 100 * value for key, value in entry["values"].items()},
-        }
-        for name, entry in named
-    ]
 
 
 def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:

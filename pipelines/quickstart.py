@@ -29,9 +29,9 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import end_with_parent
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY, HELD_OUT
-from pipelines.evaluate import EvaluateSettings, evaluate, table_rows
+from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import IngestConfig, ingest
-from pipelines.platform.html import table
+from pipelines.platform.html import percent_rows, table
 from pipelines.platform.mlflow_store import check_store, tracking_uri
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings, home
 from pipelines.register import register
@@ -211,7 +211,7 @@ def _summary(result: dict[str, Any], folder: Path) -> str:
         [
             "",
             f"Categories never trained on ({dataset['images']} generated images, R = {evaluation['num_samples']}), percent:",
-            table(table_rows(dataset), decimals=1),
+            table(percent_rows(dataset), decimals=1),
             "",
             f"Over HTTP: {served['sample']} ({truth}) scored {served['score']:.3f}, as the library says.",
             f"Model: {result['model']} (version {result['version']}); {result['seconds']:.0f} s in all.",

@@ -100,6 +100,25 @@ def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics
     return ReportTable(title, rows, notes, mean_rows=1)
 
 
+def percent_rows(dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an evaluation for `table`.
+
+    Args:
+        dataset: a dataset's part of metrics.json.
+
+    Returns:
+        Each category, then the mean, in percent.
+    """
+    named = [*dataset["categories"].items(), ("mean", dataset["mean"])]
+    return [
+        {
+            "category": name,
+            **{key: None if value is None else 100 * value for key, value in entry["values"].items()},
+        }
+        for name, entry in named
+    ]
+
+
 def table(rows: Sequence[Mapping[str, Cell]], decimals: int = 3) -> str:
     """Rows as aligned plain text: a heading, a rule, numbers to the right, no trailing blanks.
 
