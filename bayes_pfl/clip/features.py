@@ -1,6 +1,6 @@
-"""Frozen features at rest: Arrow IPC files that are memory-mapped and handed to torch without a copy.
+"""Features of images <-> Arrow IPC files, which are memory-mapped and handed to torch without a copy.
 
-The image encoder never changes, so training and sweeps may read what it said once. A folder belongs to one backbone,
+The image encoder never changes, so training and sweeps may read its output from disk. A folder belongs to one backbone,
 weights, layers, size and precision (`FeatureKey`), and is refused for any other.
 """
 
@@ -39,7 +39,15 @@ class FeatureKey(NamedTuple):
 
     @classmethod
     def of(cls, backbone: Backbone, dtype: str) -> "FeatureKey":
-        """The key of a loaded backbone's features in a precision."""
+        """The key of a loaded backbone's features in a precision.
+
+        Args:
+            backbone: the encoder.
+            dtype: a name of `DTYPES`.
+
+        Returns:
+            The key.
+        """
         config, grid = backbone.config, backbone.grid
         shape = (len(config.feature_layers), grid[0] * grid[1], backbone.patch_width, backbone.joint_width)
         return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape)
@@ -57,7 +65,17 @@ class EncodedSample(NamedTuple):
 
 
 def write_features(folder: Path | str, name: str, key: FeatureKey, samples: Iterable[EncodedSample]) -> None:
-    """Write one shard of features into a folder or URI, whole or not at all. Raises OutputError if it cannot be written."""
+    """Write one shard of features, whole or not at all.
+
+    Args:
+        folder: path or URI.
+        name: of the file.
+        key: what the features depend on.
+        samples: read once.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     schema = _schema(key)
     with (
         landing(folder, name) as temporary,
@@ -75,12 +93,30 @@ def write_features(folder: Path | str, name: str, key: FeatureKey, samples: Iter
 
 
 def write_key(folder: Path | str, key: FeatureKey) -> None:
-    """Record in the folder's manifest what its features depend on."""
+    """Record in the folder's manifest what its features depend on.
+
+    Args:
+        folder: path or URI.
+        key: what to record.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     Store(folder).write_json(KEY_FILE, key._asdict())
 
 
 def read_key(folder: Path | str) -> FeatureKey:
-    """What the folder's features depend on. Raises DataError if it holds none."""
+    """What the folder's features depend on.
+
+    Args:
+        folder: path or URI.
+
+    Returns:
+        The key.
+
+    Raises:
+        DataError: it holds none, or cannot be read.
+    """
     try:
         values: Any = Store(folder).read_json(KEY_FILE)
         values |= {name: tuple(values[name]) for name in ("layers", "shape")}
@@ -90,9 +126,14 @@ def read_key(folder: Path | str) -> FeatureKey:
 
 
 class FeatureShards:
-    """All features of a folder, memory-mapped: a sample's pages are read when it is asked for. Those behind a URI are copied first.
+    """All features of a folder, memory-mapped: a sample's pages are read when it is loaded.
 
-    Raises DataError if the folder holds no features, or those of another backbone, weights, layers or size.
+    Args:
+        folder: path, or URI whose files are copied first.
+        backbone: the encoder that they must be of.
+
+    Raises:
+        DataError: the folder holds no features, or those of another backbone, weights, layers or size.
     """
 
     def __init__(self, folder: Path | str, backbone: Backbone) -> None:
@@ -119,7 +160,18 @@ class FeatureShards:
         self.views = sorted({view for _, view in self._where} - {UNAUGMENTED})
 
     def load(self, ref: SampleRef, view: int = UNAUGMENTED) -> EncodedSample:
-        """One view of an image, its features still in the mapped file. Raises DataError if it is not there."""
+        """One view of an image, its features still in the mapped file.
+
+        Args:
+            ref: the image.
+            view: seed of its augmentation, or UNAUGMENTED.
+
+        Returns:
+            Features and mask.
+
+        Raises:
+            DataError: it is not there.
+        """
         if (ref.sha256, view) not in self._where:
             raise DataError(
                 f"{ref.sample_id} has no features of view {view}; run `bayes-pfl features` on these shards again."
@@ -140,7 +192,14 @@ class FeatureShards:
 
 
 def collate(samples: Sequence[EncodedSample]) -> tuple[Features, Float[Tensor, "batch size size"]]:
-    """Features and masks of a batch, in float32."""
+    """Features and masks of a batch, in float32.
+
+    Args:
+        samples: of one folder.
+
+    Returns:
+        Features and masks, stacked along the batch.
+    """
     image = torch.stack([sample.image for sample in samples]).float()
     patches = torch.stack([sample.patches for sample in samples], dim=1).float()
     return Features(image, patches), torch.stack([sample.mask for sample in samples])

@@ -1,4 +1,4 @@
-"""Rows of shards as training samples: which there are, in which order an epoch visits them, and their tensors."""
+"""Rows of shards -> references, the order in which an epoch visits them, and their tensors."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -46,8 +46,17 @@ def index_shards(
 ) -> list[SampleRef]:
     """All rows of a folder's shards in order, optionally of one split and some categories; image bytes are not touched.
 
-    `folder` may be a URI (s3://, gs://, file://): references then hold URIs, and each machine copies the shards it reads.
-    Raises DataError if the folder has no shards, or no row is left.
+    Args:
+        folder: path or URI (s3://, gs://, file://); references to a URI hold URIs, and each machine copies the shards
+            it reads.
+        split: "train" or "test".
+        categories: those wanted.
+
+    Returns:
+        A reference for each row.
+
+    Raises:
+        DataError: the folder has no shards, or no row is left.
     """
     refs = []
     for path in _shards(folder):
@@ -67,7 +76,14 @@ def index_shards(
 
 
 def refs_digest(refs: Sequence[SampleRef]) -> str:
-    """SHA-256 over the images' hashes, whatever their order: names a set of images."""
+    """SHA-256 over the images' hashes, whatever their order: names a set of images.
+
+    Args:
+        refs: references.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256("".join(sorted(ref.sha256 for ref in refs)).encode()).hexdigest()
 
 
@@ -82,13 +98,32 @@ def _shards(folder: Path | str) -> list[str]:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The permutation in which an epoch visits `count` samples: a function of seed and epoch alone."""
+    """The permutation in which an epoch visits its samples: a function of seed and epoch alone.
+
+    Args:
+        count: number of samples.
+        seed: of the run.
+        epoch: counted from 0.
+
+    Returns:
+        Positions of the samples.
+    """
     generator = np.random.Generator(np.random.Philox(key=(seed << 32) + epoch))
     return generator.permutation(count).tolist()
 
 
 def global_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The epoch's order cut into batches; a last, smaller one is left out unless it is the only one."""
+    """The epoch's order cut into batches; a last, smaller one is left out unless it is the only one.
+
+    Args:
+        count: number of samples.
+        batch_size: samples in a batch, over all workers.
+        seed: of the run.
+        epoch: counted from 0.
+
+    Returns:
+        Positions of each batch's samples.
+    """
     order = epoch_order(count, seed, epoch)
     batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
     return batches if len(batches) == 1 or len(batches[-1]) == batch_size else batches[:-1]
@@ -97,9 +132,18 @@ def global_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[l
 def mosaic_partners(
     refs: Sequence[SampleRef], augmentation_seed: int | None, probability: float
 ) -> list[tuple[SampleRef, ...]]:
-    """For every sample the three others it forms a mosaic with, or none: anomalous ones of its category, by seed and content.
+    """For every sample three others that it forms a mosaic with, or none: anomalous ones of its category.
 
-    Departs from the released code, which puts a mosaic in place of any image: here an anomalous image becomes one, so labels stay.
+    Args:
+        refs: samples of an epoch.
+        augmentation_seed: decides together with an image's content; None for no mosaics.
+        probability: of a mosaic, for an anomalous image.
+
+    Returns:
+        Three references or none for each sample.
+
+    Departs from the released code, which puts a mosaic in place of any image: here only an anomalous image becomes
+    one, so labels stay.
     """
     if augmentation_seed is None or probability == 0:
         return [()] * len(refs)
@@ -122,9 +166,19 @@ def load_samples(
     augmentation_seed: int | None = None,
     partners: Sequence[Sequence[SampleRef]] | None = None,
 ) -> list[Sample]:
-    """Decode, put mosaics together, optionally augment (seeded by `augmentation_seed` and each image's hash), and resize.
+    """Decode, put mosaics together, augment, and resize.
 
-    Raises DataError if an anomalous image has no mask: pixels cannot be learned from it.
+    Args:
+        refs: which samples.
+        size: side of the square tensors, pixels.
+        augmentation_seed: decides together with an image's hash; None for no augmentation.
+        partners: of `mosaic_partners`, one entry a sample.
+
+    Returns:
+        The samples, in order.
+
+    Raises:
+        DataError: an anomalous image has no mask, so pixels cannot be learned from it; or one cannot be decoded.
     """
     tables: dict[str, pa.Table] = {}
     return [
@@ -159,5 +213,12 @@ def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, n
 
 
 def stack(samples: Sequence[Sample]) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch size size"]]:
-    """Images and masks of a batch."""
+    """Images and masks of a batch.
+
+    Args:
+        samples: of one size.
+
+    Returns:
+        Both stacked along the batch.
+    """
     return torch.stack([sample.image for sample in samples]), torch.stack([sample.mask for sample in samples])

@@ -1,4 +1,4 @@
-"""A dataset at rest: Arrow IPC files of encoded images and masks, readable with plain pyarrow.
+"""Rows of images and masks <-> Arrow IPC files, which plain pyarrow reads too.
 
 A folder holds ``shard-00000.arrow``, ``shard-00001.arrow``, ... and ``_manifest/`` with JSON about
 them. Images are stored as they were found (encoded), masks as gray PNG of 0 and 255, so a shard can be
@@ -75,12 +75,29 @@ class ShardFile(NamedTuple):
 
 
 def shard_name(index: int) -> str:
-    """The file name of shard ``index``, counted from 0."""
+    """The file name of a shard.
+
+    Args:
+        index: counted from 0.
+
+    Returns:
+        The name.
+
+    >>> shard_name(3)
+    'shard-00003.arrow'
+    """
     return f"shard-{index:05d}.arrow"
 
 
 def write_shard(path: Path, rows: Iterable[ShardRow]) -> ShardFile:
-    """Write rows to ``path`` as they come, under a temporary name until the file is whole.
+    """Write rows as they come, under a temporary name until the file is whole.
+
+    Args:
+        path: where the shard shall be.
+        rows: read once; one record batch of them is held in memory.
+
+    Returns:
+        Number of rows, size and hash.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -104,7 +121,11 @@ def write_shard(path: Path, rows: Iterable[ShardRow]) -> ShardFile:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all.
+    """Write indented JSON, whole or not at all.
+
+    Args:
+        path: where the file shall be.
+        value: what JSON can hold.
 
     Raises:
         OutputError: as `write_shard`.
@@ -116,6 +137,12 @@ def write_json(path: Path, value: Any) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` if the block ends well, else vanishes.
+
+    Args:
+        path: what is written or replaced.
+
+    Yields:
+        The temporary name.
 
     Raises:
         OutputError: the block met a full disk or a folder that cannot be written.
@@ -134,7 +161,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
-    """The sentence for a failed write to ``path``."""
+    """The sentence for a failed write.
+
+    Args:
+        path: what was to be written.
+        error: of the system.
+
+    Returns:
+        The error to raise.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"No room left to write {path}. Free some space or choose another output, "
@@ -145,13 +180,26 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 def file_sha256(path: Path) -> str:
-    """The hexadecimal sha256 of a file's bytes."""
+    """SHA-256 of a file's bytes.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shard_paths(folder: Path | str) -> list[Path]:
     """The shards of a folder, in order.
+
+    Args:
+        folder: that `bayes-pfl ingest` wrote.
+
+    Returns:
+        Their paths.
 
     Raises:
         DataError: there is no such folder, or it holds no shards.
@@ -167,6 +215,12 @@ def shard_paths(folder: Path | str) -> list[Path]:
 
 def read_shard(path: Path | str) -> pa.Table:
     """One shard as a memory-mapped table: columns are paged in as they are touched.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The table, with the columns of `SCHEMA`.
 
     Raises:
         DataError: the file is no Arrow file, or was written with another schema.
@@ -187,6 +241,12 @@ def read_shard(path: Path | str) -> pa.Table:
 def read_shards(folder: Path | str) -> Iterator[pa.Table]:
     """The shards of a folder as memory-mapped tables, in order.
 
+    Args:
+        folder: that `bayes-pfl ingest` wrote.
+
+    Yields:
+        The tables.
+
     Raises:
         DataError: as `shard_paths` and `read_shard`.
     """
@@ -199,7 +259,19 @@ def iterate_rows(
     split: str | None = None,
     categories: Collection[str] | None = None,
 ) -> Iterator[ShardRow]:
-    """The rows of a folder one by one, optionally of one split and of some categories only."""
+    """The rows of a folder one by one, optionally of one split and of some categories only.
+
+    Args:
+        folder: that `bayes-pfl ingest` wrote.
+        split: "train" or "test".
+        categories: those wanted.
+
+    Yields:
+        The rows.
+
+    Raises:
+        DataError: as `shard_paths` and `read_shard`.
+    """
     for table in read_shards(folder):
         for batch in table.to_batches():
             for index in range(batch.num_rows):
@@ -211,7 +283,13 @@ def iterate_rows(
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """What the ingest that wrote this folder has to say: counts, hashes, files set aside.
+    """What the ingest that wrote a folder recorded: counts, hashes, files set aside.
+
+    Args:
+        folder: of shards.
+
+    Returns:
+        The manifest.
 
     Raises:
         DataError: the folder has no finished manifest.

@@ -7,7 +7,6 @@ with text is left to be learned, as it is on real CLIP.
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.config import Settings
+from bayes_pfl.data.shards import replacing
 from bayes_pfl.embedded_training.losses import dense_loss, multi_positive, own_pair_loss, patch_targets
 from bayes_pfl.metrics import image_metrics, pixel_metrics
 from bayes_pfl.synthetic.batches import BatchOptions, CaptionBatch, ValidationSet
@@ -72,11 +72,25 @@ class PretrainingConfig(Settings):
         return self.crop_steps + self.full_steps
 
     def side(self, step: int) -> int:
-        """Side of the images of a step, pixels."""
+        """Side of the images of a step.
+
+        Args:
+            step: counted from 0.
+
+        Returns:
+            Pixels.
+        """
         return self.crop_size if step < self.crop_steps else self.image_size
 
     def rate(self, step: int) -> float:
-        """Step size: linear warm-up, then half a cosine over the pixels seen."""
+        """Step size: linear warm-up, then half a cosine over the pixels seen.
+
+        Args:
+            step: counted from 0.
+
+        Returns:
+            AdamW's step size.
+        """
         small, full = self.crop_size**2, self.image_size**2
         seen = min(step, self.crop_steps) * small + max(0, step - self.crop_steps) * full
         progress = seen / (self.crop_steps * small + self.full_steps * full)
@@ -84,7 +98,11 @@ class PretrainingConfig(Settings):
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
     def batch_options(self) -> BatchOptions:
-        """What the batches are made of."""
+        """What the batches are made of.
+
+        Returns:
+            Options of the generator.
+        """
         return BatchOptions(self.pairs, self.image_size, self.composite_share, self.name_dropout, self.kind_share)
 
 
@@ -99,7 +117,14 @@ class DenseHead(nn.Module):
         self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1)) for _ in range(layers))
 
     def forward(self, patches: Sequence[Float[Tensor, "batch patches width"]]) -> Float[Tensor, "layers batch patches"]:
-        """Logits of each layer's patches."""
+        """Logits of each layer's patches.
+
+        Args:
+            patches: of each chosen block.
+
+        Returns:
+            One logit a patch.
+        """
         pairs = zip(self.heads, patches, strict=True)
         return torch.stack([head(tokens).squeeze(-1) for head, tokens in pairs])
 
@@ -135,7 +160,14 @@ class PretrainingModel(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
 
     def encode(self, images: Float[Tensor, "batch 3 side side"]) -> tuple[Tensor, Tensor]:
-        """Unit global features (batch, dim) and dense logits (layers, batch, patches) of RGB in [0, 1]."""
+        """Unit global features and dense logits.
+
+        Args:
+            images: RGB in [0, 1].
+
+        Returns:
+            Features (batch, dim) of length 1, logits (layers, batch, patches).
+        """
         normalised = (images - self.mean) / self.std
         output = self.clip.visual.forward_intermediates(normalised, indices=self.indices, output_fmt="NLC")
         return F.normalize(output["image_features"], dim=-1), self.head(output["image_intermediates"])
@@ -147,7 +179,17 @@ class PretrainingModel(nn.Module):
         tokens: Int[Tensor, "captions context"],
         truth: Bool[Tensor, "images captions"],
     ) -> Losses:
-        """Losses of a twin-paired batch (see `CaptionBatch` for the order of rows and captions)."""
+        """Losses of a twin-paired batch (see `CaptionBatch` for the order of rows and captions).
+
+        Args:
+            images: RGB in [0, 1].
+            masks: defective pixels.
+            tokens: ids of the captions.
+            truth: which captions describe which images.
+
+        Returns:
+            The objective and its parts.
+        """
         features, dense_logits = self.encode(images)
         texts = self.clip.encode_text(tokens, normalize=True)
         scale = self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
@@ -180,7 +222,15 @@ class Pretraining:
         self.curve: list[dict[str, float]] = []
 
     def train_step(self, model: nn.Module, batch: CaptionBatch) -> Losses:
-        """One optimiser step through `model`: `self.model`, or a data-parallel wrapper of it."""
+        """One optimiser step.
+
+        Args:
+            model: `self.model`, or a data-parallel wrapper of it.
+            batch: what to learn from.
+
+        Returns:
+            The losses before the step, without gradient.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).contiguous().to(self.device)
@@ -198,7 +248,14 @@ class Pretraining:
         return Losses(*(part.detach() for part in losses))
 
     def save(self, path: Path) -> None:
-        """Write the whole state under a temporary name, then rename."""
+        """Write the whole state, whole or not at all.
+
+        Args:
+            path: the file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         state = {
             "config": self.config.model_dump_json(),
             "step": self.step,
@@ -206,12 +263,15 @@ class Pretraining:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
-        """Continue from a state that `save` wrote."""
+        """Continue from a state that `save` wrote.
+
+        Args:
+            path: the file.
+        """
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -224,6 +284,13 @@ def validate(model: PretrainingModel, data: ValidationSet) -> dict[str, float]:
 
     The text score of an image is its similarity to the mean damaged minus that to the mean
     flawless caption of its category; the pixel map is the head's mean logit, per patch.
+
+    Args:
+        model: CLIP and dense head.
+        data: images and masks by category.
+
+    Returns:
+        Figures in [0, 1] by name.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -252,14 +319,24 @@ def _text_mean(model: PretrainingModel, states: Sequence[str], category: str) ->
 
 
 def export_weights(clip: nn.Module, path: Path) -> str:
-    """Write CLIP's state in half precision as safetensors and return the file's SHA-256."""
+    """Write CLIP's state in half precision as safetensors.
+
+    Args:
+        clip: the model.
+        path: the file; its folder is made.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     state = {
         name: tensor.detach().cpu().half().contiguous() if tensor.is_floating_point() else tensor.cpu()
         for name, tensor in clip.state_dict().items()
     }
     data = safetensors.torch.save(state, metadata={"format": "pt"})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

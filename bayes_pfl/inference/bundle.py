@@ -1,13 +1,16 @@
-"""A trained model as a folder: `bundle.json` (configuration, checksums), `head.safetensors`, `README.md`; nothing is pickled.
+"""A trained model <-> a folder: `bundle.json` (configuration, checksums), `head.safetensors`, `README.md`.
 
-CLIP's own weights are not in it: the configuration names them, and their SHA-256 must match when the bundle is used.
+Nothing in it is pickled. CLIP's own weights are not in it: the configuration names them, and their SHA-256 must match
+when the bundle is used.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
 from bayes_pfl.config import DetectorConfig, parse_config
-from bayes_pfl.errors import BundleError
+from bayes_pfl.errors import BundleError, ConfigError
 
 FORMAT = 1
+FILES = ("bundle.json", "head.safetensors", "training_images.txt", "README.md")
+"""What a bundle consists of; anything else in its folder belongs to somebody else and is kept."""
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = "package:embedded/bundle"
 DEMONSTRATION = "embedded demonstration model"
@@ -27,7 +32,14 @@ RESOLVERS = "bayes_pfl.model_sources"
 
 
 class Bundle:
-    """A loaded bundle: its configuration, weights and the record of its training."""
+    """A loaded bundle.
+
+    Args:
+        folder: where it lies.
+        config: of the detector.
+        weights: of the head, by name.
+        record: what `bundle.json` holds; `training` tells where the model comes from.
+    """
 
     def __init__(
         self, folder: Path, config: DetectorConfig, weights: dict[str, Tensor], record: dict[str, Any]
@@ -55,82 +67,183 @@ def save_bundle(
     training: dict[str, Any],
     training_images: list[str],
 ) -> None:
-    """Write a bundle under a temporary name and move it to `folder`, replacing one that is there.
+    """Write a bundle, replacing one that is there; other files in its folder stay.
 
-    `training` says where the model comes from (JSON-able); `training_images` are SHA-256 of the images trained on.
-    Raises BundleError if the folder cannot be written or holds something that is no bundle.
+    A process that is killed meanwhile leaves the old bundle or the new one: the new one is written under a name of its
+    own, the old one is renamed, the new one takes its place, and only then the old one is deleted. Between the two
+    renamings `load_bundle` reads the old one.
+
+    Args:
+        folder: where it shall lie.
+        config: of the detector.
+        weights: of the head, by name.
+        training: where the model comes from, as JSON can hold it.
+        training_images: SHA-256 of the images trained on.
+
+    Raises:
+        BundleError: the folder cannot be written, or holds something that is no bundle.
     """
-    if folder.exists() and not (folder / "bundle.json").is_file() and any(folder.iterdir()):
-        raise BundleError(f"{folder} holds something that is no bundle; choose another folder.")
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    folder = folder.resolve()
     try:
-        temporary.mkdir(parents=True)
-        head = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
-        (temporary / "head.safetensors").write_bytes(head)
-        images = "".join(f"{digest}\n" for digest in sorted(set(training_images)))
-        (temporary / "training_images.txt").write_text(images, encoding="ascii")
-        record = {
-            "format": FORMAT,
-            "config": config.model_dump(mode="json"),
-            "head_sha256": hashlib.sha256(head).hexdigest(),
-            "training_images_sha256": hashlib.sha256(images.encode("ascii")).hexdigest(),
-            "training": training,
-        }
-        (temporary / "bundle.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(_model_card(config, training, len(set(training_images))), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        if folder.exists() and not _is_replaceable(folder):
+            raise BundleError(f"{folder} holds something that is no bundle; choose another folder.")
+        part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
+        try:
+            part.mkdir(parents=True)
+            _write(part, config, weights, training, sorted(set(training_images)))
+            if folder.exists():
+                folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old"))
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        for old in _replaced(folder):
+            _discard(old, folder)
     except OSError as error:
         raise BundleError(
-            f"Cannot write the bundle {folder}: {error.strerror}. Free space or choose another folder."
+            f"Cannot write the bundle {folder}: {error.strerror or error}. Free space or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or holds a bundle that this project wrote."""
+    if not folder.is_dir():
+        return False
+    try:
+        record = json.loads((folder / "bundle.json").read_bytes())
+        return isinstance(record, dict) and "format" in record and "head_sha256" in record
+    except FileNotFoundError:
+        return not any(folder.iterdir())
+    except (ValueError, RecursionError, OSError):
+        return False
+
+
+def _write(
+    folder: Path, config: DetectorConfig, weights: dict[str, Tensor], training: dict[str, Any], images: list[str]
+) -> None:
+    """All files of a bundle, on the disk when this returns."""
+    head = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    listed = "".join(f"{digest}\n" for digest in images).encode("ascii")
+    record = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "head_sha256": hashlib.sha256(head).hexdigest(),
+        "training_images_sha256": hashlib.sha256(listed).hexdigest(),
+        "training": training,
+    }
+    contents = {
+        "head.safetensors": head,
+        "training_images.txt": listed,
+        "bundle.json": (json.dumps(record, indent=1, sort_keys=True) + "\n").encode("utf-8"),
+        "README.md": _model_card(config, training, len(images)).encode("utf-8"),
+    }
+    for name, content in contents.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the folder must not get its name before its content in a power cut
+
+
+def _replaced(folder: Path) -> list[Path]:
+    """Bundles that were renamed to make room for a new one at `folder` and not deleted yet, the newest first."""
+    prefix, parent = f".{folder.name}.", folder.parent
+    paths = [path for path in parent.glob("*.old") if path.name.startswith(prefix)] if parent.is_dir() else []
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _discard(old: Path, folder: Path) -> None:
+    """Delete a replaced bundle; whatever else lay in its folder moves to the new one."""
+    with contextlib.suppress(OSError):  # a leftover does no harm, and the next save tries again
+        for path in old.iterdir():
+            if path.name in FILES:
+                path.unlink()
+            elif not (folder / path.name).exists():
+                path.rename(folder / path.name)
+        old.rmdir()
 
 
 def load_bundle(source: str | Path) -> Bundle:
-    """Read and verify a bundle: a folder, `embedded`, or a URI whose scheme an installed program resolves (models:/...).
+    """Read and verify a bundle.
 
-    Raises BundleError if it is missing, of another format, or not what its checksums say.
+    Args:
+        source: a folder, `embedded`, or a URI whose scheme an installed program resolves (models:/...).
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BundleError: it is missing, of another format, or not what its checksums say.
     """
     folder = resolve(source)
     try:
-        record = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        if not folder.exists():
+            folder = next(iter(_replaced(folder)), folder)
+        record = json.loads((folder / "bundle.json").read_bytes())
         head = (folder / "head.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
-            f"{folder} is no bundle ({getattr(error, 'strerror', None) or error}). Give the folder that training wrote, or models:/NAME@ALIAS."
+            f"{folder} is no bundle ({getattr(error, 'strerror', None) or error}). "
+            "Give the folder that training wrote, or models:/NAME@ALIAS."
         ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise BundleError(
-            f"{folder} has bundle format {record.get('format') if isinstance(record, dict) else '?'}; this version reads {FORMAT}."
-        )
-    if hashlib.sha256(head).hexdigest() != record.get("head_sha256"):
-        raise BundleError(
-            f"{folder}/head.safetensors is damaged: its SHA-256 is not the recorded one. Copy the bundle again."
-        )
-    config = parse_config(DetectorConfig, record["config"], f"{folder}/bundle.json")
+    _verify(folder, record, head)
+    try:
+        config = parse_config(DetectorConfig, record["config"], f"{folder}/bundle.json")
+    except ConfigError as error:
+        raise BundleError(f"The bundle has settings that this version does not take: {error}.") from error
     try:
         weights = safetensors.torch.load(head)
     except safetensors.SafetensorError as error:
-        raise BundleError(f"{folder}/head.safetensors cannot be read: {error}") from error
+        raise BundleError(f"{folder}/head.safetensors cannot be read: {error}. Copy the bundle again.") from error
     return Bundle(folder, config, weights, record)
 
 
+def _verify(folder: Path, record: Any, head: bytes) -> None:
+    """Refuse a record that lacks a key, has one of another type, or does not fit the head."""
+    if not isinstance(record, dict) or type(record.get("format")) is not int or record["format"] != FORMAT:
+        version = record.get("format", "?") if isinstance(record, dict) else "?"
+        raise BundleError(f"{folder} has bundle format {str(version)[:20]}; this version reads {FORMAT}.")
+    kinds = {"config": dict, "head_sha256": str, "training_images_sha256": str, "training": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
+    if wrong:
+        raise BundleError(f"{folder}/bundle.json lacks {', '.join(wrong)} or has it wrong; copy the bundle again.")
+    if hashlib.sha256(head).hexdigest() != record["head_sha256"]:
+        raise BundleError(
+            f"{folder}/head.safetensors is damaged: its SHA-256 is not the recorded one. Copy the bundle again."
+        )
+
+
 def training_images(bundle: Bundle) -> frozenset[str]:
-    """SHA-256 of every image the bundle was trained on. Raises BundleError if the list is damaged."""
+    """SHA-256 of every image the bundle was trained on.
+
+    Args:
+        bundle: a loaded one.
+
+    Returns:
+        Hexadecimal digests.
+
+    Raises:
+        BundleError: the list is missing or damaged.
+    """
     try:
         text = (bundle.folder / "training_images.txt").read_bytes()
     except OSError as error:
         raise BundleError(f"{bundle.folder} lacks training_images.txt; copy the bundle again.") from error
     if hashlib.sha256(text).hexdigest() != bundle.record["training_images_sha256"]:
         raise BundleError(f"{bundle.folder}/training_images.txt is damaged; copy the bundle again.")
-    return frozenset(text.decode("ascii").split())
+    return frozenset(text.decode("ascii", "replace").split())
 
 
 def resolve(source: str | Path) -> Path:
-    """The local folder of a bundle named by path, `embedded` or URI."""
+    """The local folder of a bundle.
+
+    Args:
+        source: path, `embedded` or URI.
+
+    Returns:
+        The folder; one behind a URI is copied.
+
+    Raises:
+        BundleError: no installed program resolves the URI.
+    """
     text = str(source)
     if text == EMBEDDED:
         return package_path(EMBEDDED_FOLDER)
@@ -145,22 +258,29 @@ def resolve(source: str | Path) -> Path:
 
 
 def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -> str:
+    """README.md of a bundle."""
     model, backbone = config.model, config.backbone
+    trained_on = (
+        f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)"
+        if images
+        else "- Which images it was trained on is not recorded: evaluating on them cannot be refused"
+    )
     lines = [
         "# Bayes-PFL head",
         "",
-        f"- Backbone: {backbone.name}, weights `{backbone.pretrained}` (SHA-256 {backbone.weights_sha256[:16]}...), not included",
+        f"- Backbone: {backbone.name}, weights `{backbone.pretrained}` "
+        f"(SHA-256 {backbone.weights_sha256[:16]}...), not included",
         f"- Input: {backbone.image_size} px; vision blocks {', '.join(map(str, backbone.feature_layers))}",
-        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, K = {model.flow_length} flow steps",
-        f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)"
-        if images
-        else "- Which images it was trained on is not recorded: evaluating on them cannot be refused",
+        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
+        f"K = {model.flow_length} flow steps",
+        trained_on,
         "",
         "```json",
         json.dumps(training, indent=1, sort_keys=True),
         "```",
         "",
-        "Load it with `bayes_pfl.Detector.load(folder)`. It finds what it was never trained on by comparing an image with learned",
-        "descriptions of flawless and damaged objects; check it on images of your own before you rely on it.",
+        "Load it with `bayes_pfl.Detector.load(folder)`. It finds what it was never trained on by comparing an image",
+        "with learned descriptions of flawless and damaged objects; check it on images of your own before you rely",
+        "on it.",
     ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""How far an AUROC could be off by the choice of images: percentile intervals from resampling whole images."""
+"""Scores and labels -> an AUROC with its 95 % interval over the choice of images (percentile bootstrap)."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ BINS = 4096
 
 
 class Interval(NamedTuple):
-    """A figure of the images at hand, and the percentiles of the same figure over resampled images."""
+    """A figure in [0, 1] of the images at hand, and its 2.5 and 97.5 percentiles over resampled images."""
 
     value: float
     low: float
@@ -22,9 +22,22 @@ class Interval(NamedTuple):
 def image_auroc_interval(
     scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray, seed: int = 0, resamples: int = 2000
 ) -> Interval:
-    """95 % interval of the image AUROC; normal and anomalous images are drawn with replacement, each kind from its own.
+    """95 % interval of the image AUROC; normal and anomalous images are drawn with replacement, each from its own kind.
 
-    Raises DataError if one kind is missing.
+    Args:
+        scores: one an image, higher means more anomalous.
+        labels: 0 (normal) or 1 (anomalous).
+        seed: of the resampling.
+        resamples: number of resampled sets.
+
+    Returns:
+        The AUROC in [0, 1] and its interval.
+
+    Raises:
+        DataError: one kind is missing.
+
+    >>> image_auroc_interval([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]).value
+    0.75
     """
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     groups = [(values[[i]], values[:0]) if label == 0 else (values[:0], values[[i]]) for i, label in enumerate(truth)]
@@ -36,7 +49,17 @@ def pixel_auroc_interval(
 ) -> Interval:
     """95 % interval of the pixel AUROC; whole images are drawn, because pixels of one image are not independent.
 
-    Raises DataError if no image has a defective pixel, or none a normal one.
+    Args:
+        maps: scores (height, width) of each image.
+        masks: the same shapes; anomalous where not 0.
+        seed: of the resampling.
+        resamples: number of resampled sets.
+
+    Returns:
+        The AUROC in [0, 1] and its interval.
+
+    Raises:
+        DataError: no image has an anomalous pixel, or none a normal one.
     """
     groups = [(values[mask == 0], values[mask != 0]) for values, mask in zip(maps, masks, strict=True)]
     return _interval(groups, np.array([anomalous.size > 0 for _, anomalous in groups]), seed, resamples)
@@ -62,9 +85,9 @@ def _interval(
     for chosen in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):
         if chosen.size:
             weights[1:, chosen] = random.multinomial(chosen.size, np.full(chosen.size, 1 / chosen.size), resamples)
-    found = np.concatenate([_auroc(part @ normal, part @ defective) for part in np.array_split(weights, 20)])
-    low, high = np.nanpercentile(found[1:], [2.5, 97.5])
-    return Interval(float(found[0]), float(low), float(high))
+    aurocs = np.concatenate([_auroc(part @ normal, part @ defective) for part in np.array_split(weights, 20)])
+    low, high = np.nanpercentile(aurocs[1:], [2.5, 97.5])
+    return Interval(float(aurocs[0]), float(low), float(high))
 
 
 def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The running counts behind every metric, and the four metrics read off them."""
+"""Counts at every threshold -> AUROC, average precision, F1-max and PRO."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -33,19 +33,40 @@ class Curve(NamedTuple):
 
 
 def auroc(curve: Curve) -> float:
-    """P(anomalous score > normal score) + P(equal) / 2, the area under the ROC curve."""
+    """P(anomalous score > normal score) + P(equal) / 2, the area under the ROC curve.
+
+    Args:
+        curve: counts at the thresholds.
+
+    Returns:
+        A figure in [0, 1].
+    """
     outranked = 1 - (curve.alarms_above + curve.alarms) / (2 * curve.normal)
     return float((_new_hits(curve) * outranked).sum() / curve.hits[-1])
 
 
 def average_precision(curve: Curve) -> float:
-    """sum_k (recall_k - recall_{k-1}) precision_k, not interpolated."""
+    """sum_k (recall_k - recall_{k-1}) precision_k, not interpolated.
+
+    Args:
+        curve: counts at the thresholds.
+
+    Returns:
+        A figure in [0, 1].
+    """
     precision = curve.hits / (curve.hits + curve.alarms)
     return float((_new_hits(curve) * precision).sum() / curve.hits[-1])
 
 
 def f1_max(curve: Curve) -> float:
-    """max_k 2 TP_k / (2 TP_k + FP_k + FN_k)."""
+    """max_k 2 TP_k / (2 TP_k + FP_k + FN_k) over all thresholds k.
+
+    Args:
+        curve: counts at the thresholds.
+
+    Returns:
+        A figure in [0, 1].
+    """
     return float((2 * curve.hits / (curve.hits[-1] + curve.hits + curve.alarms)).max())
 
 
@@ -55,6 +76,12 @@ def per_region_overlap(curve: Curve) -> float:
     The curve starts at (0, 0) and is linear between thresholds, as a ROC curve is; where the limit
     falls between two, it is cut there by interpolation. The rate counts all normal pixels of all
     images (Bergmann et al., 2020).
+
+    Args:
+        curve: counts at the thresholds.
+
+    Returns:
+        A figure in [0, 1].
     """
     assert curve.overlap is not None
     before = np.concatenate(([0.0], curve.overlap[:-1]))
@@ -84,6 +111,14 @@ def one_class_reason(item: str, anomalous: int, normal: int) -> str | None:
 
     With one class AP and F1-max would be 0 or 1 whatever the scores are, and would shift a mean
     without measuring anything: they are undefined there, just as AUROC and PRO are.
+
+    Args:
+        item: "image" or "pixel".
+        anomalous: how many there are.
+        normal: how many there are.
+
+    Returns:
+        The reason as a clause, or None.
     """
     if not anomalous and not normal:
         return f"there is no {item}"
@@ -93,12 +128,28 @@ def one_class_reason(item: str, anomalous: int, normal: int) -> str | None:
 
 
 def undefined(metrics: Mapping[str, Callable[[Curve], float]], reason: str) -> Metrics:
-    """NaN for every metric, for one reason."""
+    """NaN for every metric, for one reason.
+
+    Args:
+        metrics: functions by name.
+        reason: of `one_class_reason`.
+
+    Returns:
+        The undefined figures.
+    """
     return Metrics(dict.fromkeys(metrics, math.nan), dict.fromkeys(metrics, reason))
 
 
-def measure(metrics: Mapping[str, Callable[[Curve], float]], curve: Curve) -> Metrics:
-    """Every metric of a curve that has both classes."""
+def read_off(metrics: Mapping[str, Callable[[Curve], float]], curve: Curve) -> Metrics:
+    """Every metric of a curve that has both classes.
+
+    Args:
+        metrics: functions by name.
+        curve: counts at the thresholds.
+
+    Returns:
+        Figures in [0, 1] by name.
+    """
     return Metrics({name: metric(curve) for name, metric in metrics.items()})
 
 

@@ -1,4 +1,7 @@
-"""Metrics from one sort of all scores: equal to scikit-learn's and to a PRO over all thresholds."""
+"""Scores and labels, or maps and masks -> exact metrics, from one sort of all scores.
+
+Equal to scikit-learn's AUROC, AP and F1, and to a PRO over all thresholds.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,8 +13,8 @@ from bayes_pfl.metrics.curve import (
     IMAGE_METRICS,
     PIXEL_METRICS,
     Curve,
-    measure,
     one_class_reason,
+    read_off,
     undefined,
 )
 from bayes_pfl.metrics.regions import as_floats, split_pixels
@@ -22,10 +25,21 @@ def image_metrics(
     scores: Sequence[float] | np.ndarray,
     labels: Sequence[int] | np.ndarray,
 ) -> Metrics:
-    """image_auroc, image_f1_max and image_ap of scores (higher: more anomalous), labels 0 and 1.
+    """image_auroc, image_f1_max and image_ap of image scores.
+
+    Args:
+        scores: one an image, any finite number; higher means more anomalous.
+        labels: 0 (normal) or 1 (anomalous).
+
+    Returns:
+        Figures in [0, 1] by name; NaN with a reason where one class is missing.
 
     Raises:
         DataError: the lengths differ, a label is neither 0 nor 1, or a score is not finite.
+
+    >>> metrics = image_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    >>> {name: round(value, 3) for name, value in metrics.values.items()}
+    {'image_auroc': 0.75, 'image_f1_max': 0.8, 'image_ap': 0.833}
     """
     values, truth = as_floats(np.asarray(scores)), np.asarray(labels)
     if values.ndim != 1 or values.shape != truth.shape:
@@ -33,10 +47,10 @@ def image_metrics(
     anomalous = truth == 1
     if not np.all(anomalous | (truth == 0)):
         raise DataError("Labels must be 0 (normal) or 1 (anomalous).")
-    found, normal = values[anomalous], values[~anomalous]
-    if reason := one_class_reason("image", found.size, normal.size):
+    positive, normal = values[anomalous], values[~anomalous]
+    if reason := one_class_reason("image", positive.size, normal.size):
         return undefined(IMAGE_METRICS, reason)
-    return measure(IMAGE_METRICS, _curve(found, normal))
+    return read_off(IMAGE_METRICS, _curve(positive, normal))
 
 
 def pixel_metrics(
@@ -47,8 +61,22 @@ def pixel_metrics(
 
     Holds the scores of all pixels at once, 4 bytes each in float32, and some more while sorting.
 
+    Args:
+        maps: finite scores (height, width) of each image; higher means more anomalous.
+        masks: the same shapes; anomalous where not 0.
+
+    Returns:
+        Figures in [0, 1] by name; NaN with a reason where one class is missing.
+
     Raises:
         DataError: a map and its mask do not fit each other, or a score is not finite.
+
+    >>> import numpy as np
+    >>> mask = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 0]])
+    >>> maps = np.array([[0.1, 0.1, 0.1], [0.1, 0.9, 0.4], [0.1, 0.6, 0.1]])
+    >>> metrics = pixel_metrics([maps], [mask])
+    >>> {name: round(value, 3) for name, value in metrics.values.items()}
+    {'pixel_auroc': 0.929, 'pixel_pro': 0.762, 'pixel_ap': 0.833, 'pixel_f1_max': 0.8}
     """
     pixels = list(split_pixels(maps, masks))
     if not pixels:
@@ -57,7 +85,7 @@ def pixel_metrics(
     del pixels
     if reason := one_class_reason("pixel", anomalous.size, normal.size):
         return undefined(PIXEL_METRICS, reason)
-    return measure(PIXEL_METRICS, _curve(anomalous, normal, area))
+    return read_off(PIXEL_METRICS, _curve(anomalous, normal, area))
 
 
 def _curve(

@@ -14,7 +14,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 """Pixels that touch by a side or a corner belong to one region, as in the published evaluations."""
 
 
-class Pixels(NamedTuple):
+class PixelSplit(NamedTuple):
     """The pixels of one image by class; `region_area[i]` is the size in pixels of i's region."""
 
     normal: Float[np.ndarray, " normal"]
@@ -25,8 +25,15 @@ class Pixels(NamedTuple):
 def split_pixels(
     maps: Iterable[np.ndarray],
     masks: Iterable[np.ndarray],
-) -> Iterator[Pixels]:
+) -> Iterator[PixelSplit]:
     """The pixels of each pair; a mask is anomalous where it is not 0. Images may differ in size.
+
+    Args:
+        maps: scores (height, width) of each image.
+        masks: the same shapes.
+
+    Yields:
+        The pixels of one image, by class.
 
     Raises:
         DataError: a map is not two-dimensional or its mask has another shape, a mask holds values
@@ -39,13 +46,20 @@ def split_pixels(
 
 
 def as_floats(scores: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """float32 as it is, half precision widened to it, everything else as float64: order is kept."""
+    """float32 as it is, half precision widened to it, everything else as float64: order is kept.
+
+    Args:
+        scores: numbers of any type.
+
+    Returns:
+        The same shape.
+    """
     if scores.dtype == np.float32:
         return scores
     return scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
 
 
-def _split(index: int, scores: np.ndarray, mask: np.ndarray) -> Pixels:
+def _split(index: int, scores: np.ndarray, mask: np.ndarray) -> PixelSplit:
     if scores.ndim != 2 or mask.shape != scores.shape:
         raise DataError(
             f"Map {index} has shape {scores.shape} and its mask {mask.shape}: "
@@ -57,8 +71,8 @@ def _split(index: int, scores: np.ndarray, mask: np.ndarray) -> Pixels:
     scores = as_floats(scores)
     if not anomalous.any():
         none = scores[:0, 0]
-        return Pixels(scores.ravel(), none, none.astype(np.int64))
-    return Pixels(scores[~anomalous], scores[anomalous], _region_area(anomalous))
+        return PixelSplit(scores.ravel(), none, none.astype(np.int64))
+    return PixelSplit(scores[~anomalous], scores[anomalous], _region_area(anomalous))
 
 
 def _region_area(anomalous: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " anomalous"]:

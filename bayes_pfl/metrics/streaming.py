@@ -1,4 +1,4 @@
-"""Pixel metrics in fixed memory: counts per score bin, which add up across maps and workers."""
+"""Maps and masks, one by one -> pixel metrics in fixed memory: counts per score bin, which add up across workers."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,8 +9,8 @@ from bayes_pfl.errors import DataError
 from bayes_pfl.metrics.curve import (
     PIXEL_METRICS,
     Curve,
-    measure,
     one_class_reason,
+    read_off,
     undefined,
 )
 from bayes_pfl.metrics.regions import split_pixels
@@ -45,6 +45,15 @@ class PixelHistogram:
 
     normal, anomalous: pixels in each bin.
     region_weight: sum over a bin's anomalous pixels of REGION_UNIT / (area of its region).
+
+    >>> import numpy as np
+    >>> mask = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 0]])
+    >>> maps = np.array([[0.1, 0.1, 0.1], [0.1, 0.9, 0.4], [0.1, 0.6, 0.1]])
+    >>> left, right = PixelHistogram(), PixelHistogram()
+    >>> left.update([maps], [mask])
+    >>> right.update([maps.T], [mask.T])
+    >>> round(left.merge(right).metrics()["pixel_auroc"], 3)
+    0.929
     """
 
     def __init__(self) -> None:
@@ -57,7 +66,11 @@ class PixelHistogram:
         maps: Iterable[np.ndarray],
         masks: Iterable[np.ndarray],
     ) -> None:
-        """Count the pixels of more maps of probabilities.
+        """Count the pixels of more maps.
+
+        Args:
+            maps: probabilities (height, width) of each image.
+            masks: the same shapes; anomalous where not 0.
 
         Raises:
             DataError: a map and its mask do not fit each other, or a score is not within [0, 1];
@@ -71,7 +84,14 @@ class PixelHistogram:
             np.add.at(self.region_weight, anomalous, weight)
 
     def merge(self, other: "PixelHistogram") -> "PixelHistogram":
-        """A histogram of the maps of both; neither is changed."""
+        """A histogram of the maps of both; neither is changed.
+
+        Args:
+            other: counts of other maps.
+
+        Returns:
+            The sum.
+        """
         both = PixelHistogram()
         both.normal = self.normal + other.normal
         both.anomalous = self.anomalous + other.anomalous
@@ -79,20 +99,34 @@ class PixelHistogram:
         return both
 
     def metrics(self) -> Metrics:
-        """pixel_auroc, pixel_pro, pixel_ap and pixel_f1_max of everything counted so far."""
+        """pixel_auroc, pixel_pro, pixel_ap and pixel_f1_max of everything counted so far.
+
+        Returns:
+            Figures in [0, 1] by name; NaN with a reason where one class is missing.
+        """
         normal, anomalous = int(self.normal.sum()), int(self.anomalous.sum())
         if reason := one_class_reason("pixel", anomalous, normal):
             return undefined(PIXEL_METRICS, reason)
-        return measure(PIXEL_METRICS, self._curve(normal))
+        return read_off(PIXEL_METRICS, self._curve(normal))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The bins in use as arrays of one length, to send to another process or to save."""
+        """The bins in use as arrays of one length, to send to another process or to save.
+
+        Returns:
+            `bin`, `normal`, `anomalous` and `region_weight`.
+        """
         used = np.flatnonzero(self.normal | self.anomalous)
         return {"bin": used} | {name: counts[used] for name, counts in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "PixelHistogram":
         """The inverse of `to_arrays`.
+
+        Args:
+            arrays: of `to_arrays`.
+
+        Returns:
+            The histogram.
 
         Raises:
             DataError: an array is missing, their lengths differ, or a bin is out of range.
@@ -130,4 +164,4 @@ def _bins(scores: Float[np.ndarray, " pixels"]) -> Int[np.ndarray, " pixels"]:
             f"Scores from {scores.min():.4g} to {scores.max():.4g} are no probabilities: "
             "PixelHistogram needs maps within [0, 1]; pixel_metrics takes any finite scores."
         )
-    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    return np.clip((scores * BINS).astype(np.int64), 0, BINS - 1)

@@ -145,3 +145,10 @@ def test_one_class_is_undefined_with_a_reason(masks, reason):
     assert all(math.isnan(value) for value in found.values.values())
     assert found.undefined == pixel_metrics([np.eye(2)] * len(masks), masks).undefined
     assert reason in found.undefined["pixel_pro"]
+
+
+def test_rounding_below_zero_is_counted_in_the_lowest_bin():
+    mask = np.array([[0, 1]])
+    below = counted([np.array([[-9.9e-7, 0.5]])], [mask])
+    assert same_bits(below, counted([np.array([[0.0, 0.5]])], [mask]))
+    assert below.metrics()["pixel_auroc"] == 1
