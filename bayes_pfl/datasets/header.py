@@ -1,11 +1,12 @@
-"""An encoded image -> what its header says, without decoding a pixel."""
+"""An encoded image -> what its header says, and its pixels as the file has them."""
 
 import io
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bayes_pfl.data.preprocess import FORMATS
+from bayes_pfl.errors import ImageError
 
 _ORIENTATION = 0x0112
 
@@ -56,3 +57,33 @@ def has_few_values(data: bytes) -> bool:
     except Exception:  # as above
         return False
     return colours is not None
+
+
+def open_image(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
+    """An encoded image in the file's own mode, upright.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: larger images are refused.
+        max_side_px: longer ones are refused.
+
+    Returns:
+        The decoded image.
+
+    Raises:
+        ImageError: the bytes are no image of an allowed format, are cut short, or are too large.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # as above
+        raise ImageError(f"not a readable image ({', '.join(FORMATS)})") from error
+    width, height = image.size
+    if width * height > max_pixels or max(width, height) > max_side_px:
+        raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels or {max_side_px} px a side")
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise ImageError(f"broken or cut short: {error}") from error

@@ -9,6 +9,7 @@ from PIL import Image
 
 from bayes_pfl.data.preprocess import decode_mask
 from bayes_pfl.datasets.header import read_header
+from bayes_pfl.datasets.marked import marked_pixels
 from bayes_pfl.datasets.record import Record, Shape
 from bayes_pfl.datasets.source import read_file
 from bayes_pfl.errors import ImageError
@@ -23,9 +24,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image upright, by its EXIF orientation."""
-
-_LOSSY_ABOVE = (127, 31)
-"""Thresholds of masks stored with losses: the first that leaves a pixel; the noise around an outline is darker."""
 
 
 class RecordMask(NamedTuple):
@@ -93,7 +91,7 @@ def decode_any_mask(data: bytes, above: int | None, max_pixels: int) -> np.ndarr
 
     Args:
         data: encoded.
-        above: gray value; None for any that is not black, noise of JPEG aside.
+        above: gray value; None for any that is not black, as `marked_pixels` has it.
         max_pixels: larger masks are refused.
 
     Returns:
@@ -102,12 +100,7 @@ def decode_any_mask(data: bytes, above: int | None, max_pixels: int) -> np.ndarr
     Raises:
         ImageError: as `decode_mask`.
     """
-    if above is not None:
-        return decode_mask(data, above, max_pixels)
-    if not _is_lossy(data):
-        return decode_mask(data, 0, max_pixels)
-    first, second = (decode_mask(data, level, max_pixels) for level in _LOSSY_ABOVE)
-    return first if first.any() else second
+    return marked_pixels(data, max_pixels) if above is None else decode_mask(data, above, max_pixels)
 
 
 def drawn_mask(shape: Shape, width: int, height: int) -> np.ndarray:
@@ -185,7 +178,3 @@ def _turned(mask: np.ndarray, size: tuple[int, int], orientation: int, as_stored
 def _worst(turns: Iterable[str]) -> str:
     remarks = set(turns)
     return next((remark for remark in ("unsure", "by its size") if remark in remarks), "")
-
-
-def _is_lossy(data: bytes) -> bool:
-    return data[:3] == b"\xff\xd8\xff" or (data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 ")

@@ -42,6 +42,17 @@ VALUES = {
     "red": png(np.where(MARK[..., None], [255, 0, 0], 0).astype(np.uint8)),
     "dark blue": png(np.where(MARK[..., None], [0, 0, 40], 0).astype(np.uint8)),
     "palette": palette(1, (128, 0, 0)),
+    "black palette": palette(1, (0, 0, 0)),
+    "palette with white first": png(np.where(MARK, 255, 0).astype(np.uint8), "P"),
+    "very dark blue": png(np.where(MARK[..., None], [0, 0, 3], 0).astype(np.uint8)),
+    "alpha": png(np.dstack([np.zeros((16, 24, 3), np.uint8), np.where(MARK, 255, 0).astype(np.uint8)])),
+    "white on transparent white": png(
+        np.dstack([np.full((16, 24, 3), 255, np.uint8), np.where(MARK, 255, 0).astype(np.uint8)])
+    ),
+    "red, opaque": png(np.dstack([np.where(MARK, 255, 0), 0 * MARK, 0 * MARK, 0 * MARK + 255]).astype(np.uint8)),
+    "16 bits, classes 5 and 1000": png(np.where(MARK, np.where(np.arange(24) < 13, 5, 1000), 0).astype(np.uint16)),
+    "32 bits": png(np.where(MARK, 70_000, 0).astype(np.int32), form="TIFF"),
+    "float 300": png(np.where(MARK, 300.0, 0.0).astype(np.float32), form="TIFF"),
     "16 bits": png(np.where(MARK, 65535, 0).astype(np.uint16)),
     "float": png(np.where(MARK, 1.0, 0.0).astype(np.float32), form="TIFF"),
     "JPEG": png(np.where(MARK, 255, 0).astype(np.uint8), form="JPEG", quality=95),
