@@ -38,7 +38,7 @@ def _is_marked(image: Image.Image) -> np.ndarray:
     if image.mode == "P":
         palette = image.getpalette("RGB") or []
         if not any(palette[:3]):  # black background: every other number is a class, whatever its colour
-            return np.not_equal(np.asarray(image), 0)
+            return np.asarray(image).astype(bool)
         image = image.convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         pixels = np.asarray(image.convert("RGBA"))
