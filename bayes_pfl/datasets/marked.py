@@ -44,8 +44,9 @@ def _is_marked(image: Image.Image) -> np.ndarray:
         pixels = np.asarray(image.convert("RGBA"))
         coloured, visible = pixels[..., :3].any(-1), pixels[..., 3] > 0
         if visible.all() or not visible.any():
-            return coloured
-        return coloured & visible if (coloured & visible).any() else visible
+            return np.asarray(coloured)
+        both = np.logical_and(coloured, visible)
+        return both if both.any() else visible
     if image.mode not in ("1", "L", "RGB") and not image.mode.startswith(("I", "F")):
         try:
             image = image.convert("RGB")
