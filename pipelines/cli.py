@@ -98,11 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_endpoint(command: str, arguments: list[str]) -> int:
     """Run a program of the endpoint in this process, so that every signal to the command reaches it."""
-    if (
-        command == "serve"
-    ):  # until it has handlers of its own: as process 1 of a container the kernel drops what nobody handles
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # while it is imported; process 1 of a container has no defaults
+        signal.signal(number, lambda *_: sys.exit(0))
     return int(importlib.import_module(ENDPOINT[command][0]).main(arguments))
 
 

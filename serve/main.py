@@ -1,4 +1,4 @@
-"""The endpoint as a program: `python -m serve --model SOURCE` starts Ray Serve here and stays until it is told to stop."""
+"""`bayes-pfl serve`: Ray Serve on this machine, or on a cluster, with the endpoint on it until a signal says stop."""
 
 import argparse
 import contextlib
@@ -9,16 +9,23 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
+from bayes_pfl.machine import ImportFolders, usable_cpus
 from serve.http.access import read_tokens
+from serve.http.closing import STOP_FILE_VARIABLE
 from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
 from serve.settings import ServeSettings
+from serve.supervision import SIGNALS, supervised
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -27,10 +34,18 @@ MESSAGE_BYTES = 512 * 2**20
 HOME_VARIABLE = "BAYES_PFL_HOME"
 """Where the programs keep runs and the local registry; models:/ sources are looked up there."""
 APPLICATION = "bayes-pfl"
+LOOK_S = 5.0
+"""How often the program looks which version answers."""
+CLOSE_S = 5.0
+"""Time for Ray's proxy to stop listening."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The program's options, on any parser."""
+    """The options of `bayes-pfl serve`.
+
+    Args:
+        parser: gets them.
+    """
     add = parser.add_argument
     add(
         "--model", default="embedded", metavar="SOURCE", help="bundle folder, models:/NAME@ALIAS, or embedded (default)"
@@ -39,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--challenger",
         metavar="SOURCE",
-        help="a second model, scored behind the first one's back: logged, never answered",
+        help="a second model that scores the same images: its scores are logged, never answered",
     )
     add(
         "--host",
@@ -66,20 +81,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run; the exit code."""
+    """Parse the command line and run.
+
+    Args:
+        arguments: options; None: those of this process.
+
+    Returns:
+        Exit code.
+    """
     parser = argparse.ArgumentParser(prog="bayes-pfl serve", description=__doc__)
     add_arguments(parser)
-    return run(parser.parse_args(arguments))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM, then finish what is under way. 0, or 2 for what the user can mend."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    args = parser.parse_args(arguments)
+    os.environ.setdefault(
+        "MLFLOW_DISABLE_TELEMETRY", "true"
+    )  # it would start a thread, and threads do not survive a fork
     try:
+        if args.gpus and args.address == "local" and not torch.cuda.is_available():
+            raise ConfigError("There is no GPU that torch can use here; leave --gpus out, or install its driver.")
         settings = settings_of(args)
         check_address(args.host, args.port)
+    except BayesPFLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return supervised(lambda: run(settings, args))
+
+
+def _is_guarded(args: argparse.Namespace) -> bool:
+    """Whether requests need a token."""
+    return args.host not in LOOPBACK or args.tokens_file is not None or bool(os.environ.get("BAYES_PFL_TOKENS"))
+
+
+def run(settings: ServeSettings, args: argparse.Namespace) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then finish what is under way.
+
+    Args:
+        settings: the endpoint.
+        args: parsed options.
+
+    Returns:
+        Exit code: 0, or 2 for what the user can mend.
+    """
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    try:
         serve_until(stop, settings, args)
     except BayesPFLError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -87,19 +131,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _stop_on_signals(stop: threading.Event) -> None:
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: stop.set())
+
+
 def settings_of(args: argparse.Namespace) -> ServeSettings:
     """The endpoint's settings from the command line.
 
-    Raises ConfigError for a value out of range, or if it is to listen beyond loopback and there are no tokens.
+    Args:
+        args: parsed options.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: a value is out of range, or it is to listen beyond loopback and there are no tokens.
+        BundleError: there is no such model.
     """
-    exposed = args.host not in LOOPBACK
-    guarded = exposed or args.tokens_file is not None or bool(os.environ.get("BAYES_PFL_TOKENS"))
+    exposed, guarded = args.host not in LOOPBACK, _is_guarded(args)
     tokens_file = None if args.tokens_file is None else str(Path(args.tokens_file).resolve())
     if guarded:
         read_tokens(None if tokens_file is None else Path(tokens_file))
     replica = {
         "source": absolute(args.model),
-        "threads": args.threads or max(1, (os.cpu_count() or 1) // max(1, args.replicas)),
+        "threads": args.threads or max(1, usable_cpus() // max(1, args.replicas)),
         "refresh_s": args.refresh,
         "device": "cuda" if args.gpus else "cpu",
     }
@@ -126,7 +182,15 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise ConfigError if nothing can listen there: Ray's proxy would try, fail and say so only in its log."""
+    """See to it that something can listen there: Ray's proxy would try, fail and say so only in its log.
+
+    Args:
+        host: name or address.
+        port: number.
+
+    Raises:
+        ConfigError: nothing can listen there.
+    """
     if not 1 <= port <= 65535:
         raise ConfigError(f"There is no port {port}; choose one from 1 to 65535.")
     try:
@@ -139,9 +203,16 @@ def check_address(host: str, port: int) -> None:
 
 
 def absolute(source: str) -> str:
-    """A folder's absolute path (replicas run elsewhere); `embedded` and URIs as they are.
+    """A folder's absolute path, because replicas run elsewhere; `embedded` and URIs as they are.
 
-    Raises BundleError if there is no such model: better here, in a sentence, than out of a replica.
+    Args:
+        source: as on the command line.
+
+    Returns:
+        The source for replicas.
+
+    Raises:
+        BundleError: there is no such model.
     """
     folder = resolve(source)
     if not (folder / "bundle.json").is_file():
@@ -152,54 +223,129 @@ def absolute(source: str) -> str:
 
 
 def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.Namespace) -> None:
-    """Start Ray and Serve, say so, wait for `stop`, drain, shut down. Raises BundleError or ConfigError if it cannot start."""
+    """Start Ray and Serve, say so, wait, drain, shut down.
+
+    Args:
+        stop: set when it is time to stop.
+        settings: the endpoint.
+        args: host, port, address and what to print.
+
+    Raises:
+        BundleError, ConfigError: it cannot start.
+    """
+    with tempfile.TemporaryDirectory(prefix="bayes-pfl-serve-") as folder:
+        stop_file = Path(folder) / "stop"
+        _set_environment(stop_file)
+        _start_ray(args.address)
+        _stop_on_signals(stop)  # Ray has put its own handlers in their place
+        from ray import serve
+
+        from serve.app import build
+
+        try:
+            timeout = settings.limits.answer_timeout_s + settings.limits.body_timeout_s + 5
+            serve.start(http_options={"host": args.host, "port": args.port, "request_timeout_s": timeout})
+            try:
+                serve.run(build(settings), name=APPLICATION, route_prefix="/")
+            except RuntimeError as error:
+                raise explain_failure(error) from error
+            announce(args)
+            _wait_and_tell(stop, settings)
+            with contextlib.suppress(Exception):  # whatever keeps it from draining, it has to stop
+                serve.get_app_handle(APPLICATION).drain.remote().result(timeout_s=timeout)
+            if args.address == "local":
+                _close_port(args.host, args.port, stop_file)
+        finally:
+            _shut_down(args.address)
+
+
+def _wait_and_tell(stop: threading.Event, settings: ServeSettings) -> None:
+    """Wait until it is time to stop; say meanwhile on stderr when another version of a model answers."""
+    from ray import serve
+
+    versions: dict[str, list[str]] = {model.name: [] for model in settings.models}
+    while not stop.wait(LOOK_S):
+        for name, told in versions.items():
+            with contextlib.suppress(Exception):  # replicas are busy, or being replaced: the next look tells
+                handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
+                version = handle.describe.remote().result(timeout_s=LOOK_S).version
+                if version not in told[-2:]:  # while replicas are replaced one after the other, both may answer
+                    if told:
+                        print(f"{name}: version {told[-1]} is replaced by {version}.", file=sys.stderr, flush=True)
+                    told.append(version)
+
+
+def _set_environment(stop_file: Path) -> None:
+    """What Ray's processes inherit; what the user has set stays."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # By default Ray's processes give way to all others of the machine; here somebody waits for an answer.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Replicas run in another folder; what is relative to this one must be said in full.
     os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE, "runs")).resolve())
     os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
+    os.environ[STOP_FILE_VARIABLE] = str(stop_file)
     # Deployments call each other over gRPC, not by actor calls: a fifth less CPU time in proxy and ingress.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
     # Ray allows 4 MiB a message otherwise: less than four maps of 518 px.
     os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(MESSAGE_BYTES))
+
+
+def _start_ray(address: str) -> None:
+    """A Ray of this machine's own, or a cluster that is there."""
     import ray
-    from ray import serve
+    import ray.job_config
+    import ray.serve  # sets the level of its logger when it is imported
 
-    from serve.app import build
-
+    job = ray.job_config.JobConfig()
+    job._py_driver_sys_path = ImportFolders()  # else replicas import from the current folder, first of all
     here: dict[str, Any] = {
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
-        "num_cpus": max(2, os.cpu_count() or 1),
+        "num_cpus": max(2, usable_cpus()),
     }
     ray.init(
-        address=args.address,
+        address=address,
+        job_config=job,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        **(here if args.address == "local" else {}),
+        **(here if address == "local" else {}),
     )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ray has put its own in their place
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        timeout = settings.limits.answer_timeout_s + settings.limits.body_timeout_s + 5
-        serve.start(http_options={"host": args.host, "port": args.port, "request_timeout_s": timeout})
+
+
+def _close_port(host: str, port: int, stop_file: Path) -> None:
+    """Have Ray's proxy stop listening (`serve.http.closing`), and wait until nothing listens any more."""
+    stop_file.touch()
+    until = time.monotonic() + CLOSE_S
+    while time.monotonic() < until:
         try:
-            serve.run(build(settings), name=APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            raise explain_failure(error) from error
-        announce(args)
-        stop.wait()
-        with contextlib.suppress(Exception):  # whatever keeps it from draining, it has to stop
-            serve.get_app_handle(APPLICATION).drain.remote().result(timeout_s=timeout)
-    finally:
+            with socket.create_connection((host, port), timeout=1) as connection:
+                connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                while connection.recv(65536):
+                    pass
+        except ConnectionRefusedError:
+            return
+        except OSError:
+            pass
+        time.sleep(0.05)
+
+
+def _shut_down(address: str) -> None:
+    """End the application; a Ray of this program's own ends as a whole."""
+    import ray
+    from ray import serve
+
+    if address != "local":
         serve.shutdown()
-        ray.shutdown()
+    ray.shutdown()
 
 
 def announce(args: argparse.Namespace) -> None:
-    """Say where the endpoint is: a line of JSON for programs, or one for people."""
+    """Say where the endpoint is: a line of JSON for programs, or one for people.
+
+    Args:
+        args: parsed options.
+    """
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{args.port}"
     line = (
@@ -211,7 +357,14 @@ def announce(args: argparse.Namespace) -> None:
 
 
 def explain_failure(error: RuntimeError) -> BayesPFLError:
-    """The sentence of ours inside Ray Serve's report of a failed start; else where to look."""
+    """The sentence of this project inside Ray Serve's report of a failed start; else where to look.
+
+    Args:
+        error: what `serve.run` raised.
+
+    Returns:
+        An error for people.
+    """
     from ray import serve
 
     reports = [str(error)]
@@ -219,8 +372,8 @@ def explain_failure(error: RuntimeError) -> BayesPFLError:
     if application is not None:
         reports += [application.message, *(deployment.message for deployment in application.deployments.values())]
     for report in reports:
-        found = re.findall(r"bayes_pfl\.errors\.\w+: (.+)", report)
-        if found:
-            return BundleError(found[-1])
+        sentences = re.findall(r"bayes_pfl\.errors\.\w+: (.+)", report)
+        if sentences:
+            return BundleError(sentences[-1])
     last = (reports[-1] or reports[0]).strip().splitlines()[-1]
     return ConfigError(f"Ray Serve could not start the endpoint: {last} (see Ray's logs, session_latest/logs/serve)")

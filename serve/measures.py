@@ -43,6 +43,7 @@ class ReplicaMeasures:
         self.embedding_drift = Gauge(
             "bayes_pfl_embedding_drift", "cosine distance of the recent mean embedding", ("model",)
         )
+        self.failed = Counter("bayes_pfl_jobs_failed", "jobs that broke off in the replica", ("model",))
         self.loaded = Counter("bayes_pfl_models_loaded", "models put into service", ("model",))
         self.refused = Counter(
             "bayes_pfl_models_refused", "new models that could not be read or failed their self-test", ("model",)

@@ -74,7 +74,14 @@ class Outgrown(NamedTuple):
     model: ModelInfo
 
 
-Outcome = ReplicaAnswer | Refused | Outgrown
+class Failed(NamedTuple):
+    """The replica broke off over this job; the others of its batch have outcomes of their own."""
+
+    reason: str
+    """Type of the error, for the log."""
+
+
+Outcome = ReplicaAnswer | Refused | Outgrown | Failed
 
 
 class BatchOutcome(NamedTuple):

@@ -1,9 +1,11 @@
-"""What stands in front of Ray's own HTTP proxy: headers that steer Ray are ours to send, not a client's."""
+"""Middlewares of Ray's own HTTP proxy: headers that steer Ray are dropped, and the proxy stops listening at the end."""
 
 import re
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.http.closing import ClosesAtTheEnd
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 CALLBACK = "serve.http.proxy:middlewares"
@@ -16,8 +18,12 @@ STEERING = re.compile(
 
 
 def middlewares() -> list[Middleware]:
-    """The middlewares for Ray's proxies."""
-    return [Middleware(PlainHeaders)]
+    """The middlewares for Ray's proxies.
+
+    Returns:
+        From the outermost on.
+    """
+    return [Middleware(PlainHeaders), Middleware(ClosesAtTheEnd)]
 
 
 class PlainHeaders:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from serve.measures import Measures
-from serve.messages import Job, ModelInfo, Outgrown, Question, Refused, ReplicaAnswer
+from serve.messages import Failed, Job, ModelInfo, Outgrown, Question, Refused, ReplicaAnswer
 from serve.models.batching import BUSY_RETRY_S, BatchingHandle
 from serve.models.images import Decoder, Prepared
 from serve.problems import Problem
@@ -67,6 +67,8 @@ class ModelClient:
             outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
+            if isinstance(outcome, Failed):
+                raise Problem(500, "The model broke off over this image; quote the request id.")
             if isinstance(outcome, ReplicaAnswer):
                 self.latest = outcome.model
                 self._shadow(data, job._replace(question=question._replace(want_map=False)), outcome)

@@ -1,25 +1,38 @@
-"""A model replica: loads a bundle, tests itself, scores batches, follows its source to newer models without a pause."""
+"""Jobs -> outcomes in a model replica, which loads a bundle, tests it, and follows its source to newer models without a pause."""
 
 import asyncio
-import contextlib
+import hashlib
 import logging
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from bayes_pfl import Detector
-from bayes_pfl.errors import BackboneError, BayesPFLError, BundleError
+from bayes_pfl.errors import BayesPFLError, BundleError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
 from serve.measures import ReplicaMeasures
-from serve.messages import BatchOutcome, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
-from serve.models.drift import Watch, WatchedBackbone
+from serve.messages import BatchOutcome, Failed, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
+from serve.models.drift import REFERENCE, Watch, WatchedBackbone
 from serve.settings import ReplicaSettings
 
 logger = logging.getLogger("ray.serve")
+
+FAILURES_IN_A_ROW = 3
+"""Jobs that break off one after the other until the replica is replaced."""
+
+
+class LoadedModel(NamedTuple):
+    """A model that answers: replaced as a whole, so that a score never comes with another model's version."""
+
+    detector: Detector
+    info: ModelInfo
+    watch: Watch
+    identity: str
+    """Digest of all that its answers depend on: weights, configuration, device."""
 
 
 class ModelReplica:
@@ -32,55 +45,89 @@ class ModelReplica:
         self.name = name
         self.id = uuid.uuid4().hex
         self.settings = ReplicaSettings()
-        self.detector: Detector | None = None
-        self.model: ModelInfo | None = None
-        self.watch: Watch | None = None
+        self.model: LoadedModel | None = None
         self.measures = ReplicaMeasures(name)
         self.follower: asyncio.Task[None] | None = None
         self.loading = asyncio.Lock()
+        self.failures = 0
+        """Jobs in a row that broke off."""
         # One thread for all predictions: torch keeps a pool of workers for every thread that calls it.
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Apply new settings; a changed source or revision loads the model beside the old one and swaps them."""
+        """Apply new settings; a changed source, device or revision loads the model beside the old one and swaps them.
+
+        Args:
+            user_config: fields of `ReplicaSettings`.
+        """
         self.settings = ReplicaSettings.model_validate(user_config)
-        # OpenMP keeps the number for each calling thread: said elsewhere, it would not hold where predictions are made.
+        # OpenMP keeps the number for each calling thread: set elsewhere, it would not hold where predictions are made.
         await asyncio.get_running_loop().run_in_executor(self.worker, torch.set_num_threads, self.settings.threads)
-        if self.detector is None:
+        if self.model is None:
             await self._load()
         else:
             await self.refresh()
         if self.follower is None:
             self.follower = asyncio.create_task(self._follow())
 
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which replaces a replica whose check fails.
+
+        Raises:
+            RuntimeError: the last jobs all broke off, as they do for good after an error of the device.
+        """
+        if self.failures >= FAILURES_IN_A_ROW:
+            raise RuntimeError(f"the last {self.failures} jobs of {self.name} broke off")
+
     async def score(self, jobs: list[Job]) -> BatchOutcome:
-        """Score a batch: images of any class names, samples and seeds together, each with an outcome of its own."""
+        """Score a batch: images of any class names, samples and seeds together.
+
+        Args:
+            jobs: the batch.
+
+        Returns:
+            An outcome for each job.
+        """
         return await asyncio.get_running_loop().run_in_executor(self.worker, self.score_all, jobs)
 
     def score_all(self, jobs: list[Job]) -> BatchOutcome:
-        """Score jobs one after the other with the model that is loaded now."""
-        detector, model, watch = self.detector, self.model, self.watch
-        assert detector is not None
+        """Score jobs one after the other with the model that is loaded now.
+
+        Args:
+            jobs: the batch.
+
+        Returns:
+            An outcome for each job.
+        """
+        model = self.model
         assert model is not None
-        assert watch is not None
-        outcomes = [self._score_one(detector, model, watch, job) for job in jobs]
+        outcomes = [self._score_one(model, job) for job in jobs]
         self.measures.batches.observe(len(jobs), tags=self.measures.tags)
-        if watch.due():
-            self.measures.drift(watch.drift())
+        if model.watch.due():
+            self.measures.drift(model.watch.drift())
         return BatchOutcome(self.id, outcomes)
 
     async def describe(self) -> ModelInfo:
-        """Which model answers now."""
+        """Which model answers now.
+
+        Returns:
+            What a client may know of it.
+        """
         assert self.model is not None
-        return self.model
+        return self.model.info
 
     async def refresh(self) -> ModelInfo:
-        """Look at the source now: load what is new there. A model that fails is logged and the old one stays."""
+        """Look at the source now and load what is new there; a model that fails is logged and counted, and the old one stays.
+
+        Returns:
+            The model that answers afterwards.
+        """
         try:
             await self._load()
-        except BayesPFLError as error:
+        except Exception as error:  # whatever it is: the model that runs is not to suffer
             self.measures.refused.inc(tags=self.measures.tags)
-            logger.error("reload refused", extra={"model": self.name, "reason": str(error)})
+            reason = str(error) if isinstance(error, BayesPFLError) else f"{type(error).__name__}: {error}"
+            logger.error("reload refused", extra={"model": self.name, "reason": reason})
         return await self.describe()
 
     async def _follow(self) -> None:
@@ -88,55 +135,97 @@ class ModelReplica:
         while True:
             await asyncio.sleep(self.settings.refresh_s or 60)
             if self.settings.refresh_s:
-                with contextlib.suppress(Exception):  # a source that is away for a while: the next look tells
-                    await self.refresh()
+                await self.refresh()
 
     async def _load(self) -> None:
         """Load the source's model in a thread unless it is the one that runs; swap only after its self-test."""
         async with self.loading:
             current = self.model
-            loaded = await asyncio.to_thread(load_newer, self.settings, current)
+            loaded = await asyncio.to_thread(load_newer, self.settings, None if current is None else current.identity)
             if loaded is None:
                 return
-            self.detector, self.model, self.watch = loaded
+            self.model, self.failures = loaded, 0
             self.measures.loaded.inc(tags=self.measures.tags)
-            logger.info(
-                "model loaded", extra={"model": self.name, "version": loaded[1].version, "kind": loaded[1].kind}
-            )
+            before = "none" if current is None else current.info.version
+            values = {"model": self.name, "version": loaded.info.version, "kind": loaded.info.kind, "before": before}
+            logger.info("model loaded", extra=values)
 
-    def _score_one(self, detector: Detector, model: ModelInfo, watch: Watch, job: Job) -> Outcome:
-        if job.pixels.shape[0] != model.image_size:
-            return Outgrown(model)
+    def _score_one(self, model: LoadedModel, job: Job) -> Outcome:
+        """The outcome of one job; whatever goes wrong is this job's alone."""
+        if job.pixels.shape[0] != model.info.image_size:
+            return Outgrown(model.info)
         question, start = job.question, time.perf_counter()
         try:
-            prediction = detector.predict([job.pixels], [question.class_name], question.num_samples, question.seed)[0]
-        except BackboneError as error:  # the class name has too many tokens
+            prediction = model.detector.predict(
+                [job.pixels], [question.class_name], question.num_samples, question.seed
+            )[0]
+        except BayesPFLError as error:  # such as a class name with too many tokens
             return Refused(str(error))
+        except Exception as error:
+            self.failures += 1
+            self.measures.failed.inc(tags=self.measures.tags)
+            logger.exception("job failed", extra={"model": self.name, "in_a_row": self.failures})
+            return Failed(type(error).__name__)
+        self.failures = 0
         seconds = time.perf_counter() - start
-        watch.note(prediction.image_score)
+        model.watch.note(prediction.image_score)
         self.measures.compute.observe(seconds, tags=self.measures.tags)
-        anomaly_map = prediction.anomaly_map if question.want_map or model.threshold is not None else None
-        return ReplicaAnswer(prediction.image_score, prediction.uncertainty, anomaly_map, model, seconds * 1000)
+        wanted = question.want_map or model.info.threshold is not None
+        anomaly_map = prediction.anomaly_map if wanted else None
+        return ReplicaAnswer(prediction.image_score, prediction.uncertainty, anomaly_map, model.info, seconds * 1000)
 
 
-def load_newer(settings: ReplicaSettings, current: ModelInfo | None) -> tuple[Detector, ModelInfo, Watch] | None:
-    """Load and test the model at the source; nothing if it is the current one.
+def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | None:
+    """Load and test the model at the source, unless it is the current one.
 
-    Raises BundleError if it cannot be read or its self-test fails, BackboneError if its CLIP cannot be built.
+    Args:
+        settings: source, device and threads.
+        current: identity of the model that runs; None if there is none.
+
+    Returns:
+        The model; None if it is the current one.
+
+    Raises:
+        BundleError: it cannot be read, or fails its self-test.
+        BackboneError: its CLIP cannot be built.
     """
     torch.set_num_threads(settings.threads)
     bundle = load_bundle(resolve(settings.source))
-    model = describe_bundle(bundle, settings.source)
-    if model == current:
+    identity = identify(bundle, settings)
+    if identity == current:
         return None
     backbone = WatchedBackbone(bundle.config.backbone)
     detector = Detector(bundle, backbone, torch.device(settings.device))
     self_test(detector)
-    return detector, model, Watch(bundle, backbone)
+    return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, backbone), identity)
+
+
+def identify(bundle: Bundle, settings: ReplicaSettings) -> str:
+    """A digest of all that the answers of a replica depend on.
+
+    Args:
+        bundle: the model.
+        settings: of the replica.
+
+    Returns:
+        64 hexadecimal digits; others for other weights, configuration, source, device, or reference window.
+    """
+    window = bundle.folder / REFERENCE
+    parts = [bundle.record["head_sha256"], bundle.config.model_dump_json(), settings.source, settings.device]
+    parts.append(hashlib.sha256(window.read_bytes()).hexdigest() if window.is_file() else "")
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
 def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
-    """What a client may know of a bundle: no paths of this machine."""
+    """What a client may know of a bundle: no paths of this machine.
+
+    Args:
+        bundle: the model.
+        source: as it is configured.
+
+    Returns:
+        Version, kind and sizes.
+    """
     config = bundle.config
     # The small CLIP inside the package has only ever seen generated images, whatever head is trained on it.
     demonstration = bool(bundle.kind) or config.backbone.pretrained.startswith("package:")
@@ -153,10 +242,17 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
 
 
 def self_test(detector: Detector) -> None:
-    """Score one made-up picture. Raises BundleError if the answer is not finite or not of the promised shape."""
+    """Score one made-up image.
+
+    Args:
+        detector: a model that was just loaded.
+
+    Raises:
+        BundleError: the answer is not finite or not of the promised shape.
+    """
     size = detector.config.backbone.image_size
-    picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    prediction = detector.predict([picture], ["object"], num_samples=1)[0]
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    prediction = detector.predict([image], ["object"], num_samples=1)[0]
     finite = np.isfinite([prediction.image_score, prediction.uncertainty]).all()
     if not finite or prediction.anomaly_map.shape != (size, size) or not np.isfinite(prediction.anomaly_map).all():
         raise BundleError(

@@ -83,13 +83,12 @@ class LocalHandle:
         self.replica = ModelReplica("local")
         self.load(source)
         self.score = LocalMethod(self.replica.score_all)
-        self.describe = LocalMethod(lambda: self.replica.model)
+        self.describe = LocalMethod(lambda: self.replica.model and self.replica.model.info)
 
     def load(self, source: Path) -> None:
         """Load a bundle as `reconfigure` does."""
-        loaded = load_newer(ReplicaSettings(source=str(source)), None)
-        assert loaded is not None
-        self.replica.detector, self.replica.model, self.replica.watch = loaded
+        self.replica.model = load_newer(ReplicaSettings(source=str(source)), None)
+        assert self.replica.model is not None
 
 
 def local_app(settings: ServeSettings, handles: dict[str, LocalHandle], challengers: dict[str, LocalHandle]) -> Any:

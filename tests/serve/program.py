@@ -55,7 +55,7 @@ class Registry:
 
 @contextlib.contextmanager
 def running(registry: Registry, *options: str) -> Iterator[Program]:
-    """`python -m serve` on a free port until the block ends."""
+    """`bayes-pfl serve` on a free port until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,8 +66,7 @@ def running(registry: Registry, *options: str) -> Iterator[Program]:
         "OMP_NUM_THREADS": "1",
     }
     command = [
-        sys.executable,
-        "-m",
+        str(Path(sys.executable).with_name("bayes-pfl")),
         "serve",
         "--model",
         "models:/small@champion",

@@ -1,5 +1,7 @@
 """Drift against its definition, and a replica that notices other images."""
 
+import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import load_bundle
-from serve.messages import Job, Question, ReplicaAnswer
+from serve.messages import Failed, Job, Question, Refused, ReplicaAnswer
 from serve.models import drift
 from serve.models.drift import Watch, WatchedBackbone
 from serve.models.replica import ModelReplica, describe_bundle, load_newer, self_test
@@ -74,14 +76,14 @@ def test_a_replica_notices_other_images(tmp_path: Path) -> None:
 
     def drift_after(images: list[np.ndarray]) -> tuple[float, float]:
         replica = ModelReplica("drifting")
-        loaded = load_newer(ReplicaSettings(source=str(folder)), None)
-        assert loaded is not None
-        replica.detector, replica.model, replica.watch = loaded
-        assert replica.watch.drift() is None
+        replica.model = load_newer(ReplicaSettings(source=str(folder)), None)
+        assert replica.model is not None
+        watch = replica.model.watch
+        assert watch.drift() is None
         outcomes = replica.score_all([Job(image, Question("nut", 1, 0, False)) for image in images]).outcomes
         assert all(isinstance(outcome, ReplicaAnswer) and outcome.anomaly_map is None for outcome in outcomes)
-        assert not replica.watch.due()  # the batch was looked at
-        found = replica.watch.drift()
+        assert not watch.due()  # the batch was looked at
+        found = watch.drift()
         assert found is not None
         return found
 
@@ -123,7 +125,50 @@ def test_the_same_model_is_not_loaded_twice(bundles: dict[str, Path]) -> None:
     settings = ReplicaSettings(source=str(bundles["first"]))
     first = load_newer(settings, None)
     assert first is not None
-    assert load_newer(settings, first[1]) is None
-    second = load_newer(settings.model_copy(update={"source": str(bundles["second"])}), first[1])
+    assert load_newer(settings, first.identity) is None
+    second = load_newer(settings.model_copy(update={"source": str(bundles["second"])}), first.identity)
     assert second is not None
-    assert second[1].version != first[1].version
+    assert second.info.version != first.info.version
+
+
+def test_a_changed_setting_of_the_bundle_is_a_newer_model(tmp_path: Path) -> None:
+    settings = ReplicaSettings(source=str(write_bundle(tmp_path / "bundle", 1)))
+    first = load_newer(settings, None)
+    assert first is not None
+    record = json.loads((tmp_path / "bundle" / "bundle.json").read_text(encoding="utf-8"))
+    record["config"]["scoring"]["smoothing_sigma_px"] = 1.5
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(record), encoding="utf-8")
+    second = load_newer(settings, first.identity)
+    assert second is not None
+    assert second.info == first.info  # the head is the same, the answers are not
+    assert second.detector.config.scoring.smoothing_sigma_px == 1.5
+
+
+def test_one_job_never_takes_others_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = ModelReplica("alone")
+    replica.model = load_newer(ReplicaSettings(source=str(write_bundle(tmp_path / "bundle", 1))), None)
+    assert replica.model is not None
+    image, question = picture(1, 56, 56), Question("nut", 1, 0, False)
+    broken = Job(image.astype(np.float64), question)  # what no route lets through: the detector breaks off over it
+    jobs = [Job(image, question), Job(image, question._replace(class_name="very " * 100)), broken, Job(image, question)]
+    scored, refused, failed, other = replica.score_all(jobs).outcomes
+    assert isinstance(scored, ReplicaAnswer)
+    assert isinstance(refused, Refused)
+    assert "room for" in refused.detail
+    assert isinstance(failed, Failed | Refused)
+    assert other == scored._replace(compute_ms=other.compute_ms)
+
+
+def test_a_replica_that_breaks_off_again_and_again_is_not_healthy(tmp_path: Path) -> None:
+    replica = ModelReplica("sticky")
+    replica.model = load_newer(ReplicaSettings(source=str(write_bundle(tmp_path / "bundle", 1))), None)
+    assert replica.model is not None
+    job = Job(picture(1, 56, 56), Question("nut", 1, 0, False))
+    for (
+        parameter
+    ) in replica.model.detector.backbone.parameters():  # as after an error of the device: nothing works any more
+        parameter.data = parameter.data.to(torch.float64)
+    asyncio.run(replica.check_health())
+    assert all(isinstance(outcome, Failed) for outcome in replica.score_all([job, job, job]).outcomes)
+    with pytest.raises(RuntimeError, match="last 3 jobs"):
+        asyncio.run(replica.check_health())
