@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from bayes_pfl import Detector
+from bayes_pfl.data.walk import SkippedFile, list_images, skipped_summary
 from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from serve.models.drift import FEWEST, REFERENCE, Reference, WatchedBackbone, make_reference, write_reference
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,28 +29,42 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     try:
-        window, broken = measure(args.model, image_files(args.images), args.class_name, args.num_samples)
+        files, skipped = image_files(args.images)
+        window, broken = measure(args.model, files, args.class_name, args.num_samples)
         write(args.model, window)
     except BayesPFLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    for line in broken:
+    for line in (*broken, *skipped_summary(skipped)):
         print(f"left out: {line}", file=sys.stderr)
     print(f"{window.images} images: median score {window.deciles[4]:.4f}, written to {args.model / REFERENCE}")
     return 0
 
 
-def image_files(given: Sequence[Path]) -> list[Path]:
-    """The files, and those with an image's ending in the folders, sorted. Raises DataError for a path that is not there."""
+def image_files(given: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
+    """Files, and the images in folders as ingestion and scoring find them.
+
+    Args:
+        given: files, whatever their ending, and folders.
+
+    Returns:
+        The images, and what was left out of folders.
+
+    Raises:
+        DataError: a path is not there, or a folder cannot be read.
+    """
     files: list[Path] = []
+    skipped: list[SkippedFile] = []
     for path in given:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            listing = list_images(path)
+            files += [path / name for name in listing.files]
+            skipped += listing.skipped
         elif path.is_file():
             files.append(path)
         else:
             raise DataError(f"There is no {path}; give image files or folders of them.")
-    return files
+    return files, skipped
 
 
 def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: int) -> tuple[Reference, list[str]]:

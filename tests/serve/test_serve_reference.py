@@ -18,10 +18,14 @@ def test_the_window_holds_the_library_s_scores(tmp_path: Path, capsys: pytest.Ca
         (images / f"{seed:03d}.png").write_bytes(encoded(picture(seed, 56, 56)))
     (images / "broken.png").write_bytes(b"no image")
     (images / "notes.txt").write_text("not looked at", encoding="ascii")
+    (images / ".thumbnails").mkdir()
+    (images / ".thumbnails/000.png").write_bytes(encoded(picture(99, 56, 56)))
     assert main([str(images), "--model", str(folder), "--class-name", "nut", "--num-samples", "1"]) == 0
     said = capsys.readouterr()
     assert "50 images" in said.out
     assert "broken.png" in said.err
+    assert "left out: notes.txt: no image" in said.err
+    assert "left out: .thumbnails/000.png: hidden file" in said.err
     files = [path.read_bytes() for path in sorted(images.glob("0*.png"))]
     scores = [one.image_score for one in Detector.load(folder).predict(files, ["nut"] * 50, num_samples=1)]
     window = read_reference(folder)
