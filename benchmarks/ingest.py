@@ -50,7 +50,7 @@ def _paint(folder: Path, images: int, side: int) -> None:
 def _save(path: Path, pixels: np.ndarray) -> None:
     """Write an image file, with little compression to save the benchmark's time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels)._save(path, compress_level=1)
+    Image.fromarray(pixels).save(path, compress_level=1)
 
 
 def _in_one_process(source: Path, output: Path) -> tuple[float, float, str]:
