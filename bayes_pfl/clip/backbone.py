@@ -1,14 +1,10 @@
 """The frozen CLIP, through open_clip's public API: images to features, class names to tokens.
 
-Departs from stock CLIP in nothing; `Features` are open_clip's own intermediates (equal to the published implementation's
-with exact GELU). The text tower is handed on as modules: `text.PromptEncoder` runs learned prompts through it.
+Departs from stock CLIP in nothing; `Features` are open_clip's own intermediates (equal to those of the published
+implementation with exact GELU). The text tower is handed on as modules: `PromptEncoder` runs learned prompts through it.
 """
 
-import difflib
 import hashlib
-import json
-import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
@@ -17,14 +13,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_pfl.clip.class_names import ClassNames
+from bayes_pfl.clip.loading import architecture_text, context_length, load_clip, load_tokenizer, package_path
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
-PACKAGE = Path(__file__).parents[1]
+__all__ = [
+    "Backbone",
+    "Features",
+    "architecture_text",
+    "context_length",
+    "load_tokenizer",
+    "package_path",
+    "weights_digest",
+]
 
 
 class Features(NamedTuple):
-    """What the frozen image encoder says of a batch of images."""
+    """Output of the frozen image encoder for a batch of images."""
 
     image: Float[Tensor, "batch dim"]
     """Global feature of the class token in the joint space, not normalised."""
@@ -35,15 +40,20 @@ class Features(NamedTuple):
 class Backbone(nn.Module):
     """Frozen CLIP: `Features` of images, and the modules and tokens that prompts need.
 
-    Raises BackboneError if the architecture or weights cannot be found, do not fit, or have another SHA-256 than stated.
+    Args:
+        config: architecture, weights, image size and layers.
+
+    Raises:
+        BackboneError: the architecture or weights cannot be found or do not fit, have another SHA-256 than stated, or
+            contradict the configuration.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.clip = _load_clip(config)
+        self.clip = load_clip(config)
         self.clip.requires_grad_(False)
-        # Tokens become a picture for convolutions without a copy where weights lie channels last; values stay the same.
+        # Tokens become an image for convolutions without a copy where weights lie channels last; values stay the same.
         self.clip.visual.to(memory_format=torch.channels_last)
         _put_sequence_first(self.clip)
         self.train()
@@ -59,12 +69,12 @@ class Backbone(nn.Module):
             else self.text_tower.text_projection.out_features
         )
         self.text_width = int(self.text_tower.token_embedding.weight.shape[1])
-        self.grid, self.patch_width = self._probe()
+        self.grid, self.patch_width = self._sizes()
         digest = weights_digest(self.clip)
         if config.weights_sha256 and digest != config.weights_sha256:
             raise BackboneError(
-                f"The CLIP weights '{config.pretrained}' have SHA-256 {digest[:12]}..., but {config.weights_sha256[:12]}... is expected; "
-                "use the weights the model was trained on."
+                f"The CLIP weights '{config.pretrained}' have SHA-256 {digest[:12]}..., but "
+                f"{config.weights_sha256[:12]}... is expected; use the weights the model was trained on."
             )
         self.digest = digest
 
@@ -72,6 +82,12 @@ class Backbone(nn.Module):
         """Stay in evaluation mode, the backbone is frozen; but attention is fused as it is in training.
 
         In evaluation torch's attention module takes a path of its own that stores all weights: a quarter slower in all.
+
+        Args:
+            mode: ignored.
+
+        Returns:
+            The backbone.
         """
         super().train(False)
         for module in self.clip.modules():
@@ -81,7 +97,14 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
-        """Global feature and the patch tokens of the configured blocks, of normalised images."""
+        """Global feature and the patch tokens of the configured blocks.
+
+        Args:
+            images: normalised as CLIP's were.
+
+        Returns:
+            The features.
+        """
         output = self.clip.visual.forward_intermediates(
             images, indices=[layer - 1 for layer in self.config.feature_layers], output_fmt="NLC"
         )
@@ -112,14 +135,27 @@ class Backbone(nn.Module):
         """
         return ClassNames(self.tokenizer, self.text_tower.positional_embedding.shape[0], other_tokens)
 
-    def _probe(self) -> tuple[tuple[int, int], int]:
-        """Patch grid and patch-token width, found by encoding one black image."""
-        size = self.config.image_size
+    def _sizes(self) -> tuple[tuple[int, int], int]:
+        """Patch grid and patch-token width: of CLIP's own image encoder as built, of others from one black image."""
+        size, layers, visual = self.config.image_size, self.config.feature_layers, self.clip.visual
+        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+        blocks = blocks if blocks is not None else getattr(getattr(visual, "trunk", None), "blocks", None)
+        if blocks is not None and max(layers) > len(blocks):
+            depth = len(blocks)
+            quarters = ",".join(str(max(1, depth * part // 4)) for part in (1, 2, 3, 4))
+            raise BackboneError(
+                f"{self.config.name} cannot give layers {list(layers)}: it has {depth} vision blocks, counted from 1. "
+                f"Choose among them, such as --set backbone.feature_layers=[{quarters}]"
+            )
+        if isinstance(visual, open_clip.transformer.VisionTransformer):
+            grid, width = visual.grid_size, visual.conv1.out_channels
+            return (int(grid[0]), int(grid[1])), int(width)
         try:
             patches = self.encode_image(torch.zeros(1, 3, size, size)).patches
-        except (RuntimeError, IndexError, AssertionError) as error:
+        except (RuntimeError, IndexError, AssertionError, AttributeError, TypeError) as error:
             raise BackboneError(
-                f"{self.config.name} cannot give layers {list(self.config.feature_layers)} at {size} px: {error}"
+                f"{self.config.name} cannot give layers {list(layers)} at {size} px: {error}. Choose an architecture "
+                "whose image encoder is a vision transformer."
             ) from error
         side = int(patches.shape[2] ** 0.5)
         if side * side != patches.shape[2]:
@@ -132,7 +168,8 @@ class Backbone(nn.Module):
 def _put_sequence_first(clip: nn.Module) -> None:
     """Have open_clip's transformers run on (tokens, batch, width), for the same result.
 
-    On (batch, tokens, width) torch's attention projects a strided view: with two images or more that product is ten times slower.
+    On (batch, tokens, width) torch's attention projects a strided view: with two images or more that product is ten
+    times slower.
     """
     for transformer in clip.modules():
         if isinstance(transformer, open_clip.transformer.Transformer):
@@ -141,97 +178,18 @@ def _put_sequence_first(clip: nn.Module) -> None:
                     module.batch_first = False
 
 
-def package_path(name: str) -> Path:
-    """A path as configured: `package:x` lies inside the installed package, anything else is taken as it is."""
-    return PACKAGE / name.removeprefix("package:") if name.startswith("package:") else Path(name)
-
-
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of all parameters and buffers."""
+    """SHA-256 over names, shapes, types and bytes of all parameters and buffers.
+
+    Args:
+        module: any.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _architecture(name: str) -> str:
-    """open_clip's name of the architecture, registering a JSON file first where the configuration names one."""
-    if not name.endswith(".json"):
-        return name
-    path = package_path(name)
-    if not path.is_file():
-        raise BackboneError(
-            f"There is no architecture file {path}; name an open_clip architecture or an existing JSON file."
-        )
-    open_clip.add_model_config(path)
-    return path.stem
-
-
-def _load_clip(config: BackboneConfig) -> Any:
-    """Build the architecture and load its weights; random ones for `random:<seed>`."""
-    name = _architecture(config.name)
-    if ":" not in name and name not in open_clip.list_models():  # hf-hub:... and local-dir:... are names too
-        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.3)
-        raise BackboneError(
-            f"open_clip has no architecture '{name}'; did you mean {' or '.join(near) or 'ViT-L-14-336'}? "
-            "`python -c 'import open_clip; print(open_clip.list_models())'` lists all."
-        )
-    seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
-    pretrained = None
-    if seed is None:
-        local = package_path(config.pretrained)
-        pretrained = str(local) if local.is_file() else config.pretrained
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed or 0))
-            return open_clip.create_model(
-                name,
-                pretrained=pretrained,
-                force_quick_gelu=config.quick_gelu,
-                force_image_size=config.image_size,
-                pretrained_text=False,
-                weights_only=True,
-            )
-    except Exception as error:  # open_clip raises whatever its many loaders raise
-        raise BackboneError(
-            f"Cannot load CLIP {config.name} with weights '{config.pretrained}': {error}. Give an open_clip architecture and tag, "
-            "or download the checkpoint and give its path."
-        ) from error
-
-
-def context_length(config: BackboneConfig) -> int:
-    """Tokens that the text encoder holds, from the architecture alone.
-
-    Args:
-        config: names the architecture.
-
-    Returns:
-        The length, start and end of text included.
-    """
-    return int(open_clip.get_model_config(_architecture(config.name))["text_cfg"].get("context_length", 77))
-
-
-def load_tokenizer(config: BackboneConfig) -> Any:
-    """open_clip's tokenizer; the configuration's own vocabulary if its text_cfg names one, relative to the JSON file.
-
-    Args:
-        config: names the architecture.
-
-    Returns:
-        The tokenizer.
-    """
-    name = _architecture(config.name)
-    text = open_clip.get_model_config(name)["text_cfg"]
-    vocabulary = text.get("tokenizer_kwargs", {}).get("bpe_path")
-    if vocabulary is None:
-        return open_clip.get_tokenizer(name)
-    folder = package_path(config.name).parent
-    return open_clip.SimpleTokenizer(bpe_path=str(folder / vocabulary), context_length=text["context_length"])
-
-
-def architecture_text(config: BackboneConfig) -> str:
-    """The architecture as JSON text: what a model card records."""
-    return json.dumps(open_clip.get_model_config(_architecture(config.name)), indent=1, sort_keys=True)

@@ -4,9 +4,10 @@ The defaults are the paper's formulation at full scale; where the authors' relea
 says which value reproduces it.
 """
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
 from bayes_pfl.config.settings import Settings
@@ -30,6 +31,12 @@ class BackboneConfig(Settings):
         False, description="QuickGELU instead of exact GELU; the authors run OpenAI's weights with exact GELU"
     )
     weights_sha256: str = Field("", description="expected SHA-256 of the CLIP parameters; empty accepts any")
+
+    @field_validator("name", "pretrained")
+    @classmethod
+    def _written_out(cls, value: str) -> str:
+        """A file named from the current folder, written out: workers have another current folder."""
+        return str(Path(value).resolve()) if Path(value).is_file() else value
 
     @model_validator(mode="after")
     def _layers_differ(self) -> "BackboneConfig":

@@ -185,6 +185,10 @@ def load_bundle(source: str | Path) -> Bundle:
             "Give the folder that training wrote, or models:/NAME@ALIAS."
         ) from error
     _verify(folder, record, head)
+    backbone = record["config"].get("backbone")
+    if isinstance(backbone, dict) and str(backbone.get("name")).endswith("-quickgelu"):
+        # Bundles of such an architecture once recorded false, and ran QuickGELU all the same.
+        record["config"]["backbone"] = {**backbone, "quick_gelu": True}
     try:
         config = parse_config(DetectorConfig, record["config"], f"{folder}/bundle.json")
     except ConfigError as error:

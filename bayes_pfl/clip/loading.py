@@ -1,0 +1,253 @@
+"""Configuration -> an open_clip model with its weights and tokenizer, or one sentence why not."""
+
+import contextlib
+import difflib
+import json
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import safetensors.torch
+import torch
+
+from bayes_pfl.clip.checkpoints import describe, torchscript_tensors
+from bayes_pfl.config import BackboneConfig
+from bayes_pfl.errors import BackboneError
+
+PACKAGE = Path(__file__).parents[1]
+
+NO_TOKENIZER = (
+    " has a tokenizer of another kind, which learned prompts cannot be put through; choose an architecture with CLIP's own "
+    "tokenizer: docs/backbones.md lists them."
+)
+
+
+def package_path(name: str) -> Path:
+    """A path as configured.
+
+    Args:
+        name: `package:x` lies inside the installed package; anything else is taken as it is.
+
+    Returns:
+        The path.
+    """
+    return PACKAGE / name.removeprefix("package:") if name.startswith("package:") else Path(name)
+
+
+def _architecture(name: str) -> str:
+    """open_clip's name of the architecture, registering a JSON file first where the configuration names one."""
+    if not name.endswith(".json"):
+        return name
+    path = package_path(name)
+    if not path.is_file():
+        raise BackboneError(
+            f"There is no architecture file {path}; name an open_clip architecture or an existing JSON file."
+        )
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def load_clip(config: BackboneConfig) -> Any:
+    """Build the architecture and load its weights; random ones for `random:<seed>`.
+
+    Args:
+        config: names both.
+
+    Returns:
+        open_clip's model, on the CPU.
+
+    Raises:
+        BackboneError: one of them cannot be found or loaded, or they contradict the configuration.
+    """
+    name = _architecture(config.name)
+    if ":" not in name and name not in open_clip.list_models():  # hf-hub:... and local-dir:... are names too
+        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.3)
+        raise BackboneError(
+            f"open_clip has no architecture '{name}'; did you mean {' or '.join(near) or 'ViT-L-14-336'}? "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists all."
+        )
+    load_tokenizer(config)  # refuses a tower that cannot serve before its weights are downloaded
+    _refuse_contradiction(config, name)
+    seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
+    with contextlib.ExitStack() as stack:
+        pretrained = None if seed is not None else _weights(config.pretrained, stack)
+        stack.enter_context(_quiet())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(int(seed or 0))
+        try:
+            clip = open_clip.create_model(
+                name,
+                pretrained=pretrained,
+                force_quick_gelu=config.quick_gelu,
+                force_image_size=config.image_size,
+                pretrained_text=False,
+                weights_only=True,
+            )
+        except Exception as error:  # open_clip raises whatever its many loaders raise
+            raise BackboneError(_why_not_loaded(config, name, error)) from error
+    runs = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
+    if runs != config.quick_gelu:
+        raise BackboneError(
+            f"{config.name} runs {'QuickGELU' if runs else 'exact GELU'}, but backbone.quick_gelu is "
+            f"{str(config.quick_gelu).lower()}: make it {str(runs).lower()}."
+        )
+    return clip
+
+
+def _refuse_contradiction(config: BackboneConfig, name: str) -> None:
+    """Refuse an activation that the architecture or its weights contradict.
+
+    OpenAI's weights were trained with QuickGELU and are run with exact GELU by the published implementation: both are
+    accepted for them.
+    """
+    architecture = open_clip.get_model_config(name) if ":" not in name else {}
+    if architecture.get("quick_gelu", False) and not config.quick_gelu:
+        raise BackboneError(
+            f"{config.name} is an architecture with QuickGELU, but backbone.quick_gelu is false: make it true, or choose "
+            "the architecture without QuickGELU."
+        )
+    tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained) or {}
+    trained_with = bool(tag.get("quick_gelu", False))
+    if tag and trained_with != config.quick_gelu and config.pretrained != "openai":
+        raise BackboneError(
+            f"The weights '{config.pretrained}' of {name} were trained with {'QuickGELU' if trained_with else 'exact GELU'}, "
+            f"but backbone.quick_gelu is {str(config.quick_gelu).lower()}: make it {str(trained_with).lower()}."
+        )
+
+
+def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
+    """What open_clip is given: a tag, or a file that it reads; a TorchScript archive's tensors are copied to one."""
+    local = package_path(pretrained)
+    if not local.is_file():
+        return pretrained
+    tensors = torchscript_tensors(local)
+    if tensors is None:
+        return str(local)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bayes-pfl-"))
+    try:
+        safetensors.torch.save_file(tensors, Path(folder, "clip.safetensors"))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BackboneError(
+            f"Cannot copy the tensors of {local} to {folder}: {error}. Free some space, or name another TMPDIR."
+        ) from error
+    return str(Path(folder, "clip.safetensors"))
+
+
+def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
+    """One sentence for what open_clip's loaders raised; their advice to load files without safety is not passed on."""
+    local = package_path(config.pretrained)
+    if local.exists():
+        known = describe(local)
+        if known:
+            return f"{config.pretrained} {known}."
+        missing = re.findall(r'"([^"]+)"', str(error))
+        if "state_dict" in str(error) and missing:
+            return (
+                f"{config.pretrained} holds weights of another architecture than {config.name}: {len(missing)} names "
+                f"differ, such as {missing[0]}. Choose the architecture that it was saved from (backbone.name)."
+            )
+        reason = "it holds other objects" if "weights_only" in str(error) else _first_line(error)
+        return (
+            f"{config.pretrained} cannot be loaded as weights of {config.name} ({reason}); give a safetensors file, or one "
+            "that torch.save wrote of state_dict() alone."
+        )
+    tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained)
+    if tag:
+        page = (
+            f"https://huggingface.co/{tag['hf_hub'].rstrip('/')}" if tag.get("hf_hub") else tag.get("url", "its page")
+        )
+        return (
+            f"The weights '{config.pretrained}' of {config.name} cannot be downloaded; where there is a network, download "
+            f"open_clip_model.safetensors from {page} and give its path: backbone.pretrained=FILE."
+        )
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+    return (
+        f"Cannot load CLIP {config.name} with weights '{config.pretrained}' ({_first_line(error)}). open_clip's tags for it: "
+        f"{tags}. Name one, or download a checkpoint and give its path."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While it loads, drop open_clip's own records in the root logger and its warning of a meant activation.
+
+    open_clip logs with `logging.info(...)`, which adds a handler to a root logger without one: `logging.lastResort`, which
+    such a logger uses anyway, stands in its place. Afterwards the root logger is as it was.
+    """
+    root = logging.getLogger()
+    folder = str(Path(open_clip.__file__).parent)
+
+    def is_foreign(record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(folder)
+
+    stand_in = logging.lastResort if not root.handlers else None
+    if stand_in is not None:
+        root.addHandler(stand_in)
+    root.addFilter(is_foreign)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch", category=UserWarning)
+            yield
+    finally:
+        root.removeFilter(is_foreign)
+        if stand_in is not None:
+            root.removeHandler(stand_in)
+
+
+def context_length(config: BackboneConfig) -> int:
+    """Tokens that the text encoder holds, from the architecture alone.
+
+    Args:
+        config: names the architecture.
+
+    Returns:
+        The length, start and end of text included.
+    """
+    return int(open_clip.get_model_config(_architecture(config.name))["text_cfg"].get("context_length", 77))
+
+
+def load_tokenizer(config: BackboneConfig) -> Any:
+    """open_clip's tokenizer; the configuration's own vocabulary if its text_cfg names one, relative to the JSON file.
+
+    Args:
+        config: names the architecture.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        BackboneError: it is no tokenizer of CLIP's kind.
+    """
+    name = _architecture(config.name)
+    text = open_clip.get_model_config(name)["text_cfg"] if ":" not in name else {}
+    if "hf_tokenizer_name" in text or "hf_model_name" in text:
+        raise BackboneError(f"{config.name}{NO_TOKENIZER}")
+    vocabulary = text.get("tokenizer_kwargs", {}).get("bpe_path")
+    if vocabulary is None:
+        tokenizer = open_clip.get_tokenizer(name)
+        if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+            raise BackboneError(f"{config.name}{NO_TOKENIZER}")
+        return tokenizer
+    folder = package_path(config.name).parent
+    return open_clip.SimpleTokenizer(bpe_path=str(folder / vocabulary), context_length=text["context_length"])
+
+
+def architecture_text(config: BackboneConfig) -> str:
+    """The architecture as JSON text: what a model card records.
+
+    Args:
+        config: names the architecture.
+
+    Returns:
+        Indented JSON.
+    """
+    return json.dumps(open_clip.get_model_config(_architecture(config.name)), indent=1, sort_keys=True)

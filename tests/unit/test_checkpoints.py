@@ -1,0 +1,179 @@
+"""Files of CLIP weights: OpenAI's archives give the same model as safetensors, others are told apart in a sentence."""
+
+import json
+import logging
+import zipfile
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.checkpoints import torchscript_tensors
+from bayes_pfl.config import BackboneConfig
+from bayes_pfl.errors import BackboneError
+
+VISION = {"image_size": 28, "layers": 4, "width": 64, "patch_size": 14, "head_width": 64}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+
+
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("architecture") / "checkpoint-test-clip.json"
+    path.write_text(json.dumps({"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(architecture):
+    backbone = Backbone(configured(architecture, "random:3"))
+    return {name: tensor.half() for name, tensor in backbone.clip.state_dict().items()}
+
+
+def configured(architecture, pretrained, **changes):
+    settings = {"image_size": 28, "feature_layers": (2, 4)} | changes
+    return BackboneConfig(name=str(architecture), pretrained=str(pretrained), **settings)
+
+
+def archive(path, tensors):
+    """A TorchScript archive whose modules hold these tensors."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in module._modules:
+                module.add_module(parent, nn.Module())
+            module = module._modules[parent]
+        module.register_buffer(leaf, tensor)
+    torch.jit.save(torch.jit.script(root), path)
+    return path
+
+
+def test_a_torchscript_archive_gives_the_model_of_its_tensors(architecture, weights, tmp_path):
+    sizes = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    path = archive(tmp_path / "ViT-L-14-336px.pt", weights | sizes)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "clip.safetensors")
+    plain = Backbone(configured(architecture, tmp_path / "clip.safetensors"))
+    assert Backbone(configured(architecture, path)).digest == plain.digest
+
+
+def with_pickle(source, target, data):
+    """A copy of an archive with another pickle."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, data if info.filename.endswith("/data.pkl") else old.read(info))
+    return target
+
+
+def test_nothing_in_an_archive_is_executed(architecture, tmp_path):
+    path = archive(tmp_path / "a.pt", {"weight": torch.ones(2)})
+    witness = tmp_path / "executed"
+    command = f"touch {witness}".encode()
+    hostile = b"cposix\nsystem\n(X" + len(command).to_bytes(4, "little") + command + b"tR."
+    changed = with_pickle(path, tmp_path / "b.pt", hostile)
+    assert torchscript_tensors(changed) == {}
+    with pytest.raises(BackboneError):
+        Backbone(configured(architecture, changed))
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b".", b"K", b"t.", b"h\x07.", b"(((", b"e.", b"}s.", b"K\x01K\x02R.", b"Q.", b"\x80\x02]q\x00h\x00a."],
+)
+def test_a_damaged_archive_is_a_sentence_or_holds_nothing(tmp_path, data):
+    path = archive(tmp_path / "a.pt", {"weight": torch.ones(2)})
+    try:
+        assert torchscript_tensors(with_pickle(path, tmp_path / "b.pt", data)) == {}
+    except BackboneError as error:
+        assert "TorchScript archive that cannot be read" in str(error)  # noqa: PT017 - either is right
+
+
+def write(path, content):
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.pt", b"<html>404 not found</html>", "is a web page"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "is a pointer of Git LFS"),
+        ("a.safetensors", b"", "is empty"),
+        ("a.safetensors", b"\xff" * 100, "is damaged or no file of weights"),
+        ("a.safetensors", {"vision_model.post_layernorm.bias": torch.ones(2)}, "names of Hugging Face Transformers"),
+        ("a.bin", {"text_model.x.weight": torch.ones(2)}, "names of Hugging Face Transformers"),
+        ("a.ckpt", {"state_dict": {"model.visual.proj": torch.ones(2)}, "epoch": 3}, "PyTorch Lightning"),
+        ("a.ckpt", {"state_dict": {}, "pytorch-lightning_version": "2", "x": nn.Linear(1, 1)}, "PyTorch Lightning"),
+        ("a.pt", {"visual.proj": torch.ones(2), "x": nn.Linear(1, 1)}, "it holds other objects"),
+        ("a.safetensors", {"layer.weight": torch.ones(2)}, "weights of another architecture"),
+    ],
+)
+def test_other_files_are_told_apart(architecture, tmp_path, name, content, sentence):
+    write(tmp_path / name, content)
+    with pytest.raises(BackboneError, match=sentence) as caught:
+        Backbone(configured(architecture, tmp_path / name))
+    message = str(caught.value)
+    assert len(message) < 500
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert "weights_only" not in message
+
+
+def test_a_folder_is_told(architecture, tmp_path):
+    with pytest.raises(BackboneError, match="is a folder; give the file of weights in it"):
+        Backbone(configured(architecture, tmp_path))
+
+
+def test_a_relative_path_is_written_out(tmp_path, monkeypatch):
+    (tmp_path / "clip.pt").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert BackboneConfig(pretrained="clip.pt").pretrained == str(tmp_path / "clip.pt")
+    assert BackboneConfig(pretrained="openai").pretrained == "openai"
+
+
+def test_missing_layers_are_told_as_they_are_set(architecture):
+    with pytest.raises(BackboneError, match=r"has 4 vision blocks.*--set backbone\.feature_layers=\[1,2,3,4\]"):
+        Backbone(configured(architecture, "random:0", feature_layers=(6, 12)))
+
+
+def test_an_activation_is_never_contradicted(architecture, tmp_path):
+    assert Backbone(configured(architecture, "random:0", quick_gelu=True)).config.quick_gelu
+    path = tmp_path / "checkpoint-test-quickgelu.json"
+    path.write_text(json.dumps({"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True}))
+    with pytest.raises(BackboneError, match="quick_gelu is false: make it true"):
+        Backbone(configured(path, "random:0"))
+    with pytest.raises(BackboneError, match="quick_gelu is false: make it true"):
+        Backbone(configured("ViT-B-32-quickgelu", "random:0"))
+    with pytest.raises(BackboneError, match=r"trained with exact GELU, but .*quick_gelu is true"):
+        Backbone(configured("ViT-B-32", "laion2b_s34b_b79k", quick_gelu=True))
+    with pytest.raises(BackboneError, match=r"trained with QuickGELU, but .*quick_gelu is false"):
+        Backbone(configured("ViT-B-32", "metaclip_400m"))
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.ERROR])
+def test_the_root_logger_stays_as_it_is(architecture, level, capfd):
+    root = logging.getLogger()
+    before = root.level, list(root.handlers), list(root.filters)
+    root.setLevel(level)
+    try:
+        Backbone(configured(architecture, "random:0"))
+        assert (root.level, root.handlers, root.filters) == (level, *before[1:])
+    finally:
+        root.setLevel(before[0])
+    assert capfd.readouterr().err == ""
+
+
+def test_other_tokenizers_are_refused_before_weights_are_loaded():
+    names = [name for name in ("roberta-ViT-B-32", "ViT-B-16-SigLIP2") if name in open_clip.list_models()]
+    assert names
+    for name in names:
+        with pytest.raises(BackboneError, match="has a tokenizer of another kind"):
+            Backbone(configured(name, "openai"))
