@@ -1,4 +1,4 @@
-"""`bayes-pfl evaluate`: shards of datasets a model has not seen -> metrics per category and dataset, table and report."""
+"""`bayes-pfl evaluate`: shards of datasets a model has not seen -> metrics by category and dataset, table, report."""
 
 import argparse
 import json
@@ -16,26 +16,23 @@ from bayes_pfl.config import Settings, parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
-from bayes_pfl.errors import DataError, OutputError
+from bayes_pfl.errors import DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.builder import class_names
-from bayes_pfl.metrics import Metrics, dataset_mean, metrics_by_category
+from bayes_pfl.metrics import dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import require_gpu, start_ray
-from pipelines.platform.csv_files import write_csv
-from pipelines.platform.html import ReportImage, metrics_table, percent_rows, table, write_report
+from pipelines.platform.html import ReportImage, percent_rows, table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
-from pipelines.scoring.report_images import report_image
-
-FILES = ("predictions.csv", "report.html", "metrics.json")
-"""What an evaluation writes, in this order."""
+from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
+from pipelines.scoring.report_images import positions_by_rank, report_image
 
 
 class EvaluateSettings(Settings):
@@ -55,7 +52,8 @@ class EvaluateSettings(Settings):
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
         None,
-        description="folder or URI for metrics.json, predictions.csv and report.html; none: evaluation/ under BAYES_PFL_HOME",
+        description="folder or URI for metrics.json, predictions.csv and report.html; "
+        "none: evaluation/ under BAYES_PFL_HOME",
     )
     tracking: TrackingSettings = TrackingSettings()
 
@@ -156,8 +154,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     overlap = overlapping(bundle, refs)
     if overlap and not settings.allow_overlap:
         raise DataError(
-            f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing about "
-            "unseen data. Choose other shards, or --allow-overlap to get a marked result."
+            f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing "
+            "about unseen data. Choose other shards, or --allow-overlap to get a marked result."
         )
     check_class_names(class_names(bundle.config), refs)
     store = Store(absolute(settings.output or str(home() / "evaluation")))
@@ -182,8 +180,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     images = _extreme_images(settings, bundle, datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_remote(store.root) else Path(store.root)
-        _keep_earlier(store, result)
-        files = _write(folder, result, _predictions(refs, scored), images)
+        keep_earlier(store, result)
+        files = write_evaluation(folder, result, refs, scored, images)
         if is_remote(store.root):
             store.upload_files(files)
         _record(tracked, result, files)
@@ -267,20 +265,6 @@ def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any
     }
 
 
-def _predictions(refs: Sequence[SampleRef], scored: ScoredSamples) -> list[dict[str, Any]]:
-    """Rows of predictions.csv."""
-    return [
-        {
-            "sample_id": ref.sample_id,
-            "category": ref.category,
-            "label": ref.label,
-            "image_score": float(score),
-            "uncertainty": float(uncertainty),
-        }
-        for ref, score, uncertainty in zip(refs, scored.scores, scored.uncertainties, strict=True)
-    ]
-
-
 def _extreme_images(
     settings: EvaluateSettings, bundle: Bundle, datasets: list[EvaluatedDataset], scored: ScoredSamples
 ) -> dict[str, list[ReportImage]]:
@@ -291,7 +275,7 @@ def _extreme_images(
     detector = Detector(bundle, Backbone(bundle.config.backbone), _device(settings))
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
-        order = _by_rank(dataset.refs, scored.scores[dataset.positions])
+        order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])
         count = min(settings.cases, len(order) // 2)
         for title, positions in (("worst", order[:count]), ("best", order[::-1][:count])):
             images[f"{dataset.name}: {title}"] = [
@@ -301,66 +285,10 @@ def _extreme_images(
     return images
 
 
-def _by_rank(refs: Sequence[SampleRef], scores: np.ndarray) -> list[int]:
-    """Positions of scored images from worst to best, ranked within each label, so that both ends show both labels."""
-    labels = np.array([ref.label for ref in refs])
-    signed = np.where(labels == 1, scores, -scores)
-    ranks = np.full(len(refs), np.inf)
-    for label in (0, 1):
-        chosen = np.flatnonzero((labels == label) & np.isfinite(scores))
-        if len(chosen):
-            ranks[chosen] = np.argsort(np.argsort(signed[chosen])) / len(chosen)
-    order = np.argsort(ranks, kind="stable")
-    return [int(position) for position in order if np.isfinite(ranks[position])]
-
-
 def _device(settings: EvaluateSettings) -> Any:
     import torch
 
     return torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
-
-
-def _keep_earlier(store: Store, result: dict[str, Any]) -> None:
-    """Move another evaluation's files into `earlier-N/` of the same folder. Raises OutputError for one behind a URI."""
-    earlier = store.read_json("metrics.json")
-    same = ("model", "num_samples", "seed", "datasets")
-    if earlier is None or (isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in same)):
-        return
-    if is_remote(store.root):
-        raise OutputError(f"{store.root} holds the result of another evaluation: choose another --output.")
-    folder = Path(store.root)
-    number = next(number for number in range(1, 10**6) if not (folder / f"earlier-{number}").exists())
-    kept_in = folder / f"earlier-{number}"
-    kept_in.mkdir()
-    for name in FILES:
-        if (folder / name).exists():
-            (folder / name).rename(kept_in / name)
-    print(f"The result of another evaluation was moved to {kept_in}.", file=sys.stderr)
-
-
-def _write(
-    output: Path, result: dict[str, Any], predictions: list[dict[str, Any]], images: dict[str, list[ReportImage]]
-) -> list[Path]:
-    """All files of the evaluation, returned; metrics.json comes last and says that the others are whole."""
-    write_csv(output / "predictions.csv", predictions)
-    tables = []
-    for name, dataset in result["datasets"].items():
-        per_category = {category: Metrics.from_dict(values) for category, values in dataset["categories"].items()}
-        tables.append(metrics_table(name, per_category, Metrics.from_dict(dataset["mean"])))
-    model = result["model"]
-    notes = [
-        f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), R = {result['num_samples']}."
-    ]
-    if result["trained_on_images_evaluated"]:
-        notes.append(
-            f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result."
-        )
-    notes += [f"Not scored: {problem['sample_id']}: {problem['error']}" for problem in result["not_scored"]]
-    write_report(output / "report.html", "Evaluation", tables, images, notes)
-    temporary = output / "metrics.json.tmp"
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(output / "metrics.json")
-    return [output / name for name in FILES]
 
 
 def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:

@@ -1,4 +1,8 @@
-"""A sample -> what a report shows of it: image, mask, anomaly map, scores."""
+"""A sample -> what a report shows of it: image, mask, anomaly map, scores. Scores -> the order of such images."""
+
+from collections.abc import Sequence
+
+import numpy as np
 
 from bayes_pfl.data.preprocess import decode_image, decode_mask
 from bayes_pfl.data.samples import SampleRef
@@ -38,3 +42,24 @@ def report_image(
         prediction.image_score,
         prediction.uncertainty,
     )
+
+
+def positions_by_rank(refs: Sequence[SampleRef], scores: np.ndarray) -> list[int]:
+    """Positions of scored images from worst to best, ranked within each label, so that both ends show both labels.
+
+    Args:
+        refs: samples of a dataset.
+        scores: (samples,) image scores; NaN for an image without a score.
+
+    Returns:
+        Positions in `refs`, without the images that have no score.
+    """
+    labels = np.array([ref.label for ref in refs])
+    signed = np.where(labels == 1, scores, -scores)
+    ranks = np.full(len(refs), np.inf)
+    for label in (0, 1):
+        chosen = np.flatnonzero((labels == label) & np.isfinite(scores))
+        if len(chosen):
+            ranks[chosen] = np.argsort(np.argsort(signed[chosen])) / len(chosen)
+    order = np.argsort(ranks, kind="stable")
+    return [int(position) for position in order if np.isfinite(ranks[position])]
