@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bayes_pfl.data.walk import is_image, printable
+from bayes_pfl.data.walk import DICOM_SUFFIXES, is_image, printable, suffix_of
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.record import ANOMALOUS, Record
 from bayes_pfl.datasets.source import DatasetListing
@@ -103,6 +103,26 @@ def counted(number: int, noun: str) -> str:
         Both, for a sentence.
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def check_files(manifest: dict[str, Any]) -> list[str]:
+    """Lines for files of a kind that is not read, whatever their number.
+
+    Args:
+        manifest: with the notes of all shards.
+
+    Returns:
+        The lines.
+    """
+    dicom = [
+        path
+        for path, reason in manifest["set_aside"]
+        if suffix_of(path) in DICOM_SUFFIXES and reason.startswith("not a readable image")
+    ]
+    if not dicom:
+        return []
+    verb = "is" if len(dicom) == 1 else "are"
+    return [f"{counted(len(dicom), 'DICOM file')} {verb} not read: {_names(dicom)}; save them as PNG with a window"]
 
 
 def _one_sided(records: Sequence[Record], dataset: Dataset) -> Iterator[str]:

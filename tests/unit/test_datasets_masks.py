@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image
+from bayes_pfl.datasets.checks import check_files
 from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.masks import decode_any_mask, record_mask
 from bayes_pfl.datasets.record import Record, Shape
@@ -152,3 +153,11 @@ def test_records_survive_the_way_to_another_process() -> None:
     ):
         assert Record.from_plain(json.loads(json.dumps(record.plain()))) == record
     assert len(Record("i", None, 0, "c", "c", "test", "good").plain()) == 7
+
+
+def test_dicom_that_is_not_read_is_named_once() -> None:
+    aside = [["a.dcm", "not a readable image (PNG)"], ["b.DCM", "not a readable image (PNG)"], ["c.png", "broken"]]
+    assert check_files({"set_aside": aside}) == [
+        "2 DICOM files are not read: a.dcm, b.DCM; save them as PNG with a window"
+    ]
+    assert check_files({"set_aside": aside[2:]}) == []
