@@ -3,6 +3,7 @@
 BayesPFLError            anything the user can mend; programs print it and exit with 2
 ├── ConfigError          a configuration key or value is wrong
 ├── DataError            a dataset folder, list or shard is not what it should be
+│   ├── DamagedError     a file that this project wrote is not whole
 │   └── ImageError       one image or mask cannot be used; the others can
 ├── OutputError          a target cannot be written: no room, no right, in use, or taken
 ├── BackboneError        a CLIP model or its weights cannot be built as asked
@@ -26,6 +27,10 @@ class ConfigError(BayesPFLError):
 
 class DataError(BayesPFLError):
     """A dataset folder, a list of images or a shard is not what it should be."""
+
+
+class DamagedError(DataError):
+    """A file that this project wrote is there, but not whole."""
 
 
 class ImageError(DataError):

@@ -126,7 +126,7 @@ def train(
         )
     backbone = _check(settings, name, training, validation)
     if fresh:
-        store.clear()
+        store.clear("*")  # the folder has this very run's name
     store.make()
     store.remove(STOP_FILE)
     _say_which_checkpoint(store)

@@ -153,8 +153,7 @@ def _clear(store: Store) -> None:
         raise OutputError(
             f"{store.root} holds something that is no sweep, and nothing was deleted: choose another output."
         )
-    for name in sorted(set(names) & set(OWN_NAMES)):
-        Store(f"{store.root}/{name}").clear()
+    store.clear(*OWN_NAMES)
     store.remove(SWEEP_FILE)
 
 

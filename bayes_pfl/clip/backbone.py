@@ -1,7 +1,8 @@
 """The frozen CLIP, through open_clip's public API: images to features, class names to tokens.
 
-Departs from stock CLIP in nothing; `Features` are open_clip's own intermediates (equal to those of the published
-implementation with exact GELU). The text tower is handed on as modules: `PromptEncoder` runs learned prompts through it.
+Departs from stock CLIP in nothing; `Features` are open_clip's own intermediates (with exact GELU equal to
+those of the published implementation). The text tower is handed on as modules: `PromptEncoder` runs learned prompts
+through it.
 """
 
 import hashlib

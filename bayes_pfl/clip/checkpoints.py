@@ -10,6 +10,7 @@ import math
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,12 +87,13 @@ def torchscript_tensors(path: Path) -> dict[str, Tensor] | None:
             if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
                 raise ValueError("its numbers are big-endian")
             stored = dict(_named(read_pickle(archive.read(f"{root}data.pkl")), "", 0))
-            return {name: _read(archive, root, tensor) for name, tensor in stored.items() if name not in NOT_WEIGHTS}
+            wanted = {name: tensor for name, tensor in stored.items() if name not in NOT_WEIGHTS}
+            return {name: _read(archive, root, tensor) for name, tensor in wanted.items()}
     except (*DAMAGED, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "damaged")
         raise BackboneError(
-            f"{path} is a TorchScript archive that cannot be read ({reason}); download it again, or use open_clip's own "
-            "weights: backbone.pretrained=openai."
+            f"{path} is a TorchScript archive that cannot be read ({reason}); download it again, or use open_clip's "
+            "own weights: backbone.pretrained=openai."
         ) from error
 
 
@@ -127,47 +129,68 @@ def read_pickle(data: bytes) -> Any:
     Raises:
         ValueError: it is damaged, or uses what `torch.jit.save` does not.
     """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    mark = object()
-
-    def above_mark() -> list[Any]:
-        for index in range(len(stack) - 1, -1, -1):
-            if stack[index] is mark:
-                items = stack[index + 1 :]
-                del stack[index:]
-                return items
-        raise ValueError("a mark is missing")
-
-    for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+    machine = _Machine()
+    operations: Iterator[tuple[Any, Any, Any]] = pickletools.genops(io.BytesIO(data))
+    for opcode, argument, _ in operations:
         name = opcode.name
         if name == "STOP":
-            return stack.pop()
-        if name in ("PROTO", "FRAME"):
-            continue
+            return machine.stack.pop()
+        if name in CONSTANTS:
+            machine.stack.append(CONSTANTS[name]())
+        elif not (machine.remember(name, argument) or machine.collect(name) or machine.build(name, argument)):
+            if argument is None or opcode.stack_before != []:
+                raise ValueError(f"its pickle uses {name}")
+            machine.stack.append(argument)  # a number or a text
+    raise ValueError("its pickle has no end")
+
+
+class _Machine:
+    """The stack and the memory that a pickle's operations work on; each method says whether it knows an operation."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memory: dict[int, Any] = {}
+        self.mark = object()
+
+    def remember(self, name: str, argument: Any) -> bool:
+        """Frames, and values by number."""
         if name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[int(argument)] = stack[-1]
+            self.memory[int(argument)] = self.stack[-1]
         elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
+            self.memory[len(self.memory)] = self.stack[-1]
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo[int(argument)])
-        elif name == "MARK":
-            stack.append(mark)
-        elif name == "GLOBAL":
-            stack.append(Item(argument.replace(" ", ".")))
+            self.stack.append(self.memory[int(argument)])
+        else:
+            return name in ("PROTO", "FRAME")
+        return True
+
+    def collect(self, name: str) -> bool:
+        """Tuples, lists and dictionaries."""
+        stack = self.stack
+        if name == "MARK":
+            stack.append(self.mark)
         elif name in ("TUPLE", "LIST"):
-            items = above_mark()
+            items = self._above_mark()
             stack.append(tuple(items) if name == "TUPLE" else items)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
             stack[-count:] = [tuple(stack[-count:])]
         elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else above_mark()
+            items = [stack.pop()] if name == "APPEND" else self._above_mark()
             stack[-1].extend(items)
         elif name in ("SETITEM", "SETITEMS"):
-            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else above_mark()
+            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else self._above_mark()
             state = stack[-1].state if isinstance(stack[-1], Item) else stack[-1]
             state.update(zip(items[::2], items[1::2], strict=True))
+        else:
+            return False
+        return True
+
+    def build(self, name: str, argument: Any) -> bool:
+        """Names of classes and functions, and what is built from them: inert."""
+        stack = self.stack
+        if name == "GLOBAL":
+            stack.append(Item(argument.replace(" ", ".")))
         elif name in ("NEWOBJ", "REDUCE"):
             arguments, function = stack.pop(), stack.pop()
             stack.append(_built(function, arguments))
@@ -177,13 +200,17 @@ def read_pickle(data: bytes) -> Any:
                 stack[-1].state.update(state)
         elif name == "BINPERSID":
             stack.append(Item("storage", stack.pop()))
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name]())
-        elif argument is not None and opcode.stack_before == []:
-            stack.append(argument)  # a number or a text
         else:
-            raise ValueError(f"its pickle uses {name}")
-    raise ValueError("its pickle has no end")
+            return False
+        return True
+
+    def _above_mark(self) -> list[Any]:
+        index = next((index for index in reversed(range(len(self.stack))) if self.stack[index] is self.mark), -1)
+        if index < 0:
+            raise ValueError("a mark is missing")
+        items = self.stack[index + 1 :]
+        del self.stack[index:]
+        return items
 
 
 CONSTANTS: dict[str, Any] = {
@@ -228,7 +255,7 @@ def describe(path: Path) -> str:
     if not begin:
         return "is empty; download it again"
     if begin.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the weights; run `git lfs pull` in its repository, or download the file itself"
+        return "is a pointer of Git LFS, not the weights; run `git lfs pull` in its repository, or download the file"
     if text.startswith((b"<html", b"<!doctype", b"<?xml")):
         return "is a web page, not weights; open it to see why the download failed, and download the file again"
     try:
@@ -242,8 +269,9 @@ def describe(path: Path) -> str:
         )
     if any(key.startswith(("text_model.", "vision_model.")) for key in names):
         return (
-            "has the names of Hugging Face Transformers, not those of open_clip; take open_clip's file of the same model "
-            "(for openai/clip-vit-large-patch14-336: backbone.pretrained=openai), or open_clip_model.safetensors of its page"
+            "has the names of Hugging Face Transformers, not those of open_clip; take open_clip's file of the same "
+            "model, such as open_clip_model.safetensors of its page (for openai/clip-vit-large-patch14-336: "
+            "backbone.pretrained=openai)"
         )
     return ""
 

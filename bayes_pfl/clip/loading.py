@@ -22,8 +22,8 @@ from bayes_pfl.errors import BackboneError
 PACKAGE = Path(__file__).parents[1]
 
 NO_TOKENIZER = (
-    " has a tokenizer of another kind, which learned prompts cannot be put through; choose an architecture with CLIP's own "
-    "tokenizer: docs/backbones.md lists them."
+    " has a tokenizer of another kind, which learned prompts cannot be put through; choose an architecture with CLIP's "
+    "own tokenizer: docs/backbones.md lists them."
 )
 
 
@@ -108,14 +108,15 @@ def _refuse_contradiction(config: BackboneConfig, name: str) -> None:
     architecture = open_clip.get_model_config(name) if ":" not in name else {}
     if architecture.get("quick_gelu", False) and not config.quick_gelu:
         raise BackboneError(
-            f"{config.name} is an architecture with QuickGELU, but backbone.quick_gelu is false: make it true, or choose "
-            "the architecture without QuickGELU."
+            f"{config.name} is an architecture with QuickGELU, but backbone.quick_gelu is false: make it true, or "
+            "choose the architecture without QuickGELU."
         )
     tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained) or {}
     trained_with = bool(tag.get("quick_gelu", False))
     if tag and trained_with != config.quick_gelu and config.pretrained != "openai":
+        activation = "QuickGELU" if trained_with else "exact GELU"
         raise BackboneError(
-            f"The weights '{config.pretrained}' of {name} were trained with {'QuickGELU' if trained_with else 'exact GELU'}, "
+            f"The weights '{config.pretrained}' of {name} were trained with {activation}, "
             f"but backbone.quick_gelu is {str(config.quick_gelu).lower()}: make it {str(trained_with).lower()}."
         )
 
@@ -142,9 +143,9 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
     """One sentence for what open_clip's loaders raised; their advice to load files without safety is not passed on."""
     local = package_path(config.pretrained)
     if local.exists():
-        known = describe(local)
-        if known:
-            return f"{config.pretrained} {known}."
+        description = describe(local)
+        if description:
+            return f"{config.pretrained} {description}."
         missing = re.findall(r'"([^"]+)"', str(error))
         if "state_dict" in str(error) and missing:
             return (
@@ -153,8 +154,8 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
             )
         reason = "it holds other objects" if "weights_only" in str(error) else _first_line(error)
         return (
-            f"{config.pretrained} cannot be loaded as weights of {config.name} ({reason}); give a safetensors file, or one "
-            "that torch.save wrote of state_dict() alone."
+            f"{config.pretrained} cannot be loaded as weights of {config.name} ({reason}); give a safetensors file, or "
+            "one that torch.save wrote of state_dict() alone."
         )
     tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained)
     if tag:
@@ -162,13 +163,13 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
             f"https://huggingface.co/{tag['hf_hub'].rstrip('/')}" if tag.get("hf_hub") else tag.get("url", "its page")
         )
         return (
-            f"The weights '{config.pretrained}' of {config.name} cannot be downloaded; where there is a network, download "
-            f"open_clip_model.safetensors from {page} and give its path: backbone.pretrained=FILE."
+            f"The weights '{config.pretrained}' of {config.name} cannot be downloaded; where there is a network, "
+            f"download open_clip_model.safetensors from {page} and give its path: backbone.pretrained=FILE."
         )
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     return (
-        f"Cannot load CLIP {config.name} with weights '{config.pretrained}' ({_first_line(error)}). open_clip's tags for it: "
-        f"{tags}. Name one, or download a checkpoint and give its path."
+        f"Cannot load CLIP {config.name} with weights '{config.pretrained}' ({_first_line(error)}). open_clip's tags "
+        f"for it: {tags}. Name one, or download a checkpoint and give its path."
     )
 
 
@@ -180,8 +181,8 @@ def _first_line(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """While it loads, drop open_clip's own records in the root logger and its warning of a meant activation.
 
-    open_clip logs with `logging.info(...)`, which adds a handler to a root logger without one: `logging.lastResort`, which
-    such a logger uses anyway, stands in its place. Afterwards the root logger is as it was.
+    open_clip logs with `logging.info(...)`, which adds a handler to a root logger without one: `logging.lastResort`,
+    which such a logger uses anyway, stands in its place. Afterwards the root logger is as it was.
     """
     root = logging.getLogger()
     folder = str(Path(open_clip.__file__).parent)

@@ -15,7 +15,7 @@ from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
 from bayes_pfl.datasets.source import DatasetListing
-from bayes_pfl.errors import OutputError
+from bayes_pfl.errors import DamagedError, OutputError
 
 PLAN = f"{MANIFEST_FOLDER}/plan.json"
 MANIFEST = f"{MANIFEST_FOLDER}/manifest.json"
@@ -77,7 +77,7 @@ def begin(output: Path | str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
     store = Store(output)
     _remove_parts(output)
     digest = plan_digest(tasks)
-    plan = store.read_json(PLAN)
+    plan = _whole(store, PLAN)
     held = plan.get("digest") if isinstance(plan, dict) else None
     work = [*store.names(), *Store(f"{store.root}/{NOTES}").names()]
     # A plan of which nothing is done yet binds nobody.
@@ -108,7 +108,7 @@ def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, A
     sizes, noted = store.sizes(), set(Store(f"{store.root}/{NOTES}").names())
     notes = []
     for task in tasks:
-        note = store.read_json(f"{NOTES}/{task.shard}.json") if f"{task.shard}.json" in noted else None
+        note = _whole(store, f"{NOTES}/{task.shard}.json") if f"{task.shard}.json" in noted else None
         notes.append(note if task.done(note, sizes.get(task.shard, 0)) else None)
     return notes
 
@@ -196,8 +196,16 @@ def write_manifest(output: Path | str, manifest: dict[str, Any]) -> None:
     """
     _remove_parts(output)  # workers of a killed ingest may have outlived its successor's start
     store = Store(output)
-    if store.read_json(MANIFEST) != manifest:
+    if _whole(store, MANIFEST) != manifest:
         store.write_json(MANIFEST, manifest)
+
+
+def _whole(store: Store, name: str) -> Any | None:
+    """What a file holds; None also for one that is not whole, which is written anew."""
+    try:
+        return store.read_json(name)
+    except DamagedError:
+        return None
 
 
 def _remove_parts(output: Path | str) -> None:

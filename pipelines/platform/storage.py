@@ -23,20 +23,18 @@ def dataset_manifest(folder: str) -> dict[str, Any]:
         return read_manifest(folder)
     manifest: dict[str, Any] | None = Store(folder).read_json(f"{MANIFEST_FOLDER}/manifest.json")
     if manifest is None:
-        raise DataError(
-            f"{folder} has no {MANIFEST_FOLDER}/manifest.json, or it cannot be read: copy the whole folder of a finished ingest."
-        )
+        raise DataError(f"{folder} has no {MANIFEST_FOLDER}/manifest.json: copy the whole folder of a finished ingest.")
     return manifest
 
 
 def download_bundle(uri: str) -> Path:
     """A local copy of the bundle behind a URI, kept under its record's hash. Raises BundleError if there is none."""
-    store = Store(uri)
-    record = store.read_json("bundle.json")
+    try:
+        record = Store(uri).read_json("bundle.json")
+    except DataError as error:
+        raise BundleError(str(error)) from error
     if not isinstance(record, dict) or "head_sha256" not in record:
-        raise BundleError(
-            f"{uri} holds no bundle, or cannot be read. Give the URI that training wrote, and its credentials."
-        )
+        raise BundleError(f"{uri} holds no bundle. Give the URI that training wrote.")
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     target = cache_folder() / "bundles" / digest[:24]
     if not (target / "bundle.json").is_file():

@@ -126,7 +126,7 @@ class FinishedChunks:
 
     def remove(self) -> None:
         """Delete the folder, once the results are written."""
-        Store(self.folder).clear()
+        Store(self.folder).clear("chunk-*.arrow", ".chunk-*.part")
 
 
 def chunks(groups: Sequence[str]) -> list[list[int]]:

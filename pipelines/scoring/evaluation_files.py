@@ -8,7 +8,7 @@ from typing import Any
 
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.errors import OutputError
+from bayes_pfl.errors import DamagedError, OutputError
 from bayes_pfl.metrics import Metrics
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportImage, ReportTable, metrics_table, write_report
@@ -28,7 +28,10 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
     Raises:
         OutputError: the output is a URI that holds the result of another evaluation: nothing is moved there.
     """
-    earlier = store.read_json("metrics.json")
+    try:
+        earlier = store.read_json("metrics.json")
+    except DamagedError:
+        earlier = {}  # moved aside as another evaluation's
     same = ("model", "num_samples", "seed", "datasets")
     if earlier is None or (isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in same)):
         return

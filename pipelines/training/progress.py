@@ -1,5 +1,6 @@
 """Checkpoints that the workers hand in -> one line for each finished epoch on the driver, and a bar on a terminal."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -87,7 +88,9 @@ class EpochLines:
         except DataError:  # the store does not answer at the moment; the lines come later
             return []
         for name in reversed(names):
-            progress = self._store.read_json(f"{name}/progress.json")
+            progress = None
+            with contextlib.suppress(DataError):  # the store may not answer at the moment
+                progress = self._store.read_json(f"{name}/progress.json")
             if progress is not None:  # else it is being written or was just removed
                 history: list[dict[str, float]] = progress["history"]
                 return history

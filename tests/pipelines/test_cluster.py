@@ -49,9 +49,12 @@ def test_a_store_keeps_files_by_path_and_by_uri(tmp_path, scheme):
     assert store.upload(tmp_path / "source", "copy") == f"{scheme}{tmp_path}/a/b/copy"
     assert store.names() == ["copy", "x.json"]
     assert (store.download("copy", tmp_path / "back") / "deep" / "file").read_bytes() == b"content"
-    store.clear()
-    assert store.names() == []
-    store.clear()
+    (tmp_path / "a" / "b" / "notes.txt").write_text("mine")
+    store.clear("copy", "*.json")
+    assert store.names() == ["notes.txt"]
+    store.clear("*")
+    assert not (tmp_path / "a" / "b").exists()
+    store.clear("*")
 
 
 def test_a_store_that_cannot_be_written_is_a_sentence(tmp_path):
