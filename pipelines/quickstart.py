@@ -188,8 +188,11 @@ def _endpoint(uri: str) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
+        for line in process.stdout:
+            if line.startswith('{"url"'):
+                break
+            sys.stderr.write(line)  # what Ray has to say
+        else:
             raise BayesPFLError(
                 f"The endpoint did not start (exit code {process.wait(SERVE_TIMEOUT_S)}); see the lines above."
             )

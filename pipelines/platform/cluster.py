@@ -1,13 +1,16 @@
-"""Starting Ray the same way everywhere, or joining the cluster that RAY_ADDRESS names."""
+"""Resources that a program needs -> a local Ray, or the cluster that RAY_ADDRESS names; or a sentence that says why there is none."""
 
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from bayes_pfl.errors import ConfigError
+from bayes_pfl.errors import ConfigError, OutputError, TrainingError
 from bayes_pfl.machine import ImportFolders, usable_cpus
 
 QUIET = {
@@ -19,49 +22,154 @@ QUIET = {
 }
 """Environment of Ray that keeps its own chatter off the terminal; what is set already stays."""
 
-OBJECT_STORE_BYTES = 512 * 2**20
+SMALLEST_STORE_BYTES = 512 * 2**20
+LARGEST_STORE_BYTES = 16 * 2**30
+SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix socket."""
+ROOM_BYTES = 2**20
+CONNECT_TIMEOUT_S = 10
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
-    """Start a local Ray, or join RAY_ADDRESS, unless this process already has one.
+    """Start a local Ray, or join the cluster that RAY_ADDRESS names, unless this process already has one.
 
-    Raises ConfigError if the machine, or the cluster, can never hold what is asked for; a local Ray is then not started.
+    Args:
+        cpus_needed: CPUs that are used at once.
+        gpus_needed: GPUs that are used at once.
+
+    Raises:
+        ConfigError: the machine or the cluster can never hold that; no cluster answers; Ray's temporary folder cannot be used.
+        TrainingError: Ray does not start for another reason.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    joining = bool(os.environ.get("RAY_ADDRESS"))
-    local_cpus = max(2, usable_cpus())
     import ray
     import ray.data  # sets its logger's level when it is imported
-    import ray.job_config
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
+    address = os.environ.get("RAY_ADDRESS", "")
+    joining = address not in ("", "local")
     if not ray.is_initialized():
-        job = ray.job_config.JobConfig()
-        job._py_driver_sys_path = ImportFolders()  # else workers import from the current folder, first of all
         if joining:
-            with _without_its_first_line():
-                ray.init(job_config=job, log_to_driver=False, logging_level=logging.ERROR)
+            check_address(address)
+            options: dict[str, Any] = {}
         else:
-            check_resources("this machine", local_cpus, gpus_needed, cpus_needed, gpus_needed)
-            with _without_its_first_line():
-                ray.init(
-                    address="local",  # also where somebody has a head running on this machine
-                    num_cpus=local_cpus,
-                    job_config=job,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-    available = ray.cluster_resources()
-    check_resources("the cluster", available.get("CPU", 0), available.get("GPU", 0), cpus_needed, gpus_needed)
+            cpus = max(2, usable_cpus())
+            check_resources("this machine", cpus, gpus_needed, cpus_needed, gpus_needed)
+            check_temporary_folder(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
+            options = {
+                "address": "local",  # also where somebody has a head running on this machine
+                "num_cpus": cpus,
+                "include_dashboard": False,
+                "object_store_memory": _object_store_bytes(),
+            }
+        _init(options, address)
+    present, largest = _resources()
+    check_resources("the cluster", largest["CPU"], largest["GPU"], cpus_needed, gpus_needed)
+    if present["CPU"] < cpus_needed or present["GPU"] < gpus_needed:
+        print(
+            f"The cluster has {present['CPU']:g} CPUs and {present['GPU']:g} GPUs now; waiting until its autoscaler has made it "
+            f"{cpus_needed:g} and {gpus_needed:g}.",
+            file=sys.stderr,
+        )
+
+
+def check_address(address: str) -> None:
+    """Look whether anything answers where a cluster should be: Ray itself would wait for a minute and abort the process.
+
+    Args:
+        address: as in RAY_ADDRESS: `HOST:PORT`, `ray://HOST:PORT`, or `auto`, which is not looked at here.
+
+    Raises:
+        ConfigError: nothing answers.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S) as connection:
+            connection.sendall(HTTP2_GREETING)
+            answer = connection.recv(9)  # a frame's head; a gRPC server begins with SETTINGS, type 4
+        if answer[3:4] != b"\x04" and os.environ.get("RAY_USE_TLS", "0") == "0":
+            raise OSError("what listens there is not Ray")
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, correct the address (HOST:PORT), or unset "
+            "RAY_ADDRESS to work on this machine."
+        ) from error
+
+
+def check_temporary_folder(folder: Path) -> None:
+    """Look whether Ray can keep its sockets and logs in a folder.
+
+    Args:
+        folder: RAY_TMPDIR, TMPDIR or /tmp.
+
+    Raises:
+        ConfigError: its path is too long, it does not exist, or it belongs to somebody else.
+        OutputError: it has no room.
+    """
+    cure = "set RAY_TMPDIR to a short path of a folder of your own, such as /tmp/ray-mine."
+    session = f"session_2000-01-01_00-00-00_000000_{os.getpid()}"
+    longest = folder.absolute() / "ray" / session / "sockets" / "plasma_store"
+    if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
+        raise ConfigError(f"The path of the temporary folder {folder} is too long for Ray's sockets: {cure}")
+    if not folder.is_dir():
+        raise ConfigError(f"The temporary folder {folder} does not exist: make it, or {cure}")
+    own = folder / "ray" if (folder / "ray").exists() else folder
+    if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"Ray cannot write into {own}, which belongs to another user: {cure}")
+    room = os.statvfs(folder)
+    if room.f_bavail * room.f_frsize < ROOM_BYTES or (room.f_files and not room.f_favail):
+        raise OutputError(
+            f"There is no room left in the temporary folder {folder}, where Ray keeps its sockets and logs: free some, or {cure}"
+        )
+
+
+def _object_store_bytes() -> int:
+    """A tenth of the memory, within bounds: batches of images on their way from loaders to workers lie there."""
+    from ray._common.utils import get_system_memory
+
+    return max(SMALLEST_STORE_BYTES, min(LARGEST_STORE_BYTES, int(get_system_memory()) // 10))
+
+
+def _init(options: dict[str, Any], address: str) -> None:
+    """`ray.init`, quiet, with workers that import only from where this process does. Raises TrainingError if Ray does not start."""
+    import ray
+    import ray.job_config
+
+    job = ray.job_config.JobConfig()
+    job._py_driver_sys_path = ImportFolders()  # else workers import from the current folder, first of all
+    try:
+        with _without_its_first_line():
+            ray.init(job_config=job, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        where = (
+            f"The cluster at RAY_ADDRESS={address} cannot be joined"
+            if address
+            else "Ray does not start on this machine"
+        )
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrainingError(
+            f"{where}: {lines[0].rstrip('.')}. Ray's logs are in session_latest/logs of its temporary folder."
+        ) from error
+
+
+def _resources() -> tuple[dict[str, float], dict[str, float]]:
+    """CPUs and GPUs that the cluster has now, and that it can have with its autoscaler."""
+    import ray
+    from ray._private.state import state
+
+    present = ray.cluster_resources()
+    configured = state.get_max_resources_from_cluster_config() or {}
+    now = {kind: float(present.get(kind, 0)) for kind in ("CPU", "GPU")}
+    return now, {kind: max(value, float(configured.get(kind, 0))) for kind, value in now.items()}
 
 
 @contextlib.contextmanager
 def _without_its_first_line() -> Iterator[None]:
-    """Hold standard error back during a block, and let all of it through but the line in which Ray announces its log level.
+    """Hold standard error back during a block, and print all of it afterwards but the line with Ray's log level.
 
     Ray's core writes that line to the file descriptor itself, before any level is in force.
     """
@@ -80,7 +188,18 @@ def _without_its_first_line() -> Iterator[None]:
 
 
 def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gpus_needed: float) -> None:
-    """Raises ConfigError with what to change if `where` has fewer CPUs or GPUs than are needed at once."""
+    """Compare what is there with what is needed at once.
+
+    Args:
+        where: the machine or cluster, for the sentence.
+        cpus: CPUs that it has.
+        gpus: GPUs that it has.
+        cpus_needed: CPUs that are used at once.
+        gpus_needed: GPUs that are used at once.
+
+    Raises:
+        ConfigError: it has fewer; with what to change.
+    """
     if cpus < cpus_needed:
         raise ConfigError(
             f"This run needs {cpus_needed:g} CPUs at once but {where} has {cpus:g}: lower the number of workers "
@@ -88,7 +207,8 @@ def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gp
         )
     if gpus < gpus_needed:
         raise ConfigError(
-            f"This run needs {gpus_needed:g} GPUs but {where} has {gpus:g}: set use_gpu to false or lower the number of workers."
+            f"This run needs {gpus_needed:g} GPUs but {where} has {gpus:g}: set use_gpu to false or lower the number "
+            "of workers."
         )
 
 

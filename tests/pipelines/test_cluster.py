@@ -1,12 +1,21 @@
 """Resources are checked with a sentence; files by path and by URI behave alike."""
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
 import pytest
 from small import random_bundle
 
 from bayes_pfl.data.remote import Store
 from bayes_pfl.errors import BundleError, ConfigError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
-from pipelines.platform.cluster import check_resources
+from pipelines.platform.cluster import check_address, check_resources, check_temporary_folder
 from pipelines.platform.settings import ClusterSettings, TrainSettings
 from pipelines.platform.storage import absolute, download_bundle
 
@@ -19,6 +28,69 @@ def test_a_run_that_can_never_fit_is_refused_with_what_to_change():
         check_resources("this machine", 2, 0, 5, 0)
     with pytest.raises(ConfigError, match=r"needs 4 GPUs but the cluster has 1: set use_gpu to false"):
         check_resources("the cluster", 64, 1, 2, 4)
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_named_with_what_to_set(tmp_path):
+    short = Path(tempfile.mkdtemp(prefix="p"))
+    check_temporary_folder(short)
+    with pytest.raises(ConfigError, match=r"too long for Ray's sockets: set RAY_TMPDIR"):
+        check_temporary_folder(short / ("x" * 60))
+    with pytest.raises(ConfigError, match="does not exist"):
+        check_temporary_folder(short / "none")
+    shutil.rmtree(short)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a folder of another user is made by root")
+def test_a_temporary_folder_of_another_user_or_without_room_is_named():
+    short = Path(tempfile.mkdtemp(prefix="p"))
+    program = (
+        "import sys; from pathlib import Path; from pipelines.platform.cluster import check_temporary_folder\n"
+        "check_temporary_folder(Path(sys.argv[1]))"
+    )
+    rights = "-dac_override,-dac_read_search,-fowner,-chown"
+    (short / "ray").mkdir()
+    os.chown(short / "ray", 12345, 12345)
+    (short / "ray").chmod(0o700)
+    try:
+        command = [
+            "setpriv",
+            f"--bounding-set={rights}",
+            f"--inh-caps={rights}",
+            sys.executable,
+            "-c",
+            program,
+            str(short),
+        ]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        if "setpriv:" not in answer.stderr:
+            assert f"Ray cannot write into {short}/ray, which belongs to another user" in answer.stderr
+        if (
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(short)], capture_output=True
+            ).returncode
+            == 0
+        ):
+            with pytest.raises(OutputError, match="no room left in the temporary folder"):
+                check_temporary_folder(short)
+            subprocess.run(["umount", str(short)], check=True)
+    finally:
+        shutil.rmtree(short)
+
+
+def test_an_address_without_a_cluster_is_refused_at_once():
+    for address in ("127.0.0.1:1", "nonsense", "ray://127.0.0.1:1", "127.0.0.1:99999999"):
+        with pytest.raises(ConfigError, match=f"No Ray cluster answers at RAY_ADDRESS={address}"):
+            check_address(address)
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(ConfigError, match="what listens there is not Ray"):
+        check_address(f"127.0.0.1:{server.server_port}")
+    server.shutdown()
+
+
+@pytest.mark.ray
+def test_a_cluster_that_answers_is_joined(ray_session):
+    check_address(ray_session)
 
 
 def test_the_range_of_workers_is_ordered():
