@@ -1,15 +1,19 @@
-"""`bayes-pfl`: one command line for every program. Modules are imported when their command is called, so --help is quick."""
+"""`bayes-pfl`: a command and its options -> the program's exit code. A program is imported when its command is called."""
 
 import argparse
+import difflib
 import errno
 import importlib
+import importlib.metadata
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from bayes_pfl.errors import BayesPFLError, OutputError
 
@@ -53,19 +57,75 @@ Every command takes --help; most take --config FILE.yaml, --set key.subkey=value
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest command or option behind one that does not exist."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage of this command and what is wrong, and end with exit code 2.
+
+        Args:
+            message: argparse's sentence.
+        """
+        unknown = re.search(r"argument COMMAND: invalid choice: '([^']*)'", message)
+        if unknown:
+            names = [*COMMANDS, *ENDPOINT]
+            message = f"there is no command '{unknown[1]}'{nearest(unknown[1], names)} (bayes-pfl --help lists them)"
+        super().error(message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; unknown options are told by the command that does not know them.
+
+        Args:
+            args: words of the command line.
+            namespace: as argparse's.
+
+        Returns:
+            The options.
+        """
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            chosen = self._subparsers._group_actions[0].choices[options.command]  # type: ignore[union-attr, index]
+            words = [word for action in chosen._actions for word in action.option_strings]
+            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
+            chosen.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(wrong, words)}")
+        return options
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Find what was meant by a word that does not exist.
+
+    Args:
+        word: what was written.
+        words: what exists.
+
+    Returns:
+        `, did you mean 'x'?`, or nothing.
+    """
+    close = difflib.get_close_matches(word, words, n=1)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. Errors for people are one line on stderr and exit code 2."""
+    """Run one command. Errors for people are one line on stderr.
+
+    Args:
+        arguments: the words after `bayes-pfl`; None: those of this process.
+
+    Returns:
+        Exit code: 0; 2 for what the user can mend, 3 if the work is done but not in MLflow, 130 if interrupted.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _reach_loopback_directly()
+    _avoid_proxies()
     if given and given[0] in ENDPOINT:
         return _run_endpoint(given[0], given[1:])
     name = given[0] if given and given[0] in COMMANDS else None
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="bayes-pfl",
         description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
         epilog=EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"bayes-pfl {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, (module, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
@@ -96,6 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("bayes-pfl")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 def _run_endpoint(command: str, arguments: list[str]) -> int:
     """Run a program of the endpoint in this process, so that every signal to the command reaches it."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # while it is imported; process 1 of a container has no defaults
@@ -103,10 +170,11 @@ def _run_endpoint(command: str, arguments: list[str]) -> int:
     return int(importlib.import_module(ENDPOINT[command][0]).main(arguments))
 
 
-def _reach_loopback_directly() -> None:
-    """Except this machine's own addresses from the proxies of the environment, here and in all processes that are started."""
+def _avoid_proxies() -> None:
+    """Keep the proxies of the environment out of this machine's own addresses and of Ray, here and in all processes that are started."""
     hosts = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", *LOOPBACK]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(host for host in hosts if host)
+    os.environ.setdefault("grpc_proxy", "")  # empty: none; replicas of the endpoint call each other by gRPC
 
 
 def _quiet() -> None:

@@ -1,8 +1,11 @@
 """The command line: quick help, every command's help, clear errors."""
 
+import importlib.metadata
+import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,63 @@ def test_the_endpoints_programs_are_commands(command, capsys):
             signal.signal(number, handler)
     assert ended.value.code == 0
     assert f"usage: bayes-pfl {command}" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"bayes-pfl {importlib.metadata.version('bayes-pfl')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "meant"),
+    [
+        (["scor", "x.png"], "bayes-pfl [-h]", "'scor', did you mean 'score'?"),
+        (["servee"], "bayes-pfl [-h]", "did you mean 'serve'?"),
+        (["score", "--classname", "plate", "x.png"], "bayes-pfl score", "did you mean '--class-name'?"),
+        (["train", "--ste=a.b=c"], "bayes-pfl train", "did you mean '--set'?"),
+    ],
+)
+def test_a_misspelt_command_or_option_names_the_nearest(words, usage, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert f"usage: {usage}" in error
+    assert meant in error
+
+
+def test_proxies_of_the_environment_never_catch_this_machine(monkeypatch, capsys):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "example.com")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.delenv("grpc_proxy", raising=False)
+    assert main(["generate", "--list"]) == 0
+    capsys.readouterr()
+    assert all(urllib.request.proxy_bypass(host) for host in ("127.0.0.1", "localhost", "::1", "example.com"))
+    assert not urllib.request.proxy_bypass("example.org")
+    assert os.environ.pop("grpc_proxy") == ""
+
+
+HOSTILE = ("serve", "pipelines", "bayes_pfl", "ray", "yaml", "numpy", "torch", "json", "sitecustomize")
+
+
+@pytest.mark.parametrize(
+    "command", [["serve", "--port", "0"], ["reference", "--help"], ["generate", "--list"], ["train"]]
+)
+def test_no_file_of_the_current_folder_is_executed(command, tmp_path):
+    for name in HOSTILE:
+        (tmp_path / f"{name}.py").write_text("open('executed', 'a').write(__name__)", encoding="utf-8")
+    script = tmp_path / "bin" / "bayes-pfl"
+    script.parent.mkdir()
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom pipelines.cli import main\nsys.exit(main())\n", encoding="utf-8"
+    )
+    script.chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "BAYES_PFL_HOME": str(tmp_path / "home")}
+    answer = subprocess.run(
+        [script, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "executed").exists()
