@@ -1,4 +1,4 @@
-"""What Prometheus sees, through Ray's own metrics port. Ray adds the prefix `ray_`, and its own series."""
+"""Counts and durations -> Prometheus, through Ray's own metrics port; Ray adds the prefix `ray_`."""
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -17,19 +17,37 @@ class Measures:
         self.anomalies = Counter("bayes_pfl_anomalies", "images at or above their threshold", ("model", "version"))
         self.retries = Counter("bayes_pfl_retries", "calls sent again because a replica was lost", ("model",))
         self.queued = Gauge("bayes_pfl_queued", "images that wait for a replica", ("model",))
+        self.tokens_refused = Counter("bayes_pfl_tokens_refused", "looks at a tokens file that could not be used")
         self.gaps = Histogram("bayes_pfl_shadow_gap", "|challenger's - champion's score|", GAPS, ("model",))
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
+        """Count an answered request.
+
+        Args:
+            route: its path as the application declares it.
+            status: of the answer.
+            seconds: from request to answer.
+        """
         self.requests.inc(tags={"route": route, "status": str(status)})
         self.latency.observe(seconds, tags={"route": route})
 
     def score(self, model: str, version: str, score: float, label: bool | None) -> None:
-        """Count an answered image."""
+        """Count an answered image.
+
+        Args:
+            model: its name.
+            version: of the model.
+            score: image score.
+            label: whether it reaches its threshold, if there is one.
+        """
         tags = {"model": model, "version": version}
         self.scores.observe(score, tags=tags)
         if label:
             self.anomalies.inc(tags=tags)
+
+    def token_refused(self) -> None:
+        """Count a look at a tokens file that could not be used."""
+        self.tokens_refused.inc()
 
 
 class ReplicaMeasures:
@@ -49,8 +67,12 @@ class ReplicaMeasures:
             "bayes_pfl_models_refused", "new models that could not be read or failed their self-test", ("model",)
         )
 
-    def drift(self, found: tuple[float, float] | None) -> None:
-        """Publish the drift, if there is enough to say."""
-        if found is not None:
-            self.score_drift.set(found[0], tags=self.tags)
-            self.embedding_drift.set(found[1], tags=self.tags)
+    def drift(self, drift: tuple[float, float] | None) -> None:
+        """Publish how far recent images are from the reference.
+
+        Args:
+            drift: of scores and of embeddings; none while too few images have come.
+        """
+        if drift is not None:
+            self.score_drift.set(drift[0], tags=self.tags)
+            self.embedding_drift.set(drift[1], tags=self.tags)

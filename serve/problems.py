@@ -1,5 +1,6 @@
 """Errors as `application/problem+json` (RFC 9457): a status, a sentence that says what to do, and the request's id."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,13 +17,18 @@ TITLES = {
     405: "Method not allowed",
     408: "Body too slow",
     413: "Too large",
+    414: "Query too long",
     415: "Not a supported image",
     422: "Invalid parameters",
     429: "Too many requests",
+    431: "Headers too large",
     500: "Internal error",
     503: "Busy",
     504: "Took too long",
 }
+
+
+BROKEN = "The endpoint failed on this request; tell its operator the request id, which is in the log."
 
 
 class ProblemBody(BaseModel):
@@ -39,7 +45,13 @@ class ProblemBody(BaseModel):
 
 
 class Problem(HTTPException):
-    """A refusal that reaches the client as problem JSON."""
+    """A refusal that reaches the client as problem JSON.
+
+    Args:
+        status: HTTP status.
+        detail: a sentence that says what is wrong and what to do.
+        retry_after_s: when to try again, seconds; none if that would not help.
+    """
 
     def __init__(self, status: int, detail: str, retry_after_s: int | None = None) -> None:
         headers = {} if retry_after_s is None else {"Retry-After": str(max(1, retry_after_s))}
@@ -49,47 +61,90 @@ class Problem(HTTPException):
 
 
 def body(status: int, detail: str, request_id: str) -> dict[str, Any]:
-    """The members of a problem document."""
+    """The members of a problem document.
+
+    Args:
+        status: HTTP status.
+        detail: a sentence that says what is wrong and what to do.
+        request_id: the request's number.
+
+    Returns:
+        JSON-ready members.
+    """
     return ProblemBody(
         title=TITLES.get(status, "Error"), status=status, detail=detail, error=detail, request_id=request_id
     ).model_dump()
 
 
 def response(status: int, detail: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem document as a response."""
+    """A problem document as a response.
+
+    Args:
+        status: HTTP status.
+        detail: a sentence that says what is wrong and what to do.
+        request_id: the request's number.
+        headers: further headers.
+
+    Returns:
+        The response, `application/problem+json`.
+    """
     return JSONResponse(body(status, detail, request_id), status, headers, media_type="application/problem+json")
 
 
 def install(app: FastAPI) -> None:
-    """Answer every refusal of the application and of its frameworks with problem JSON."""
+    """Answer every refusal of the application and of its frameworks, and every error in it, with problem JSON.
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
+    Args:
+        app: whose handlers are set.
+    """
+
+    async def _refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
         return response(error.status_code, str(error.detail), request.state.request_id, headers)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def _invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return response(422, explain(error.errors()), request.state.request_id)
+        detail = explain(error.errors(), skip=1) + ". See /openapi.json for what is accepted."
+        return response(422, detail, request.state.request_id)
 
-    app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(RequestValidationError, invalid)
+    async def _failed(request: Request, error: Exception) -> JSONResponse:
+        # Starlette sends this answer and raises the error again: the gate logs it.
+        return response(500, BROKEN, request.state.request_id)
+
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _failed)
 
 
-def explain(errors: Any) -> str:
-    """What pydantic found, without repeating the client's own values."""
+def explain(errors: Sequence[Any], skip: int = 0) -> str:
+    """What pydantic found, without repeating the client's own values.
+
+    Args:
+        errors: of a ValidationError, or of FastAPI's.
+        skip: parts of each place that are not shown: FastAPI puts `query` first.
+
+    Returns:
+        At most five findings, each with its place.
+    """
     parts = []
-    for problem in list(errors)[:5]:
-        where = ".".join(str(part)[:60] for part in problem["loc"][1:])
-        parts.append(
-            f"{where or 'body'}: {problem['msg']}" if problem["type"] != "extra_forbidden" else f"{where}: unknown"
-        )
-    return "; ".join(parts) + ". See /openapi.json for what is accepted."
+    for finding in errors[:5]:
+        where = ".".join(str(part)[:60] for part in finding["loc"][skip:])
+        text = "unknown" if finding["type"] == "extra_forbidden" else finding["msg"]
+        parts.append(f"{where or 'body'}: {text}")
+    return "; ".join(parts)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries of problem documents; those that the gate answers anywhere are added to all."""
-    everywhere = (400, 401, 403, 408, 413, 429, 500, 503)
+    """OpenAPI entries of problem documents.
+
+    Args:
+        statuses: of one route; those that the gate answers anywhere are added.
+
+    Returns:
+        By status, what FastAPI's `responses` takes.
+    """
+    everywhere = (400, 401, 403, 408, 413, 414, 415, 429, 431, 500, 503)
     return {
         status: {
             "description": TITLES[status],

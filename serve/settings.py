@@ -1,4 +1,4 @@
-"""Every choice of the endpoint, as frozen pydantic models: one field, one sentence, one unit; unknown keys are errors."""
+"""Every choice of the endpoint, as frozen pydantic models: a sentence and a unit each; unknown keys are errors."""
 
 from typing import Self
 
@@ -67,9 +67,11 @@ class ServeSettings(Settings):
     ingress_replicas: int = Field(1, ge=1, description="replicas of the HTTP layer")
     require_token: bool = Field(True, description="refuse requests without a bearer token; off only behind loopback")
     tokens_file: str | None = Field(None, description="file with one token a line, read again when it changes")
-    allowed_hosts: tuple[str, ...] = Field((), description="Host headers that are answered; empty: any")
-    requests_per_second: float = Field(0.0, ge=0, description="sustained rate of one token; 0: no limit")
-    burst: int = Field(20, ge=1, description="requests of one token above the rate, at once")
+    allowed_hosts: tuple[str, ...] = Field((), description="names (Host, without port) that are answered; empty: any")
+    requests_per_second: float = Field(
+        0.0, ge=0, description="sustained rate of one token over all ingress replicas; 0: no limit"
+    )
+    burst: int = Field(20, ge=1, description="requests of one token above the rate, at once, over all ingress replicas")
     limits: Limits = Limits()
 
     @model_validator(mode="after")

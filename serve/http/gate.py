@@ -1,4 +1,7 @@
-"""The gate that every HTTP request passes: identity, host, token, rate, size and time of its body; and what it leaves with."""
+"""ASGI middleware: request -> problem, or the application's answer with this endpoint's headers.
+
+Every request passes it: identity, sizes, host, token and rate before the body; bytes and seconds of the body.
+"""
 
 import asyncio
 import logging
@@ -12,8 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve import problems
 from serve.http import page
 from serve.http.access import RateLimit, Tokens
+from serve.http.bounded_body import BoundedBody, HeldBytes, too_large
+from serve.http.request_line import check_host, check_query, check_sizes, plain_number
 from serve.measures import Measures
-from serve.problems import Problem
+from serve.problems import BROKEN, Problem
 from serve.settings import ServeSettings
 
 logger = logging.getLogger("ray.serve")
@@ -21,6 +26,9 @@ logger = logging.getLogger("ray.serve")
 LIVE = "/v2/health/live"
 OPEN_PATHS = (*page.OPEN_PATHS, "/openapi.json", LIVE, "/v2/health/ready")
 """Answered without a token: probes, the page and the description of the API say nothing of models or images."""
+
+POLICY_VIOLATION = 1008
+"""Close code of a websocket; before it is accepted, servers answer 403."""
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -33,120 +41,81 @@ SECURITY_HEADERS = {
 
 
 class Gate:
-    """ASGI middleware around the application. There are no CORS headers: pages of other origins cannot read answers."""
+    """ASGI middleware around the application. There are no CORS headers: pages of other origins cannot read answers.
+
+    Args:
+        app: the application.
+        settings: of the endpoint.
+        measures: where requests are counted.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, measures: Measures) -> None:
         self.app = app
         self.limits = settings.limits
-        self.hosts = frozenset(settings.allowed_hosts)
-        self.tokens = Tokens(settings.tokens_file) if settings.require_token else None
-        self.rate = RateLimit(settings.requests_per_second, settings.burst)
+        self.hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self.tokens = Tokens(settings.tokens_file, measures.token_refused) if settings.require_token else None
+        self.rate = RateLimit.shared(settings.requests_per_second, settings.burst, settings.ingress_replicas)
         self.measures = measures
-        self.held_bytes = 0
+        self.held = HeldBytes(settings.limits.max_held_bytes)
         self.under_way = 0
         self.closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ""})
         if scope["type"] != "http":
-            return await (
-                self.app(scope, receive, send) if scope["type"] == "lifespan" else send({"type": "websocket.close"})
-            )
-        headers = Headers(scope=scope)
-        visit = Visit(headers.get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = visit.request_id
-
-        async def leave(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                visit.status = message["status"]
-                outgoing = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    outgoing.setdefault(name, value)
-                if not visit.numbered:
-                    outgoing["X-Request-ID"] = visit.request_id
-            await send(message)
-
+            return await self.app(scope, receive, send)
+        visit = Visit(scope, send)
         self.under_way += 1
         try:
-            self._admit(scope, headers)
-            await self.app(scope, self._bounded(visit, receive), leave)
+            body = await self._admit(visit, receive)
+            await self.app(visit.inner_scope(), body, visit.leave)
         except Problem as refusal:
-            answer = problems.response(
-                refusal.status_code, refusal.detail, visit.request_id, dict(refusal.headers or {})
-            )
-            await answer(scope, receive, leave)
+            await visit.refuse(refusal)
         except Exception:
             logger.exception("internal error", extra={"request_id": visit.request_id})
-            if visit.status == 0:
-                answer = problems.response(500, "Something broke on our side; quote the request id.", visit.request_id)
-                await answer(scope, receive, leave)
+            await visit.refuse(Problem(500, BROKEN))
         finally:
             self.under_way -= 1
-            self.held_bytes -= visit.body_bytes
-            self._record(scope, visit)
+            visit.release()
+            self._record(visit)
 
     async def drain(self) -> None:
-        """Refuse what comes from now on; return when everything under way is answered, or has had all the time it may take."""
+        """Refuse what comes from now on; return when all under way is answered or has had all the time it may take."""
         self.closing = True
         until = time.monotonic() + self.limits.body_timeout_s + self.limits.answer_timeout_s
         while self.under_way and time.monotonic() < until:
             await asyncio.sleep(0.05)
 
-    def _admit(self, scope: Scope, headers: Headers) -> None:
-        """Raise Problem 503, 403, 401, 429 or 413 for what needs no look at the body."""
-        if self.closing and scope["path"] != LIVE:
+    async def _admit(self, visit: "Visit", receive: Receive) -> BoundedBody:
+        """The body to be read. Raises Problem 503, 431, 414, 403, 400, 401, 429, 413 or 415 without a look at it."""
+        path, headers = visit.scope["path"], visit.headers
+        if self.closing and path != LIVE:
             raise Problem(503, "The endpoint is stopping; try again when it is back.", 5)
-        host = (
-            headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
-        )
-        if self.hosts and host not in self.hosts:
-            raise Problem(403, "This Host is not served here; use the address that the endpoint was started with.")
-        if scope["path"] in OPEN_PATHS:
-            return
-        holder = "anonymous" if self.tokens is None else self.tokens.holder(headers.get("authorization", ""))
-        if holder is None:
-            raise Problem(401, "Send the header 'Authorization: Bearer TOKEN' with a token of this endpoint.")
-        wait = self.rate.wait_s(holder, time.monotonic())
-        if wait:
-            raise Problem(429, "This token has used up its rate; wait as long as Retry-After says.", int(wait) + 1)
-        length = headers.get("content-length", "0")
-        if not length.isdecimal():
-            raise Problem(400, "Content-Length is not a number.")
-        if int(length) > self.limits.max_body_bytes:
-            raise self._too_large()
+        check_sizes(visit.scope)
+        check_host(headers, self.hosts)
+        if path not in OPEN_PATHS:
+            holder = "anonymous" if self.tokens is None else self.tokens.holder(headers.get("authorization", ""))
+            if holder is None:
+                raise Problem(401, "Send the header 'Authorization: Bearer TOKEN' with a token of this endpoint.")
+            wait = self.rate.wait_s(holder, time.monotonic())
+            if wait:
+                raise Problem(429, "This token has used up its rate; wait as long as Retry-After says.", int(wait) + 1)
+        check_query(visit.scope["query_string"])
+        length = plain_number(headers.get("content-length", "0"))
+        if length is None:
+            raise Problem(400, "Content-Length is not a number of bytes.")
+        visit.body = BoundedBody(receive, self.limits, self.held, visit.coding)
+        if length > self.limits.max_body_bytes:
+            if "expect" not in headers:  # a client that asks first has not sent anything yet
+                await visit.body.linger()
+            raise too_large(self.limits)
+        return visit.body
 
-    def _bounded(self, visit: "Visit", receive: Receive) -> Receive:
-        """`receive` that counts bytes and seconds until the body is there: Problem 413, 503 or 408 beyond the limits."""
-        until = time.monotonic() + self.limits.body_timeout_s
-        complete = False
-
-        async def bounded() -> Message:
-            nonlocal complete
-            if complete:
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), max(0.001, until - time.monotonic()))
-            except TimeoutError as error:
-                raise Problem(408, f"The body did not arrive within {self.limits.body_timeout_s:g} s.") from error
-            if message["type"] == "http.request":
-                came = len(message.get("body", b""))
-                visit.body_bytes += came
-                self.held_bytes += came
-                complete = not message.get("more_body", False)
-            if visit.body_bytes > self.limits.max_body_bytes:
-                raise self._too_large()
-            if self.held_bytes > self.limits.max_held_bytes:
-                raise Problem(503, "Too many bodies are under way; try again.", 1)
-            return message
-
-        return bounded
-
-    def _too_large(self) -> Problem:
-        return Problem(413, f"The body is larger than {self.limits.max_body_bytes} bytes; send a smaller image.")
-
-    def _record(self, scope: Scope, visit: "Visit") -> None:
+    def _record(self, visit: "Visit") -> None:
         """One line and one measurement for every request; nothing of image, class name or token."""
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(visit.scope.get("route"), "path", "unmatched")
         seconds = time.perf_counter() - visit.start
         self.measures.request(route, visit.status, seconds)
         values = {
@@ -159,12 +128,80 @@ class Gate:
 
 
 class Visit:
-    """One request on its way through the gate."""
+    """One request on its way through the gate.
 
-    def __init__(self, given: str | None) -> None:
+    Args:
+        scope: of the request; its state gets the request's number.
+        send: of the server.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
         self.start = time.perf_counter()
+        self.scope = scope
+        self.send = send
+        self.headers = Headers(scope=scope)
+        self.head_only = scope["method"] == "HEAD"
+        self.body: BoundedBody | None = None
         self.status = 0
-        self.body_bytes = 0
-        # Ray's proxy numbers every request and echoes the number itself; without it that is up to us.
+        # Ray's proxy numbers every request and echoes the number itself; without it the gate does.
+        given = self.headers.get("x-request-id")
         self.numbered = given is not None
         self.request_id = re.sub(r"[^\w.-]", "", given or "", flags=re.ASCII)[:64] or uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    @property
+    def coding(self) -> str:
+        """Content-Encoding, in small letters."""
+        return self.headers.get("content-encoding", "").strip().lower()
+
+    def inner_scope(self) -> Scope:
+        """The scope for the application: HEAD is answered as GET, and the body has no coding any more.
+
+        Returns:
+            A copy.
+        """
+        # A copy: the server looks at its own scope again when the answer leaves.
+        self.scope = {**self.scope, "method": "GET" if self.head_only else self.scope["method"]}
+        if self.coding:
+            dropped = (b"content-encoding", b"content-length")
+            self.scope["headers"] = [entry for entry in self.scope["headers"] if entry[0].lower() not in dropped]
+        return self.scope
+
+    async def leave(self, message: Message) -> None:
+        """Send a message of the answer, with this endpoint's headers; of the answer to HEAD nothing but the headers.
+
+        Args:
+            message: of the application.
+        """
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            outgoing = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                outgoing.setdefault(name, value)
+            if not self.numbered:
+                outgoing["X-Request-ID"] = self.request_id
+        elif self.head_only and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self.send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem, unless an answer has begun.
+
+        Args:
+            problem: why.
+        """
+        if self.status:
+            return
+        headers = dict(problem.headers or {})
+        answer = problems.response(problem.status_code, problem.detail, self.request_id, headers)
+        # A response only looks at the scope's type.
+        await answer({"type": "http"}, _nothing, self.leave)
+
+    def release(self) -> None:
+        """Give back the bytes that this request's body holds."""
+        if self.body is not None:
+            self.body.release()
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

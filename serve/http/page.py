@@ -1,8 +1,9 @@
-"""The page for people at `/`: one file without outside resources, and a few painted pictures to try it with."""
+"""The page for people at `/`: one file without outside resources, and a few painted images to try it with."""
 
 import asyncio
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -13,14 +14,17 @@ from fastapi import APIRouter, Response
 from PIL import Image
 
 from bayes_pfl.data.preprocess import encode_png
+from bayes_pfl.inference.heatmap import css_gradient
 from bayes_pfl.synthetic import render
 
+COLOURS = "/* COLOURS */ []"
+"""Stands in the page where the colour scale goes."""
 PAGE = Path(__file__).with_name("page.html")
 EXAMPLE_SIDE_PX = 256
 
 
 class Example(NamedTuple):
-    """A painted picture of something the embedded model was never trained on."""
+    """A painted image of something the embedded model was never trained on."""
 
     category: str
     number: int
@@ -39,14 +43,18 @@ OPEN_PATHS = ("/", *EXAMPLES)
 
 
 def make_router() -> APIRouter:
-    """The page and its examples; not part of the API that /openapi.json describes."""
+    """Routes of the page and its examples; not part of the API that /openapi.json describes.
+
+    Returns:
+        A router.
+    """
     router = APIRouter(include_in_schema=False)
-    html = PAGE.read_text(encoding="utf-8")
-    headers = {"Content-Security-Policy": policy_of(html), "Cache-Control": "no-cache"}
+    html = PAGE.read_text(encoding="utf-8").replace(COLOURS, json.dumps(css_gradient()))
+    headers = {"Content-Security-Policy": content_policy(html), "Cache-Control": "no-cache"}
 
     @router.get("/")
-    async def page() -> Response:
-        """The page."""
+    async def _page() -> Response:
+        """Send the page."""
         return Response(html, headers=headers, media_type="text/html")
 
     for path, example in EXAMPLES.items():
@@ -54,33 +62,46 @@ def make_router() -> APIRouter:
     return router
 
 
-def policy_of(html: str) -> str:
-    """A Content-Security-Policy that allows exactly the style and script written in the page, and talk with its own origin."""
+def content_policy(html: str) -> str:
+    """A Content-Security-Policy that allows the style and script written in a page, and requests to its own origin.
 
-    def digests(element: str) -> str:
-        parts = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
-        return " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in parts
-        )
+    Args:
+        html: the page.
 
+    Returns:
+        The header's value.
+    """
+    scripts, styles = _digests(html, "script"), _digests(html, "style")
     return (
-        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; img-src 'self' blob: data:; "
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
 @cache
 def paint(example: Example) -> bytes:
-    """The example as a PNG file, always the same."""
+    """Paint an example.
+
+    Args:
+        example: what to paint.
+
+    Returns:
+        A PNG file, always the same.
+    """
     scene = render(example.category, example.number, 0, EXAMPLE_SIDE_PX, example.defect, 0.8)
     return encode_png(Image.fromarray(scene.image))
 
 
+def _digests(html: str, element: str) -> str:
+    parts = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in parts)
+
+
 def _route_of(example: Example) -> Callable[[], Awaitable[Response]]:
-    async def picture() -> Response:
+    async def painted() -> Response:
         """A painted example."""
         return Response(
             await asyncio.to_thread(paint, example), media_type="image/png", headers={"Cache-Control": "max-age=3600"}
         )
 
-    return picture
+    return painted

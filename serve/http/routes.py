@@ -6,23 +6,14 @@ from typing import Annotated
 
 import ray
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 
 from serve.http import drawing
-from serve.http.schema import (
-    BatchAnswer,
-    BatchImage,
-    BatchRequest,
-    MapOptions,
-    Models,
-    ProblemBody,
-    Score,
-    ScoreOptions,
-    Version,
-)
-from serve.http.service import Service, from_base64
-from serve.messages import Question
-from serve.models.images import CONTENT_TYPES, check_content_type
-from serve.problems import Problem, body, responses
+from serve.http.bodies import CONTENT_TYPES, image_body, json_body
+from serve.http.json_bodies import parse_json
+from serve.http.schema import BatchAnswer, BatchImage, BatchRequest, MapOptions, Models, Score, ScoreOptions, Version
+from serve.http.service import Service, image_from_base64
+from serve.problems import Problem, ProblemBody, body, explain, responses
 
 IMAGE_BODY = {
     "requestBody": {
@@ -31,55 +22,69 @@ IMAGE_BODY = {
         "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in CONTENT_TYPES},
     }
 }
+BATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+    }
+}
+MAP_FILE = {"content": {kind: {} for kind in ("image/png", "application/octet-stream")}, "description": "The map."}
 
 
 def make_router(service: Service) -> APIRouter:
-    """The routes of /v1 on a service."""
-    router = APIRouter(prefix="/v1", tags=["scoring"])
+    """The routes of /v1.
 
-    @router.post("/score", responses=responses(404, 415, 422, 504), openapi_extra=IMAGE_BODY)
+    Args:
+        service: what answers.
+
+    Returns:
+        A router.
+    """
+    router = APIRouter(prefix="/v1", tags=["scoring"])
+    _add_scores(router, service)
+    _add_maps(router, service)
+    _add_descriptions(router, service)
+    return router
+
+
+def _add_scores(router: APIRouter, service: Service) -> None:
+    @router.post("/score", responses=responses(404, 422, 504), openapi_extra=IMAGE_BODY)
     async def score(request: Request, options: Annotated[ScoreOptions, Query()]) -> Score:
         """Score one image: is something wrong with it, how sure is that, and where."""
-        return await service.score(await image_of(request), options, request.state.request_id)
+        return await service.score(await image_body(request), options, request.state.request_id)
 
-    @router.post("/score:batch", responses=responses(404, 422, 504))
-    async def score_batch(request: Request, batch: BatchRequest) -> BatchAnswer:
+    @router.post("/score:batch", responses=responses(404, 422, 504), openapi_extra=BATCH_BODY)
+    async def score_batch(request: Request) -> BatchAnswer:
         """Score several images with the same options. One bad image does not spoil the others."""
-        most = service.limits.max_images
-        if len(batch.images) > most:
-            raise Problem(413, f"{len(batch.images)} images in one request; send at most {most}.")
+        batch = await _read_batch(request, service)
         request_id = request.state.request_id
         service.client(batch.options.model)
-        results = await asyncio.gather(*(_one_of(service, image, batch.options, request_id) for image in batch.images))
-        return BatchAnswer(results=list(results), request_id=request_id)
+        entries = (_score_entry(service, image, batch.options, request_id) for image in batch.images)
+        return BatchAnswer(results=list(await asyncio.gather(*entries)), request_id=request_id)
 
+
+def _add_maps(router: APIRouter, service: Service) -> None:
     @router.post(
         "/map",
-        responses={
-            200: {
-                "content": {kind: {} for kind in ("image/png", "application/octet-stream")},
-                "description": "The map.",
-            },
-            **responses(404, 415, 422, 504),
-        },
+        responses={200: MAP_FILE, **responses(404, 422, 504)},
         response_class=Response,
         openapi_extra=IMAGE_BODY,
     )
     async def anomaly_map(request: Request, options: Annotated[MapOptions, Query()]) -> Response:
         """Draw the anomaly map of one image; the header X-Pred-Score has its score."""
-        data = await image_of(request)
-        question = Question(options.class_name, options.num_samples, options.seed, want_map=True)
-        scored = await service.raw(data, options.model, question)
-        assert scored.anomaly_map is not None
-        content = await asyncio.to_thread(drawing.encode_map, scored.anomaly_map, options.kind)
+        answer = await service.raw(await image_body(request), options.model, options.question())
+        assert answer.anomaly_map is not None
+        content = await asyncio.to_thread(drawing.encode_map, answer.anomaly_map, options.kind)
         headers = {
-            "X-Pred-Score": repr(scored.image_score),
-            "X-Uncertainty": repr(scored.uncertainty),
-            "X-Model-Version": scored.model.version,
-            "X-Model-Kind": scored.model.kind,
+            "X-Pred-Score": repr(answer.image_score),
+            "X-Uncertainty": repr(answer.uncertainty),
+            "X-Model-Version": answer.model.version,
+            "X-Model-Kind": answer.model.kind,
         }
         return Response(content, headers=headers, media_type=drawing.MEDIA_TYPES[options.kind])
 
+
+def _add_descriptions(router: APIRouter, service: Service) -> None:
     @router.get("/models", responses=responses())
     async def models() -> Models:
         """What this endpoint offers now; the first is used where a request names none."""
@@ -90,20 +95,27 @@ def make_router(service: Service) -> APIRouter:
         """Versions of the software."""
         return Version(name="bayes-pfl", version=importlib.metadata.version("bayes-pfl"), ray=ray.__version__)
 
-    return router
+
+async def _read_batch(request: Request, service: Service) -> BatchRequest:
+    """The body of a batch. Raises Problem 400, 413, 415 or 422."""
+    try:
+        batch = await parse_json(await json_body(request), BatchRequest, service.most_values)
+    except ValidationError as error:
+        detail = explain(error.errors(include_url=False, include_context=False, include_input=False))
+        raise Problem(422, f"{detail}. See /openapi.json for what is accepted.") from None
+    most = service.limits.max_images
+    if len(batch.images) > most:
+        raise Problem(413, f"{len(batch.images)} images in one request; send at most {most} (limits.max_images).")
+    return batch
 
 
-async def image_of(request: Request) -> bytes:
-    """The request's body, if its headers say that it is an image. Raises Problem 408, 413, 415."""
-    check_content_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
-    return await request.body()
-
-
-async def _one_of(service: Service, image: BatchImage, options: ScoreOptions, request_id: str) -> Score | ProblemBody:
+async def _score_entry(
+    service: Service, image: BatchImage, options: ScoreOptions, request_id: str
+) -> Score | ProblemBody:
     """One image of a batch: its score, or its problem."""
     if image.class_name is not None:
         options = options.model_copy(update={"class_name": image.class_name})
     try:
-        return await service.score(await asyncio.to_thread(from_base64, image.image), options, request_id)
+        return await service.score(await asyncio.to_thread(image_from_base64, image.image), options, request_id)
     except Problem as problem:
         return ProblemBody(**body(problem.status_code, problem.detail, request_id))

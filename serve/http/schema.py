@@ -1,16 +1,36 @@
 """What goes over the wire under /v1, as pydantic models: the OpenAPI document is made of these."""
 
 import base64
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from bayes_pfl.config import Settings
-from serve.messages import ModelInfo
+from serve.messages import ModelInfo, Question
 from serve.problems import ProblemBody
 
+MOST_IMAGES = 1000
+"""In one request, whatever `limits.max_images` says."""
+
 MapKind = Literal["png", "png16", "npy"]
-ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+
+
+def fold_spaces(value: Any) -> Any:
+    """Make every space a plain one: texts from web pages and word processors hold no-break spaces.
+
+    Args:
+        value: a class name; what is no text is left to the next check.
+
+    Returns:
+        The same length, each white-space character replaced by a space.
+    """
+    return re.sub(r"\s", " ", value) if isinstance(value, str) else value
+
+
+ClassName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), BeforeValidator(fold_spaces)
+]
 Name = Annotated[str, StringConstraints(max_length=63)]
 
 
@@ -40,6 +60,15 @@ class ScoreOptions(Settings):
     mask: bool = Field(False, description="send `pred_mask`: a PNG with 255 where the map reaches `region_threshold`")
     model: Name | None = Field(None, description="name of the model; none: the first one of /v1/models")
 
+    def question(self) -> Question:
+        """What the replica is asked.
+
+        Returns:
+            The question; it wants a map only if something is made of it.
+        """
+        drawn = self.map != "none" or self.mask or (self.threshold, self.region_threshold) != (None, None)
+        return Question(self.class_name, self.num_samples, self.seed, want_map=drawn)
+
 
 class MapOptions(Settings):
     """What `POST /v1/map` draws."""
@@ -49,6 +78,14 @@ class MapOptions(Settings):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws")
     kind: MapKind = Field("png", description="coloured PNG, 16-bit gray PNG (value x 65535), or float32 npy")
     model: Name | None = Field(None, description="name of the model; none: the first one of /v1/models")
+
+    def question(self) -> Question:
+        """What the replica is asked.
+
+        Returns:
+            The question.
+        """
+        return Question(self.class_name, self.num_samples, self.seed, want_map=True)
 
 
 class Answer(BaseModel):
@@ -72,13 +109,21 @@ class ModelBody(Answer):
     threshold: float | None = Field(description="image score from which the model calls an image anomalous, if known")
 
     @classmethod
-    def of(cls, name: str, info: ModelInfo) -> "ModelBody":
-        """The public view of a replica's model."""
+    def of_model(cls, name: str, info: ModelInfo) -> "ModelBody":
+        """The public view of a replica's model.
+
+        Args:
+            name: as clients call it.
+            info: from a replica.
+
+        Returns:
+            What clients are told.
+        """
         return cls(name=name, note=info.note, **info._asdict())
 
 
 class EncodedMap(Answer):
-    """A map or mask of the model's input size, to be stretched over the picture."""
+    """A map or mask of the model's input size, to be stretched over the image."""
 
     encoding: MapKind
     width: int
@@ -86,24 +131,33 @@ class EncodedMap(Answer):
     data: str = Field(description="the file, base64")
 
     @classmethod
-    def of(cls, encoding: MapKind, side: int, data: bytes) -> "EncodedMap":
-        """Wrap a file's bytes."""
+    def of_file(cls, encoding: MapKind, side: int, data: bytes) -> "EncodedMap":
+        """Wrap a file's bytes.
+
+        Args:
+            encoding: kind of file.
+            side: width and height, pixels.
+            data: the file.
+
+        Returns:
+            The map as text.
+        """
         return cls(encoding=encoding, width=side, height=side, data=base64.b64encode(data).decode("ascii"))
 
 
 class Region(Answer):
-    """A connected part of the map at or above the region threshold, as a box in the upright picture's pixels."""
+    """A connected part of the map at or above the region threshold, as a box in the upright image's pixels."""
 
     x: int
     y: int
     width: int
     height: int
     pred_score: float = Field(description="largest value of the map inside")
-    area: float = Field(description="share of the picture it covers, 0 to 1")
+    area: float = Field(description="share of the image it covers, 0 to 1")
 
 
-class Picture(Answer):
-    """The upright picture as it was read."""
+class ImageSize(Answer):
+    """The upright image as it was read, pixels."""
 
     width: int
     height: int
@@ -127,7 +181,7 @@ class Score(Answer):
     region_threshold: float | None
     anomaly_map: EncodedMap | None
     pred_mask: EncodedMap | None
-    image: Picture
+    image: ImageSize
     model: ModelBody
     timings_ms: Timings
     request_id: str
@@ -136,14 +190,14 @@ class Score(Answer):
 class BatchImage(Settings):
     """One image of a batch."""
 
-    image: str = Field(description="the encoded file (PNG, JPEG, BMP, TIFF, WebP), base64", min_length=1)
+    image: str = Field(description="the encoded file (PNG, JPEG, BMP, TIFF, WebP), base64 or a data URI", min_length=1)
     class_name: ClassName | None = Field(None, description="what it shows; none: the batch's class_name")
 
 
 class BatchRequest(Settings):
     """Several images with the same options."""
 
-    images: list[BatchImage] = Field(min_length=1)
+    images: list[BatchImage] = Field(min_length=1, max_length=MOST_IMAGES)
     options: ScoreOptions = ScoreOptions()
 
 

@@ -1,8 +1,6 @@
-"""What both protocols share: bytes and options in, a Score out."""
+"""Bytes of an image and a question -> an answer: what both protocols share."""
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from serve.http import drawing
-from serve.http.schema import EncodedMap, ModelBody, Picture, Region, Score, ScoreOptions, Timings
+from serve.http.bodies import from_base64
+from serve.http.schema import EncodedMap, ImageSize, ModelBody, Region, Score, ScoreOptions, Timings
+from serve.http.statistics import Statistics
 from serve.measures import Measures
 from serve.messages import Question, ReplicaAnswer
 from serve.models.client import ModelClient
@@ -18,17 +18,42 @@ from serve.models.images import Prepared
 from serve.problems import Problem
 from serve.settings import Limits
 
+VALUES_OF_AN_IMAGE = 20
+VALUES_OF_A_REQUEST = 200
+
 
 class Service:
-    """The models on offer, and how an image becomes an answer."""
+    """The models on offer, and how an image becomes an answer.
+
+    Args:
+        clients: by name; the first is the default.
+        limits: of a request.
+        measures: where answers are counted.
+    """
 
     def __init__(self, clients: Mapping[str, ModelClient], limits: Limits, measures: Measures) -> None:
         self.clients = clients
         self.limits = limits
         self.measures = measures
+        self.statistics = {name: Statistics() for name in clients}
+
+    @property
+    def most_values(self) -> int:
+        """Values that the JSON of a request may hold: several times those of `max_images` images."""
+        return VALUES_OF_A_REQUEST + VALUES_OF_AN_IMAGE * self.limits.max_images
 
     def client(self, name: str | None) -> ModelClient:
-        """The model asked for, or the first. Raises Problem 404 for an unknown one."""
+        """Find a model.
+
+        Args:
+            name: as in its settings; none for the first.
+
+        Returns:
+            The model's client.
+
+        Raises:
+            Problem: 404, there is no such model.
+        """
         if name is None:
             return next(iter(self.clients.values()))
         if name not in self.clients:
@@ -36,67 +61,110 @@ class Service:
         return self.clients[name]
 
     async def models(self) -> list[ModelBody]:
-        """What answers now."""
-        found = await asyncio.gather(*(client.describe() for client in self.clients.values()))
-        return [ModelBody.of(name, info) for name, info in zip(self.clients, found, strict=True)]
+        """Which models answer now.
 
-    def check(self, question: Question) -> None:
-        """Raise Problem 422 if an option is beyond the endpoint's limits."""
+        Returns:
+            All of them, the default first.
+
+        Raises:
+            Problem: 503, one of them does not answer.
+        """
+        infos = await asyncio.gather(*(client.describe() for client in self.clients.values()))
+        return [ModelBody.of_model(name, info) for name, info in zip(self.clients, infos, strict=True)]
+
+    def check_question(self, question: Question) -> None:
+        """Refuse what is beyond the endpoint's limits.
+
+        Args:
+            question: of a client.
+
+        Raises:
+            Problem: 422.
+        """
         if len(question.class_name) > self.limits.max_class_name:
             raise Problem(
                 422, f"class_name: longer than {self.limits.max_class_name} characters; a word or two is enough."
             )
-        if any(not (character.isprintable()) for character in question.class_name):
+        if any(not character.isprintable() for character in question.class_name):
             raise Problem(422, "class_name: has control characters; send plain words.")
         if question.num_samples > self.limits.max_samples:
             raise Problem(422, f"num_samples: at most {self.limits.max_samples} here.")
 
     async def score(self, data: bytes, options: ScoreOptions, request_id: str) -> Score:
-        """Judge one image. Raises Problem for whatever is wrong with it."""
+        """Judge one image.
+
+        Args:
+            data: an encoded file.
+            options: of the client.
+            request_id: the request's number.
+
+        Returns:
+            The answer.
+
+        Raises:
+            Problem: for whatever is wrong with the image or the options, or if nobody answers in time.
+        """
         start = time.perf_counter()
         client = self.client(options.model)
-        thresholds = options.threshold, options.region_threshold
-        want_map = options.map != "none" or options.mask or thresholds != (None, None)
-        question = Question(options.class_name, options.num_samples, options.seed, want_map)
-        scored, prepared = await self._ask(client, data, question)
-        threshold = scored.model.threshold if options.threshold is None else options.threshold
-        label = None if threshold is None else scored.image_score >= threshold
-        size = prepared.width, prepared.height
+        answer, prepared = await self._ask(client, data, options.question())
+        threshold = answer.model.threshold if options.threshold is None else options.threshold
+        label = None if threshold is None else answer.image_score >= threshold
         drawn = Drawn([], None, None, None)
-        if scored.anomaly_map is not None:
-            drawn = await asyncio.to_thread(draw, scored.anomaly_map, options, threshold, size)
-        self.measures.score(client.name, scored.model.version, scored.image_score, label)
+        if answer.anomaly_map is not None:
+            size = prepared.width, prepared.height
+            drawn = await asyncio.to_thread(draw, answer.anomaly_map, options, threshold, size)
+        self.measures.score(client.name, answer.model.version, answer.image_score, label)
+        total_ms = (time.perf_counter() - start) * 1000
         return Score(
-            pred_score=scored.image_score,
+            pred_score=answer.image_score,
             pred_label=label,
             threshold=threshold,
-            uncertainty=scored.uncertainty,
+            uncertainty=answer.uncertainty,
             regions=drawn.regions,
             region_threshold=drawn.threshold,
             anomaly_map=drawn.anomaly_map,
             pred_mask=drawn.pred_mask,
-            image=Picture(width=prepared.width, height=prepared.height),
-            model=ModelBody.of(client.name, scored.model),
-            timings_ms=Timings(model=round(scored.compute_ms, 3), total=round((time.perf_counter() - start) * 1000, 3)),
+            image=ImageSize(width=prepared.width, height=prepared.height),
+            model=ModelBody.of_model(client.name, answer.model),
+            timings_ms=Timings(model=round(answer.compute_ms, 3), total=round(total_ms, 3)),
             request_id=request_id,
         )
 
     async def raw(self, data: bytes, model: str | None, question: Question) -> ReplicaAnswer:
-        """The replica's own words on one image."""
+        """Ask a replica about one image.
+
+        Args:
+            data: an encoded file.
+            model: its name; none for the first.
+            question: about the image.
+
+        Returns:
+            The replica's own answer.
+
+        Raises:
+            Problem: as `score`.
+        """
         client = self.client(model)
-        scored, _ = await self._ask(client, data, question)
-        self.measures.score(client.name, scored.model.version, scored.image_score, None)
-        return scored
+        answer, _ = await self._ask(client, data, question)
+        self.measures.score(client.name, answer.model.version, answer.image_score, None)
+        return answer
 
     async def _ask(self, client: ModelClient, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
         """Check, decode, wait and compute in bounded time. Raises Problem 504 beyond it."""
-        self.check(question)
+        self.check_question(question)
+        start, statistics = time.perf_counter_ns(), self.statistics[client.name]
         try:
             async with asyncio.timeout(self.limits.answer_timeout_s):
-                return await client.score(data, question)
+                answer, prepared = await client.score(data, question)
         except TimeoutError as error:
+            statistics.failed(time.perf_counter_ns() - start)
             seconds = self.limits.answer_timeout_s
             raise Problem(504, f"No answer within {seconds:g} s; send fewer samples, or try later.") from error
+        except Exception:
+            statistics.failed(time.perf_counter_ns() - start)
+            raise
+        statistics.answered(time.perf_counter_ns() - start, int(answer.compute_ms * 1e6))
+        return answer, prepared
 
 
 class Drawn(NamedTuple):
@@ -109,23 +177,46 @@ class Drawn(NamedTuple):
 
 
 def draw(values: np.ndarray, options: ScoreOptions, threshold: float | None, size: tuple[int, int]) -> Drawn:
-    """Regions, map and mask as the options ask for them, of a (side, side) map."""
+    """Regions, map and mask as the options ask for them.
+
+    Args:
+        values: (side, side) anomaly map.
+        options: of the client.
+        threshold: from which a pixel belongs to a region, unless the options name another; none if none is known.
+        size: width and height of the image, pixels.
+
+    Returns:
+        What the answer shows.
+
+    Raises:
+        Problem: 422, a mask is asked for and no threshold is known.
+    """
     level = threshold if options.region_threshold is None else options.region_threshold
     side = values.shape[0]
-    anomaly_map = (
-        None if options.map == "none" else EncodedMap.of(options.map, side, drawing.encode_map(values, options.map))
-    )
+    anomaly_map = None
+    if options.map != "none":
+        anomaly_map = EncodedMap.of_file(options.map, side, drawing.encode_map(values, options.map))
     if level is None:
         if options.mask:
             raise Problem(422, "mask: this model knows no threshold; give region_threshold.")
         return Drawn([], None, anomaly_map, None)
-    mask = EncodedMap.of("png", side, drawing.encode_pred_mask(values, level)) if options.mask else None
+    mask = EncodedMap.of_file("png", side, drawing.encode_pred_mask(values, level)) if options.mask else None
     return Drawn(drawing.find_regions(values, level, *size), level, anomaly_map, mask)
 
 
-def from_base64(text: str) -> bytes:
-    """Strictly decoded base64. Raises Problem 422 if it is not."""
+def image_from_base64(text: str) -> bytes:
+    """Decode the image of a batch.
+
+    Args:
+        text: base64, or a data URI.
+
+    Returns:
+        The encoded file.
+
+    Raises:
+        Problem: 422, it is no base64.
+    """
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Problem(422, "image: not base64; encode the file's bytes with the standard alphabet.") from error
+        return from_base64(text)
+    except ValueError as error:
+        raise Problem(422, f"image: {error}.") from error

@@ -1,16 +1,20 @@
-"""Tensors of the Open Inference Protocol v2 as they travel: JSON, or JSON followed by raw bytes (the binary extension)."""
+"""Bytes of the Open Inference Protocol v2 <-> tensors: JSON, or JSON followed by raw bytes (the binary extension)."""
 
-import base64
-import binascii
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serve.problems import Problem
+from serve.http.bodies import from_base64
+from serve.http.json_bodies import parse_json
+from serve.http.request_line import plain_number
+from serve.problems import Problem, explain
 
 HEADER_LENGTH = "inference-header-content-length"
-DTYPES = {"FP32": np.float32, "FP64": np.float64, "BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64}
+EXPECTED = (
+    "The inputs are image (BYTES [n]: encoded files, in JSON as base64) and, if you like, class_name "
+    "(BYTES [n] or [1]: UTF-8 text)."
+)
 
 
 class Loose(BaseModel):
@@ -20,7 +24,7 @@ class Loose(BaseModel):
 
 
 class InputTensor(Loose):
-    """One input: its values are in `data`, or behind the JSON where `parameters.binary_data_size` says how many bytes."""
+    """One input: its values are in `data`, or behind the JSON: `parameters.binary_data_size` bytes."""
 
     name: str = Field(max_length=100)
     shape: list[int] = Field(max_length=8)
@@ -65,42 +69,60 @@ class InferAnswer(BaseModel):
     outputs: list[OutputTensor]
 
 
-def parse(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, list[Any]]]:
-    """The request and every input's values in order; BYTES as bytes.
+async def parse(
+    body: bytes, header_length: str | None, most_values: int, most_elements: int
+) -> tuple[InferRequest, dict[str, list[bytes]]]:
+    """Read an inference request.
 
-    Raises Problem 400 for what is no inference request, or whose tensors do not hold what their shapes say.
+    Args:
+        body: JSON, and the raw bytes of tensors behind it.
+        header_length: the header that says how long the JSON is; none if it is all.
+        most_values: values that the JSON may hold.
+        most_elements: elements that a tensor may hold.
+
+    Returns:
+        The request, and by name every input's elements in order.
+
+    Raises:
+        Problem: 400 for what is no inference request or holds other tensors than `EXPECTED`, 413 for too much.
     """
-    split = len(body)
-    if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > len(body):
-            raise Problem(400, "Inference-Header-Content-Length is not the length of the JSON at the body's start.")
-        split = int(header_length)
+    split = len(body) if header_length is None else plain_number(header_length)
+    if split is None or split > len(body):
+        raise Problem(400, "Inference-Header-Content-Length is not the length of the JSON at the body's start.")
     try:
-        request = InferRequest.model_validate_json(body[:split])
+        request = await parse_json(body if split == len(body) else body[:split], InferRequest, most_values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part)[:60] for part in first["loc"])
-        raise Problem(400, f"Not an inference request: {where or 'body'}: {first['msg']}.") from error
-    rest, values = memoryview(body)[split:], {}
+        findings = explain(error.errors(include_url=False, include_context=False, include_input=False))
+        raise Problem(400, f"Not an inference request: {findings}. {EXPECTED}") from None
+    _check_inputs(request)
+    rest, elements = memoryview(body)[split:], {}
     for tensor in request.inputs:
         size = tensor.parameters.get("binary_data_size")
         if size is None:
-            values[tensor.name] = _from_json(tensor)
+            elements[tensor.name] = _elements_of_json(tensor, most_elements)
             continue
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest):
             raise Problem(400, f"Input {tensor.name}: binary_data_size does not fit the body.")
-        values[tensor.name] = _from_bytes(tensor, rest[:size])
+        elements[tensor.name] = _elements_of_bytes(tensor.name, rest[:size], most_elements)
         rest = rest[size:]
     if len(rest):
         raise Problem(400, "The body is longer than its tensors say.")
     for tensor in request.inputs:
-        if len(values[tensor.name]) != _elements(tensor):
-            raise Problem(400, f"Input {tensor.name} holds another number of elements than its shape says.")
-    return request, values
+        _check_shape(tensor, len(elements[tensor.name]))
+    return request, elements
 
 
-def answer(result: InferAnswer, arrays: dict[str, np.ndarray], binary: set[str]) -> tuple[bytes, dict[str, str]]:
-    """The body and headers of an answer: outputs named in `binary` as raw bytes behind the JSON, the others inside it."""
+def encode(result: InferAnswer, arrays: dict[str, np.ndarray], binary: set[str]) -> tuple[bytes, dict[str, str]]:
+    """Write an answer.
+
+    Args:
+        result: the JSON, without values.
+        arrays: by output, its values.
+        binary: outputs that go behind the JSON as raw bytes; the others go inside it.
+
+    Returns:
+        The body and its headers.
+    """
     chunks = []
     for output in result.outputs:
         array = arrays[output.name]
@@ -116,44 +138,64 @@ def answer(result: InferAnswer, arrays: dict[str, np.ndarray], binary: set[str])
     return b"".join([head, *chunks]), headers
 
 
-def _elements(tensor: InputTensor) -> int:
-    count = 1
+def _check_inputs(request: InferRequest) -> None:
+    """Raise Problem 400 for inputs of other names or types, or one that is given twice."""
+    names = [tensor.name for tensor in request.inputs]
+    if "image" not in names or not {"image", "class_name"} >= set(names):
+        raise Problem(400, EXPECTED)
+    if len(set(names)) < len(names):
+        raise Problem(400, f"An input is given twice. {EXPECTED}")
+    for tensor in request.inputs:
+        if tensor.datatype != "BYTES":
+            raise Problem(400, f"Input {tensor.name} has another datatype than BYTES. {EXPECTED}")
+
+
+def _check_shape(tensor: InputTensor, count: int) -> None:
+    """Raise Problem 400 unless the shape has as many elements as came."""
+    product = 1
     for length in tensor.shape:
-        count *= max(length, 0)
-    return count
+        product *= min(max(length, 0), 2**31)
+    if product != count:
+        raise Problem(
+            400, f"Input {tensor.name} holds {count} elements, another number than its shape says. {EXPECTED}"
+        )
 
 
-def _from_json(tensor: InputTensor) -> list[Any]:
-    """The values of `data`, flattened; BYTES from base64 if the tensor is so marked or is the image."""
+def _elements_of_json(tensor: InputTensor, most: int) -> list[bytes]:
+    """The elements of `data`, flat or nested as the shape is; images from base64."""
     if tensor.data is None:
-        raise Problem(400, f"Input {tensor.name} has neither data nor binary_data_size.")
-    flat: list[Any] = []
-    for value in tensor.data:
-        flat.extend(value if isinstance(value, list) else [value])
-    if tensor.datatype != "BYTES":
-        return flat
-    if not all(isinstance(value, str) for value in flat):
-        raise Problem(400, f"Input {tensor.name}: BYTES in JSON are strings.")
+        raise Problem(400, f"Input {tensor.name} has neither data nor binary_data_size. {EXPECTED}")
+    flat = tensor.data
+    for _ in tensor.shape[1:]:
+        if not any(isinstance(element, list) for element in flat):
+            break
+        flat = [inner for element in flat for inner in (element if isinstance(element, list) else [element])]
+    if not all(isinstance(element, str) for element in flat):
+        raise Problem(400, f"Input {tensor.name}: BYTES in JSON are strings. {EXPECTED}")
+    if len(flat) > most:
+        raise _too_many(tensor.name, most)
     if tensor.name != "image":
-        return [value.encode("utf-8", "replace") for value in flat]
+        return [element.encode() for element in flat]
     try:
-        return [base64.b64decode(value, validate=True) for value in flat]
-    except (binascii.Error, ValueError) as error:
-        raise Problem(400, "Input image: in JSON, send the file's bytes as base64 text.") from error
+        return [from_base64(element) for element in flat]
+    except ValueError as error:
+        raise Problem(400, f"Input image: in JSON, send the file's bytes as base64 text ({error}).") from error
 
 
-def _from_bytes(tensor: InputTensor, raw: memoryview) -> list[Any]:
-    """The values of raw bytes: BYTES elements behind their lengths (uint32, little endian), or plain numbers."""
-    if tensor.datatype == "BYTES":
-        values: list[Any] = []
-        while len(raw):
-            length = int.from_bytes(raw[:4], "little")
-            if len(raw) < 4 + length:
-                raise Problem(400, f"Input {tensor.name} is cut short.")
-            values.append(bytes(raw[4 : 4 + length]))
-            raw = raw[4 + length :]
-        return values
-    kind = DTYPES.get(tensor.datatype)
-    if kind is None or len(raw) % np.dtype(kind).itemsize:
-        raise Problem(400, f"Input {tensor.name}: {tensor.datatype[:10]} of {len(raw)} bytes cannot be read.")
-    return list(np.frombuffer(raw, kind).tolist())
+def _elements_of_bytes(name: str, raw: memoryview, most: int) -> list[bytes]:
+    """The elements of raw bytes, each behind its length (uint32, little endian)."""
+    elements: list[bytes] = []
+    position = 0
+    while position < len(raw):
+        if len(elements) == most:
+            raise _too_many(name, most)
+        length = int.from_bytes(raw[position : position + 4], "little")
+        if position + 4 + length > len(raw):
+            raise Problem(400, f"Input {name} is cut short. {EXPECTED}")
+        elements.append(bytes(raw[position + 4 : position + 4 + length]))
+        position += 4 + length
+    return elements
+
+
+def _too_many(name: str, most: int) -> Problem:
+    return Problem(413, f"More than {most} elements in input {name}; send at most {most} images (limits.max_images).")

@@ -1,8 +1,10 @@
-"""One model as the ingress sees it: pictures of the size it wants, its outcomes, and its challenger in the shadow."""
+"""Encoded image and question -> a replica's answer: one model as the ingress sees it, and its challenger."""
 
 import asyncio
+import contextvars
 import logging
 import random
+import time
 from typing import Any
 
 from serve.measures import Measures
@@ -17,13 +19,23 @@ logger = logging.getLogger("ray.serve")
 SIZES_TRIED = 4
 """New models of other input sizes that may come while one image is being scored."""
 DESCRIBE_S = 5
+READY_FOR_S = 1.0
+"""Probes get an answer up to so old: anyone may ask, and asking a replica takes a place in its queue."""
 SHADOW_S = 60
 SHADOWS_AT_ONCE = 4
 """Shadow jobs under way; beyond it the challenger misses some instead of holding memory."""
 
 
 class ModelClient:
-    """One model, however many replicas run it. `handle` is its deployment's, `challenger` the shadow's or none."""
+    """One model, however many replicas run it.
+
+    Args:
+        settings: of the model.
+        decoder: shared by all models.
+        measures: where scores and retries are counted.
+        handle: of the model's deployment.
+        challenger: handle of the shadow's deployment, or none.
+    """
 
     def __init__(
         self, settings: ModelSettings, decoder: Decoder, measures: Measures, handle: Any, challenger: Any
@@ -40,9 +52,18 @@ class ModelClient:
         )
         self.latest: ModelInfo | None = None
         self.shadows: set[asyncio.Task[None]] = set()
+        self.probe: asyncio.Task[ModelInfo] | None = None
+        self.probed = 0.0
 
     async def describe(self) -> ModelInfo:
-        """Which model answers now; while the replicas are too busy to say, which one answered last. Raises Problem 503 while none does."""
+        """Which model answers now; while the replicas are too busy to say, which one answered last.
+
+        Returns:
+            The model.
+
+        Raises:
+            Problem: 503 while none answers.
+        """
         try:
             async with asyncio.timeout(DESCRIBE_S):
                 self.latest = await self.champion.describe()
@@ -52,14 +73,35 @@ class ModelClient:
         return self.latest
 
     async def ready(self) -> ModelInfo:
-        """The model that answers. Raises Problem 503 if there is none."""
+        """The model that answers, found at most `READY_FOR_S` ago; probes that come together ask once.
+
+        Returns:
+            The model.
+
+        Raises:
+            Problem: 503 if there is none.
+        """
+        if self.probe is None or (self.probe.done() and time.monotonic() - self.probed > READY_FOR_S):
+            # In a context of its own: Ray Serve cancels calls made in a request's context when its client goes away.
+            self.probe = asyncio.create_task(self._probe(), context=contextvars.Context())
         try:
-            return await self.describe()
+            return await asyncio.shield(self.probe)
         except Problem as problem:
             raise Problem(503, f"The model {self.name} is not ready; ask again in a second.", BUSY_RETRY_S) from problem
 
     async def score(self, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
-        """Score one encoded image. Raises Problem 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone."""
+        """Score one encoded image.
+
+        Args:
+            data: an encoded file.
+            question: about the image.
+
+        Returns:
+            The replica's answer, and the image as it was sent to it.
+
+        Raises:
+            Problem: 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone.
+        """
         model = self.latest or await self.describe()
         for attempt in range(SIZES_TRIED):
             prepared = await self.decoder.prepare(data, model.image_size)
@@ -76,8 +118,14 @@ class ModelClient:
             model = outcome.model
         raise Problem(503, "The model is being replaced; try again.", BUSY_RETRY_S)
 
+    async def _probe(self) -> ModelInfo:
+        try:
+            return await self.describe()
+        finally:
+            self.probed = time.monotonic()
+
     def _shadow(self, data: bytes, job: Job, champion: ReplicaAnswer) -> None:
-        """Have the challenger score the same picture behind the client's back, if it has room."""
+        """Have the challenger score the same image, if there is room; the client neither waits for it nor sees it."""
         if self.challenger is None or len(self.shadows) >= SHADOWS_AT_ONCE:
             return
         if random.random() < self.settings.shadow_fraction:

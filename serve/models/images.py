@@ -1,4 +1,4 @@
-"""From a request's bytes to a picture of the model's input size, with a limit at every step."""
+"""A request's bytes -> an image of the model's input size, with a limit at every step."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,9 @@ from bayes_pfl.errors import ImageError
 from serve.problems import Problem
 from serve.settings import Limits
 
-CONTENT_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "application/octet-stream")
-
 
 class Prepared(NamedTuple):
-    """A picture squeezed into the model's input size, and how large it was."""
+    """An image resized to the model's input size, and how large it was."""
 
     pixels: np.ndarray
     """(side, side, 3) uint8."""
@@ -25,14 +23,29 @@ class Prepared(NamedTuple):
 
 
 class Decoder:
-    """Decodes in threads, few at a time, and keeps nothing but small squares: memory stays bounded whatever comes."""
+    """Decodes in threads, few at a time, and keeps nothing but small squares: memory stays bounded whatever comes.
+
+    Args:
+        limits: pixels, side and threads.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.threads = ThreadPoolExecutor(limits.decoders, "decode")
 
     async def prepare(self, data: bytes, side: int) -> Prepared:
-        """Bytes to a square of `side` pixels. Raises Problem 413 for a picture too large, 415 for anything unreadable."""
+        """Decode and resize an image in one of the threads.
+
+        Args:
+            data: an encoded file.
+            side: of the model's input, pixels.
+
+        Returns:
+            The (side, side, 3) pixels and the size before.
+
+        Raises:
+            Problem: 413 for an image too large, 415 for anything unreadable.
+        """
         return await asyncio.get_running_loop().run_in_executor(self.threads, prepare, data, side, self.limits)
 
 
@@ -40,23 +53,29 @@ def prepare(data: bytes, side: int, limits: Limits) -> Prepared:
     """As `Decoder.prepare`, in this thread.
 
     Resized exactly as the Detector resizes: that it does so once more, to the same size, changes nothing.
+
+    Args:
+        data: an encoded file.
+        side: of the model's input, pixels.
+        limits: pixels and side.
+
+    Returns:
+        The (side, side, 3) pixels and the size before.
+
+    Raises:
+        Problem: 413 for an image too large, 415 for anything unreadable.
     """
     try:
-        picture = decode_image(data, limits.max_pixels, limits.max_side_px)
+        image = decode_image(data, limits.max_pixels, limits.max_side_px)
     except ImageError as error:
         reason = str(error)
-        if "larger than" in reason or "longer than" in reason:
-            raise Problem(413, f"The image is {reason}; send a smaller one.") from error
+        for words, option in (("larger than", "max_pixels"), ("longer than", "max_side_px")):
+            if words in reason:
+                raise Problem(
+                    413,
+                    f"The image is refused: {reason}; send a smaller one, or raise limits.{option} of the endpoint.",
+                ) from error
         raise Problem(415, f"The body is no usable image: {reason}. Send a {', '.join(FORMATS)} file.") from error
     except (MemoryError, ValueError, OverflowError) as error:
         raise Problem(415, f"The body is no usable image. Send a {', '.join(FORMATS)} file.") from error
-    return Prepared(np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)), picture.width, picture.height)
-
-
-def check_content_type(content_type: str, content_encoding: str) -> None:
-    """Raise Problem 415 unless the headers announce a plain image body."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in CONTENT_TYPES:
-        raise Problem(415, f"Send the image itself as the body, with a Content-Type of {', '.join(CONTENT_TYPES)}.")
-    if content_encoding.lower() not in ("", "identity"):
-        raise Problem(415, "Send the image without Content-Encoding; image files are compressed already.")
+    return Prepared(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), image.width, image.height)

@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
-from serve.http.drawing import coloured
+from bayes_pfl.inference.heatmap import heat_map
 
 PNG = {"Content-Type": "image/png"}
 
@@ -53,7 +53,7 @@ def test_map_files_hold_the_library_s_map(client: TestClient, detector: Detector
     expected = detector.predict([data], ["object"])[0].anomaly_map
     drawn = post(client, "/v1/map", data, kind="png")
     assert drawn.headers["content-type"] == "image/png"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(drawn.content))), coloured(expected))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(drawn.content))), np.asarray(heat_map(expected)))
     gray = Image.open(io.BytesIO(post(client, "/v1/map", data, kind="png16").content))
     assert gray.mode == "I;16"
     assert np.abs(np.asarray(gray) / 65535 - expected).max() <= 0.5 / 65535 + 1e-7
