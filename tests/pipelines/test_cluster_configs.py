@@ -1,5 +1,6 @@
 """Configurations load, and what clusters are told is checked by Ray's own parsers."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from bayes_pfl.config import published_variant, read_config
 from pipelines.platform.settings import TrainSettings
 from pipelines.sweep.search import combine
 from pipelines.sweep.trial import TuneSettings, trial_settings
+from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLUSTER = CONFIGS / "cluster"
@@ -113,3 +115,19 @@ def test_the_image_is_of_the_ray_that_is_pinned():
     assert f"rayproject/ray:{RAY_VERSION}-py311-cpu" in text
     for copied in ("bayes_pfl", "pipelines", "serve", "configs"):
         assert f"COPY --chown=ray:users {copied} {copied}" in text
+
+
+def test_the_pods_of_the_endpoint_have_the_variables_that_the_documents_demand():
+    """SECURITY.md relies on the middleware in front of Ray's proxies; docs/serving.md says what is exported on every machine."""
+    text = (CONFIGS.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    demanded = dict(re.findall(r"^export (RAY_SERVE_\w+)=(\S+)", text, re.M))
+    assert demanded[CALLBACK_VARIABLE] == CALLBACK
+    assert "dropped in front of Ray's proxy" in (CONFIGS.parent / "SECURITY.md").read_text(encoding="utf-8")
+    cluster = load("rayservice.yaml")["spec"]["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
+    assert len(containers) == 2
+    for container in containers:
+        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert demanded.items() <= variables.items()
+        assert "MLFLOW_TRACKING_URI" in variables
