@@ -237,8 +237,9 @@ def next_commands(model: str, folder: Path) -> list[list[str]]:
         Each command as a list of words.
     """
     program = "bayes-pfl" if shutil.which("bayes-pfl") else str(Path(sys.executable).with_name("bayes-pfl"))
-    image = sorted((folder / "images" / "held-out" / HELD_OUT[0] / "test").rglob("*.png"))[0]
-    score = ["score", str(image), "--class-name", HELD_OUT[0].replace("_", " "), "--output", str(folder / "scores")]
+    image = sorted((folder / "images" / "held-out").glob("*/test/*/*.png"))[0]
+    class_name = image.parts[-4].replace("_", " ")
+    score = ["score", str(image), "--class-name", class_name, "--output", str(folder / "scores")]
     commands = [[program, "serve", "--model", model], [program, *score]]
     config = Path(__file__).parents[1] / "configs" / "tune_embedded.yaml"
     if config.is_file():  # it comes with the source, not with the package

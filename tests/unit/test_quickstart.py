@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bayes_pfl.errors import OutputError
+from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import HELD_OUT
 from pipelines.platform.settings import TrackingSettings
 from pipelines.quickstart import MARKER, TRACKING, next_commands, prepare
@@ -42,12 +43,11 @@ def test_a_strangers_folder_is_left_alone(tmp_path):
 
 
 def test_what_to_try_next_names_files_that_are_there(tmp_path):
-    image = tmp_path / "images" / "held-out" / HELD_OUT[0] / "test" / "good" / "000.png"
-    image.parent.mkdir(parents=True)
-    image.write_bytes(b"")
+    write_dataset(tmp_path / "images" / "held-out", HELD_OUT[:1], 1, 1, size=32, seed=1)
     serve, score, tune = next_commands("models:/m@a", tmp_path)
     assert serve[1:] == ["serve", "--model", "models:/m@a"]
-    assert Path(score[2]) == image
+    assert Path(score[2]).is_file()
+    assert score[4] == HELD_OUT[0]
     assert Path(tune[tune.index("--config") + 1]).is_file()
     assert tune[-1] == f"data.train={tmp_path}/shards/auxiliary"
 
