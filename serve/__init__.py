@@ -1,1 +1,1 @@
-"""The scoring endpoint on Ray Serve: `python -m serve`, or `serve deploy configs/serve.yaml` on a cluster."""
+"""The scoring endpoint on Ray Serve: `bayes-pfl serve`, or `serve deploy configs/serve.yaml` on a cluster."""

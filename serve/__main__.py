@@ -1,4 +1,4 @@
-"""`python -m serve`: start the endpoint on this machine."""
+"""`python -m serve`: the same as `bayes-pfl serve`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The Ray Serve application: one ingress deployment for HTTP, one deployment for each model and each challenger."""
+"""Settings -> Ray Serve application: one deployment for HTTP, and one for each model and each challenger."""
 
 from typing import Any
 
@@ -19,7 +19,14 @@ LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)
 
 
 def build(args: ServeSettings) -> Application:
-    """The application of these settings: what `serve deploy` calls with the `args` of its YAML file."""
+    """The application of these settings: what `serve deploy` calls with the `args` of its YAML file.
+
+    Args:
+        args: of the endpoint; Ray Serve makes it of the YAML's `args`, by its type.
+
+    Returns:
+        The application, not yet running.
+    """
     models = {
         model.name: _deployment(model, f"model-{model.name}", model.replica, args.ingress_replicas)
         for model in args.models

@@ -15,7 +15,13 @@ from serve.settings import ServeSettings
 
 @serve.ingress()
 class Endpoint:
-    """The HTTP layer as a deployment."""
+    """The HTTP layer as a deployment.
+
+    Args:
+        settings: of the endpoint.
+        models: by name, the handle of each model's deployment.
+        challengers: by name of a model, the handle of its challenger's deployment.
+    """
 
     def __init__(
         self, settings: ServeSettings, models: dict[str, DeploymentHandle], challengers: dict[str, DeploymentHandle]

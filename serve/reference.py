@@ -1,4 +1,4 @@
-"""`bayes-pfl reference`: keep with a bundle how usual images score, so that the endpoint can measure drift from them."""
+"""`bayes-pfl reference`: images, bundle -> the bundle's reference window, from which the endpoint measures drift."""
 
 import argparse
 import os
@@ -15,9 +15,19 @@ from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, 
 from bayes_pfl.inference.bundle import load_bundle
 from serve.models.drift import FEWEST, REFERENCE, Reference, WatchedBackbone, make_reference, write_reference
 
+PROGRESS_IMAGES = 100
+"""Images between two lines of progress."""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Score the images and write the window into the bundle. 0, or 2 for what the user can mend."""
+    """Score the images and write the window into the bundle.
+
+    Args:
+        arguments: options; None: those of this process.
+
+    Returns:
+        Exit code: 0, or 2 for what the user can mend.
+    """
     parser = argparse.ArgumentParser(prog="bayes-pfl reference", description=__doc__)
     parser.add_argument(
         "images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees"
@@ -41,11 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def image_files(given: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
+def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
     """Files, and the images in folders as ingestion and scoring find them.
 
     Args:
-        given: files, whatever their ending, and folders.
+        paths: files, whatever their ending, and folders.
 
     Returns:
         The images, and what was left out of folders.
@@ -55,7 +65,7 @@ def image_files(given: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
     """
     files: list[Path] = []
     skipped: list[SkippedFile] = []
-    for path in given:
+    for path in paths:
         if path.is_dir():
             listing = list_images(path)
             files += [path / name for name in listing.files]
@@ -68,9 +78,21 @@ def image_files(given: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
 
 
 def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: int) -> tuple[Reference, list[str]]:
-    """The window of these images, and a line for every one that cannot be read.
+    """The window of these images. Says on standard error how far it is.
 
-    Raises BundleError if the folder holds no bundle, DataError if fewer than 50 images can be read.
+    Args:
+        folder: of the bundle.
+        files: images.
+        class_name: what they show.
+        num_samples: R, prompts drawn from each learned distribution.
+
+    Returns:
+        The window, and a line for every image that cannot be read.
+
+    Raises:
+        BundleError: the folder holds no bundle.
+        BackboneError: the model has no room for the class name.
+        DataError: fewer than 50 images can be read.
     """
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}; give the bundle that training wrote.")
@@ -78,7 +100,9 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
     backbone = WatchedBackbone(bundle.config.backbone)
     detector = Detector(bundle, backbone, torch.device("cpu"))
     scores, embeddings, broken = [], [], []
-    for file in files:
+    for number, file in enumerate(files):
+        if number and number % PROGRESS_IMAGES == 0:
+            print(f"{number} of {len(files)} images", file=sys.stderr)
         try:
             prediction = detector.predict([file.read_bytes()], [class_name], num_samples)[0]
         except (ImageError, OSError) as error:
@@ -92,7 +116,15 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
 
 
 def write(folder: Path, window: Reference) -> None:
-    """Put the window into the bundle. Raises OutputError if it cannot be written."""
+    """Put the window into the bundle.
+
+    Args:
+        folder: of the bundle.
+        window: goes there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         write_reference(folder, window)
     except OSError as error:

@@ -1,9 +1,10 @@
 """A program and all that it starts, in a session of its own: signals reach it as one SIGTERM, and nothing outlives it.
 
-Ray's processes must not get the signal that asks the endpoint to stop: a terminal sends Ctrl+C, and systemd sends SIGTERM,
-to all processes of a group at once, and an endpoint whose Ray has ended cannot answer what is under way. So the command
-forks: the child leads a session of its own and does the work, the parent waits and hands signals on. Where the parent is
-killed, the kernel sends the child SIGTERM; where the child is killed, the parent ends what is left of its session.
+Ray's processes must not get the signal that asks the endpoint to stop: a terminal sends Ctrl+C, and systemd sends
+SIGTERM, to all processes of a group at once, and an endpoint whose Ray has ended cannot answer what is under way. So the
+command forks: the child leads a session of its own and does the work, the parent waits and hands signals on. Where the
+parent is killed, the kernel sends the child SIGTERM; where the child is killed, the parent ends what is left of its
+session.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ GONE_S = 10.0
 def supervised(work: Callable[[], int]) -> int:
     """Do some work in a child process that leads a session of its own.
 
-    The child gets SIGTERM for any of `SIGNALS` that this process gets, and when this process ends; how it ends then is up
-    to the work. When the child has ended, whatever it started is ended too.
+    The child gets SIGTERM for any of `SIGNALS` that this process gets, and when this process ends; how it ends then is
+    up to the work. When the child has ended, whatever it started is ended too.
 
     Args:
         work: runs in the child; returns its exit code.

@@ -1,4 +1,4 @@
-"""The way from one ingress replica to a deployment's replicas: jobs gather into batches, and one call carries a batch."""
+"""Jobs -> outcomes, from an ingress replica to the replicas of a model: jobs gather into batches, one call each."""
 
 import asyncio
 import contextvars
@@ -29,9 +29,16 @@ FORGET_S = 60
 class BatchingHandle:
     """A deployment's handle that gathers jobs, for one ingress replica.
 
-    While there are fewer calls under way than replicas, whatever waits leaves at once. Otherwise a batch leaves when it is full
-    or has waited `batch_wait_ms` for company; with `CALLS_PER_REPLICA` calls for each replica under way it stays, and up to
-    `max_queued` jobs wait. Replicas are counted by who has answered lately: Ray sends a call to one that has less to do.
+    While there are fewer calls under way than replicas, whatever waits leaves at once. Otherwise a batch leaves when it
+    is full or has waited `batch_wait_ms` for company. With `CALLS_PER_REPLICA` calls for each replica under way it stays,
+    and up to `max_queued` jobs wait. Replicas that have answered within `FORGET_S` count: Ray sends a call to one that has
+    less to do.
+
+    Args:
+        name: of the model, for logs, metrics and problems.
+        settings: of the model.
+        measures: where retries and the queue's length are counted.
+        handle: of the deployment.
     """
 
     def __init__(self, name: str, settings: ModelSettings, measures: Measures, handle: Any) -> None:
@@ -46,7 +53,11 @@ class BatchingHandle:
         """By replica, when it answered last, monotonic seconds."""
 
     def answers_lately(self) -> int:
-        """How many replicas have answered within `FORGET_S`."""
+        """How many replicas have answered within `FORGET_S`.
+
+        Returns:
+            Their number; 0 also before the first answer.
+        """
         since = time.monotonic() - FORGET_S
         self.answered = {replica: then for replica, then in self.answered.items() if then > since}
         return len(self.answered)
@@ -57,14 +68,29 @@ class BatchingHandle:
         return max(self.settings.replicas, self.answers_lately())
 
     async def describe(self) -> ModelInfo:
-        """Which model answers now. Raises Problem 503 if no replica can say."""
+        """Which model answers now.
+
+        Returns:
+            The model of one replica.
+
+        Raises:
+            Problem: 503 if no replica can say.
+        """
         model: ModelInfo = await self._ask(self.handle.describe)
         return model
 
     async def score(self, job: Job, again: bool = False) -> Outcome:
         """Score a job in a batch with others.
 
-        Raises Problem 503 if the queue is full, unless the job has been through it (`again`), or if no replica can do it.
+        Args:
+            job: an image and the question about it.
+            again: it has been through the queue before: it is not refused because the queue is full.
+
+        Returns:
+            The outcome of this job.
+
+        Raises:
+            Problem: 503 if the queue is full, or if no replica can do it.
         """
         full = len(self.calls) >= CALLS_PER_REPLICA * self.replicas and len(self.waiting) >= self.settings.max_queued
         if full and not again:

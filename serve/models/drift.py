@@ -1,4 +1,4 @@
-"""Drift: how far the recent images are from the window that a bundle was checked on, by score and by mean embedding."""
+"""Recent scores and embeddings, reference window -> drift, how far these images are from those of the window."""
 
 import json
 from collections import deque
@@ -24,20 +24,35 @@ LOOK_EVERY = 20
 
 
 class WatchedBackbone(Backbone):
-    """A backbone that keeps the last image's global feature, so that watching costs no second pass."""
+    """A backbone that keeps the last image's global feature, so that measuring drift costs no second pass.
+
+    Args:
+        config: as of `Backbone`.
+    """
 
     def __init__(self, config: BackboneConfig) -> None:
         self.last: Tensor | None = None
         super().__init__(config)
 
     def encode_image(self, images: Tensor) -> Features:
-        """As `Backbone.encode_image`."""
+        """As `Backbone.encode_image`.
+
+        Args:
+            images: (batch, 3, side, side), normalised.
+
+        Returns:
+            Features.
+        """
         features = super().encode_image(images)
         self.last = features.image[0]
         return features
 
     def last_embedding(self) -> np.ndarray:
-        """(dim,) float64 of norm 1: the direction of the last image in the joint space."""
+        """The direction of the last image in the joint space of images and texts.
+
+        Returns:
+            (dim,) float64 of norm 1.
+        """
         assert self.last is not None
         value = self.last.detach().cpu().to(torch.float64).numpy()
         return value / max(float(np.linalg.norm(value)), 1e-12)
@@ -54,7 +69,12 @@ class Reference(NamedTuple):
 
 
 class Watch:
-    """The recent window of one model, compared with the bundle's reference window if it has one."""
+    """The recent window of one model, compared with the bundle's reference window if it has one.
+
+    Args:
+        bundle: of the model.
+        backbone: of the model's detector.
+    """
 
     def __init__(self, bundle: Bundle, backbone: WatchedBackbone) -> None:
         self.backbone = backbone
@@ -64,20 +84,32 @@ class Watch:
         self.unseen = 0
 
     def note(self, score: float) -> None:
-        """Add the image that was scored last."""
+        """Add the image that was scored last.
+
+        Args:
+            score: of that image.
+        """
         if self.reference is not None:
             self.scores.append(score)
             self.embeddings.append(self.backbone.last_embedding())
             self.unseen += 1
 
     def due(self) -> bool:
-        """Whether there is enough new to look at; asking starts the count again if so."""
+        """Whether `LOOK_EVERY` images have come since this was last true.
+
+        Returns:
+            Whether; if so the count starts again.
+        """
         due = self.unseen >= LOOK_EVERY
         self.unseen = 0 if due else self.unseen
         return due
 
     def drift(self) -> tuple[float, float] | None:
-        """(population stability index of the scores, cosine distance of the mean embeddings); nothing before 50 images."""
+        """How far the recent window is from the reference window.
+
+        Returns:
+            (population stability index of the scores, cosine distance of the mean embeddings); None before 50 images.
+        """
         if self.reference is None or len(self.scores) < FEWEST:
             return None
         return (
@@ -90,24 +122,52 @@ def stability_index(deciles: np.ndarray, scores: np.ndarray) -> float:
     """sum (q - p) ln(q / p) over the reference's deciles (p = 0.1 each), half a count added to every bin.
 
     Below 0.1 is usually called stable, above 0.25 shifted.
+
+    Args:
+        deciles: (9,) inner decile edges of the reference's scores.
+        scores: (images,) recent scores.
+
+    Returns:
+        The population stability index.
     """
     counts = np.bincount(np.searchsorted(deciles, scores, side="right"), minlength=10) + 0.5
     share = counts / counts.sum()
     return float(((share - 0.1) * np.log(share / 0.1)).sum())
 
 
-def cosine_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """1 - cos of the angle between two vectors."""
-    return float(1 - one @ other / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12))
+def cosine_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """1 - cos of the angle between two vectors.
+
+    Args:
+        first: (dim,).
+        second: (dim,).
+
+    Returns:
+        In [0, 2].
+    """
+    return float(1 - first @ second / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
 
 
 def make_reference(scores: np.ndarray, embeddings: np.ndarray) -> Reference:
-    """The reference window of (images,) scores and (images, dim) unit embeddings."""
+    """The reference window of some images.
+
+    Args:
+        scores: (images,) image scores.
+        embeddings: (images, dim) of norm 1.
+
+    Returns:
+        Their deciles, mean and number.
+    """
     return Reference(np.quantile(scores, np.arange(1, 10) / 10), embeddings.mean(0), len(scores))
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
-    """Keep the reference window with the bundle, under a temporary name first."""
+    """Keep the reference window with the bundle, under a temporary name first.
+
+    Args:
+        folder: of the bundle.
+        reference: the window.
+    """
     text = json.dumps(
         {"deciles": reference.deciles.tolist(), "embedding": reference.embedding.tolist(), "images": reference.images}
     )
@@ -117,7 +177,17 @@ def write_reference(folder: Path, reference: Reference) -> None:
 
 
 def read_reference(folder: Path) -> Reference | None:
-    """The bundle's reference window, if it has one. Raises BundleError if it is damaged."""
+    """The bundle's reference window.
+
+    Args:
+        folder: of the bundle.
+
+    Returns:
+        The window; None if the bundle has none.
+
+    Raises:
+        BundleError: it is damaged.
+    """
     path = folder / REFERENCE
     if not path.is_file():
         return None

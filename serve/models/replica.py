@@ -1,4 +1,4 @@
-"""Jobs -> outcomes in a model replica, which loads a bundle, tests it, and follows its source to newer models without a pause."""
+"""Jobs -> outcomes in a model replica, which loads a bundle, tests it, and follows its source to newer models."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,10 @@ class LoadedModel(NamedTuple):
 class ModelReplica:
     """One process with one Detector. Ray Serve makes as many as the deployment asks for.
 
-    Raises BundleError or BackboneError from its first `reconfigure` if the model cannot be loaded or fails its self-test.
+    Its first `reconfigure` raises BundleError or BackboneError if the model cannot be loaded or fails its self-test.
+
+    Args:
+        name: of the deployment, for logs and metrics.
     """
 
     def __init__(self, name: str) -> None:
@@ -117,7 +120,9 @@ class ModelReplica:
         return self.model.info
 
     async def refresh(self) -> ModelInfo:
-        """Look at the source now and load what is new there; a model that fails is logged and counted, and the old one stays.
+        """Look at the source now and load what is new there.
+
+        A model that fails is logged and counted, and the old one stays.
 
         Returns:
             The model that answers afterwards.

@@ -33,7 +33,11 @@ class Program(NamedTuple):
 
     def replicas(self) -> list[int]:
         """Process ids of the model replicas."""
-        return [pid for pid in descendants(self.process.pid) if b"ServeReplica:bayes-pfl:model-" in command_line(pid)]
+        return self.processes(b"ServeReplica:bayes-pfl:model-")
+
+    def processes(self, name: bytes) -> list[int]:
+        """Process ids below the command whose command line holds this."""
+        return [pid for pid in descendants(self.process.pid) if name in command_line(pid)]
 
 
 class Registry:
@@ -75,7 +79,7 @@ def running(registry: Registry, *options: str) -> Iterator[Program]:
         "--json",
         *options,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True)
     watchdog = threading.Timer(START_S, process.terminate)
     watchdog.start()
     try:
@@ -126,12 +130,12 @@ def descendants(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 status = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 parents.setdefault(int(status[1]), []).append(int(entry.name))
-    found, queue = [], [pid]
+    pids, queue = [], [pid]
     while queue:
         below = parents.get(queue.pop(), [])
-        found += below
+        pids += below
         queue += below
-    return found
+    return pids
 
 
 def command_line(pid: int) -> bytes:

@@ -53,7 +53,7 @@ def test_a_misspelt_key_is_an_error_that_names_the_nearest(deployment: ServeDepl
 
 def test_the_dashboard_asks_for_what_is_measured() -> None:
     dashboard = json.loads((CONFIGS / "grafana-dashboard.json").read_text(encoding="utf-8"))
-    asked = {
+    queried = {
         name
         for panel in dashboard["panels"]
         for query in queries(panel)
@@ -61,7 +61,7 @@ def test_the_dashboard_asks_for_what_is_measured() -> None:
     }
     source = "".join(path.read_text(encoding="utf-8") for path in (CONFIGS.parent / "serve").glob("*.py"))
     measured = set(re.findall(r'"(bayes_pfl_[a-z_]+)"', source))
-    own = {name.removeprefix("ray_") for name in asked if name.startswith("ray_bayes_pfl_")}
+    own = {name.removeprefix("ray_") for name in queried if name.startswith("ray_bayes_pfl_")}
     assert {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in own} == measured
     corners = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
     assert len(set(corners)) == len(corners)

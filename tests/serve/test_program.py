@@ -1,4 +1,4 @@
-"""`python -m serve` as people run it: a registry, tokens, two replicas, one killed, a new champion, a full stop."""
+"""`bayes-pfl serve` as people run it: a registry, tokens, two replicas, one killed, a new champion, a full stop."""
 
 import argparse
 import base64
@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 from local_endpoint import encoded, picture, write_bundle
-from program import HEADERS, STOP_S, Load, Program, Registry, running
+from program import HEADERS, STOP_S, Load, Program, Registry, descendants, running
 
 from bayes_pfl import Detector
 from bayes_pfl.errors import BayesPFLError, ConfigError
@@ -31,15 +31,15 @@ PICTURES = [encoded(picture(seed)) for seed in range(4)]
 
 @pytest.fixture(scope="module")
 def registry(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    found = Registry(tmp_path_factory.mktemp("registry"))
-    found.promote(bundles["first"])
-    return found
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    registry.promote(bundles["first"])
+    return registry
 
 
 @pytest.fixture(scope="module")
 def program(registry: Registry) -> Iterator[Program]:
-    with running(registry, "--replicas", "2", "--refresh", "1") as found:
-        yield found
+    with running(registry, "--replicas", "2", "--refresh", "1") as program:
+        yield program
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,8 @@ def test_told_to_stop_it_finishes_what_it_began(program: Program, expected: dict
     with socket.create_connection((address.hostname, address.port), timeout=60) as begun:
         begun.sendall(head.encode() + PICTURES[0][:100])
         assert ask(program, 1)[0] == 200
-        program.process.send_signal(signal.SIGTERM)
+        started = descendants(program.process.pid)
+        os.killpg(program.process.pid, signal.SIGTERM)  # as systemd does
         wait_for(lambda: requests.get(f"{program.url}/v2/health/ready").status_code == 503)
         refused = program.post(PICTURES[1])
         assert refused.status_code == 503
@@ -144,12 +145,13 @@ def test_told_to_stop_it_finishes_what_it_began(program: Program, expected: dict
     assert answer.startswith(b"HTTP/1.1 200")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["pred_score"] == list(expected.values())[1][0]
     assert program.process.wait(STOP_S) == 0
-    assert program.replicas() == []
+    assert not any(map(psutil.pid_exists, started))
+    check_address(str(address.hostname), int(address.port or 0))
 
 
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(registry: Registry) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": registry.uri}
-    command = [sys.executable, "-m", "serve", "--model", "models:/small@nobody"]
+    command = [str(Path(sys.executable).with_name("bayes-pfl")), "serve", "--model", "models:/small@nobody"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: models:/small@nobody is not in the registry")
@@ -196,13 +198,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_maps_of_a_whole_batch_fit_into_one_message(tmp_path: Path) -> None:
+def test_maps_of_a_whole_batch_fit_into_one_message_and_nothing_outlives_a_kill(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.promote(write_bundle(tmp_path / "bundle", 1, image_size=518, threshold=0.5))
     images = [{"image": base64.b64encode(one).decode()} for one in PICTURES * 2]
     with running(registry) as program:
         body = {"images": images, "options": {"class_name": "nut", "map": "npy", "num_samples": 1}}
         answer = requests.post(f"{program.url}/v1/score:batch", json=body, headers=JSON_HEADERS, timeout=90)
+        started = descendants(program.process.pid)
+        (leader,) = psutil.Process(program.process.pid).children()
+        leader.kill()
+        assert program.process.wait(STOP_S) == 128 + signal.SIGKILL
+        assert not any(map(psutil.pid_exists, started))
     assert answer.status_code == 200
     maps = [one["anomaly_map"]["data"] for one in answer.json()["results"]]
     assert len(maps) == len(images)
