@@ -10,6 +10,37 @@ from local_endpoint import encoded, picture
 from PIL import Image, TiffImagePlugin
 
 REFUSED = (413, 415)
+MARKS = {
+    "7z": b"7z\xbc\xaf\x27\x1c",
+    "bzip2": b"BZh91AY&SY",
+    "xz": b"\xfd7zXZ\0",
+    "zstandard": b"\x28\xb5\x2f\xfd",
+    "tar": b"name".ljust(257, b"\0") + b"ustar\0",
+    "rar": b"Rar!\x1a\x07\x01\0",
+    "sqlite": b"SQLite format 3\0",
+    "hdf5": b"\x89HDF\r\n\x1a\n",
+    "matlab": b"MATLAB 5.0 MAT-file",
+    "parquet": b"PAR1",
+    "arrow": b"ARROW1\0\0",
+    "safetensors": b"\x08\0\0\0\0\0\0\0{}",
+    "java class": b"\xca\xfe\xba\xbe",
+    "windows program": b"MZ\x90\0",
+    "script": b"#!/bin/sh\nreboot\n",
+    "openexr": b"\x76\x2f\x31\x01",
+    "radiance": b"#?RADIANCE\n",
+    "dicom": bytes(128) + b"DICM",
+    "nifti": b"\x5c\x01\0\0",
+    "pcx": b"\x0a\x05\x01\x08",
+    "dds": b"DDS |\0\0\0",
+    "mp4": b"\0\0\0\x18ftypmp42",
+    "matroska": b"\x1a\x45\xdf\xa3",
+    "ogg": b"OggS\0\x02",
+    "wasm": b"\0asm\x01\0\0\0",
+    "xml with an entity": b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>',
+    "windows metafile": b"\xd7\xcd\xc6\x9a",
+    "icns": b"icns\0\0\x01\0",
+}
+"""First bytes of formats that are no image of this interface."""
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -90,6 +121,8 @@ def not_images() -> Iterator[tuple[str, bytes]]:
     yield "avif", b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B" + bytes(100)
     yield "jpeg 2000", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100)
     yield "fits", b"SIMPLE  =                    T".ljust(2880)
+    for name, magic in MARKS.items():
+        yield name, magic + bytes(100)
     for index in range(4):
         yield f"noise {index}", random.integers(0, 256, 2000, dtype=np.uint8).tobytes()
     for name, magic in {

@@ -25,7 +25,7 @@ PNG = {"Content-Type": "image/png"}
 
 
 def test_the_corpus_is_large() -> None:
-    assert len(BODIES) >= 60
+    assert len(BODIES) >= 100
     assert len(set(BODIES.values())) == len(BODIES)
 
 
