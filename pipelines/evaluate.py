@@ -30,7 +30,7 @@ from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
-from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
+from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples, tile_overlap
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.report_images import positions_by_rank, report_image
 
@@ -48,6 +48,8 @@ class EvaluateSettings(Settings):
     threads: int = Field(1, ge=1, description="torch threads of an actor")
     use_gpu: bool = Field(False, description="one GPU for every actor")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")
+    tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
+    overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
@@ -85,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder or URI for the results")
     parser.add_argument("--max-pixels", type=int, help=f"largest width x height of an image; default {MAX_PIXELS}")
     parser.add_argument(
+        "--tile", action="store_true", help="look at large images tile by tile, at their own resolution"
+    )
+    parser.add_argument("--overlap", type=float, metavar="SHARE", help="with --tile: share that the next tile covers")
+    parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
     parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
@@ -110,9 +116,9 @@ def run(args: argparse.Namespace) -> int:
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    names = ("model", "shards", "num_samples", "output", "max_pixels")
+    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    changes |= {"allow_overlap": True} if args.allow_overlap else {}
+    changes |= {name: True for name in ("allow_overlap", "tile") if getattr(args, name)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
     result = evaluate(settings)
     code = UNRECORDED if "tracking_problem" in result else 0
@@ -146,6 +152,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
+    tile_overlap(settings.tile, settings.overlap)
     require_gpu(settings.use_gpu)
     check_store(settings.tracking)
     bundle = load_bundle(settings.model)
@@ -167,6 +174,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
         "num_samples": settings.num_samples,
         "seed": settings.seed,
+        "tile_overlap": tile_overlap(settings.tile, settings.overlap),
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
         "not_scored": [
@@ -175,7 +183,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         ],
         "report": f"{store.root}/report.html",
     }
-    tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None)
+    tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None and not settings.tile)
     result["run_id"] = tracked.run_id
     images = _extreme_images(settings, bundle, datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
@@ -225,7 +233,10 @@ def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
 
 def _task(settings: EvaluateSettings, bundle: Bundle) -> ScoringTask:
     device = "cuda" if settings.use_gpu else "cpu"
-    return ScoringTask(bundle, settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels)
+    tiles = tile_overlap(settings.tile, settings.overlap)
+    return ScoringTask(
+        bundle, settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, tiles
+    )
 
 
 def _score(
@@ -272,6 +283,7 @@ def _extreme_images(
     if settings.cases == 0:
         return {}
     task = _task(settings, bundle)
+    question = (task.num_samples, task.seed, task.max_pixels, task.overlap)
     detector = Detector(bundle, Backbone(bundle.config.backbone), _device(settings))
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
@@ -279,8 +291,7 @@ def _extreme_images(
         count = min(settings.cases, len(order) // 2)
         for title, positions in (("worst", order[:count]), ("best", order[::-1][:count])):
             images[f"{dataset.name}: {title}"] = [
-                report_image(detector, dataset.refs[position], task.num_samples, task.seed, task.max_pixels)
-                for position in positions
+                report_image(detector, dataset.refs[position], *question) for position in positions
             ]
     return images
 

@@ -23,7 +23,7 @@ from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
 from pipelines.scoring.actors import load_detector, through_actors
-from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.evaluation import ScoringTask, tile_overlap
 from pipelines.scoring.inputs import ImageInput, find_inputs
 from pipelines.scoring.results import (
     PART,
@@ -69,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, help="folder for table, heat maps and gallery; run again, it goes on where it stopped")
     add("--fail-above", type=float, metavar="SCORE", help="exit with 1 if an image scores higher, and name it")
     add("--max-pixels", type=int, default=MAX_PIXELS, help=f"largest width x height of an image; default {MAX_PIXELS}")
+    add("--tile", action="store_true", help="look at large images tile by tile, at their own resolution")
+    add("--overlap", type=float, metavar="SHARE", help="with --tile: share of a tile that the next covers; default 0.5")
     add("--workers", type=int, default=2, help=f"processes that hold the model, for more than {PART_IMAGES} images")
     add("--threads", type=int, default=1, help="CPU threads of a worker; default 1")
     add("--use-gpu", action="store_true", help="one GPU for every worker")
@@ -88,13 +90,23 @@ def run(args: argparse.Namespace) -> int:
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     bundle = load_bundle(args.model)
     _check_class_names(bundle, inputs.images)
-    threshold = bundle.config.scoring.threshold if args.threshold is None else args.threshold
+    task = ScoringTask(
+        bundle,
+        args.num_samples,
+        args.seed,
+        args.threads,
+        "cuda" if args.use_gpu else "cpu",
+        args.max_pixels,
+        tile_overlap(args.tile, args.overlap),
+    )
+    own = bundle.config.scoring.threshold if task.overlap is None else None
+    threshold = own if args.threshold is None else args.threshold
     for line in skipped_summary(inputs.skipped):
         print(f"left out: {line}", file=sys.stderr)
     if args.output is None:
-        rows, summary = _score_only(args, bundle, inputs.images, threshold)
+        rows, summary = _score_only(args, task, inputs.images, threshold)
     else:
-        rows, summary = _score_into(args.output.expanduser().resolve(), args, bundle, inputs.images, threshold)
+        rows, summary = _score_into(args.output.expanduser().resolve(), args, task, inputs.images, threshold)
     summary = {**summary, "left_out": counts_by_reason(inputs.skipped)}
     print(json.dumps(summary) if args.json else _text(rows, summary))
     if not summary["scored"]:
@@ -114,6 +126,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():
         raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
+    tile_overlap(args.tile, args.overlap)
     require_gpu(args.use_gpu)
 
 
@@ -148,40 +161,40 @@ def _fail_above(limit: float | None, rows: pa.Table) -> int:
 
 
 def _score_only(
-    args: argparse.Namespace, bundle: Bundle, images: Sequence[ImageInput], threshold: float | None
+    args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], threshold: float | None
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Keep nothing but what is printed."""
     parts = _parts(images)
     by_part: dict[int, list[ScoredImage]] = {}
-    _announce(args, bundle, len(images), 0)
+    _announce(args, task, len(images), 0)
     with progress(len(images), "image") as advance:
-        for number, scored in _score(args, bundle, images, parts, list(range(len(parts))), advance):
+        for number, scored in _score(args, task, images, parts, list(range(len(parts))), advance):
             by_part[number] = scored
     rows = [
         part_row(images[position], result)
         for number, part in enumerate(parts)
         for position, result in zip(part, by_part[number], strict=True)
     ]
-    table = complete(pa.Table.from_pylist(rows, PART), bundle.version, threshold)
-    plan = ScoringPlan.make(bundle, args.num_samples, args.seed, images)
-    return table, {**summarise(table, bundle, threshold), **plan._asdict(), "rows": table.to_pylist()}
+    table = complete(pa.Table.from_pylist(rows, PART), task.bundle.version, threshold)
+    plan = ScoringPlan.make(task, images)
+    return table, {**summarise(table, task.bundle, threshold), **plan._asdict(), "rows": table.to_pylist()}
 
 
 def _score_into(
-    folder: Path, args: argparse.Namespace, bundle: Bundle, images: Sequence[ImageInput], threshold: float | None
+    folder: Path, args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], threshold: float | None
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Write a folder of results, or what is missing of it."""
     with claim(folder):
         parts = _parts(images)
-        plan = ScoringPlan.make(bundle, args.num_samples, args.seed, images)
+        plan = ScoringPlan.make(task, images)
         results = Results(folder, plan, images, parts)
         todo = results.begin()
         left = sum(len(parts[number]) for number in todo)
-        _announce(args, bundle, len(images), len(images) - left)
+        _announce(args, task, len(images), len(images) - left)
         with progress(len(images), "image", len(images) - left) as advance:
-            for number, scored in _score(args, bundle, images, parts, todo, advance):
+            for number, scored in _score(args, task, images, parts, todo, advance):
                 results.add(number, scored)
-        return results.finish(bundle, threshold)
+        return results.finish(task.bundle, threshold)
 
 
 def _parts(images: Sequence[ImageInput]) -> list[list[int]]:
@@ -189,31 +202,32 @@ def _parts(images: Sequence[ImageInput]) -> list[list[int]]:
     return [list(range(start, min(start + PART_IMAGES, count))) for start in range(0, count, PART_IMAGES)]
 
 
-def _announce(args: argparse.Namespace, bundle: Bundle, total: int, done: int) -> None:
+def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int) -> None:
     """What will be done, before anything takes time."""
     left = total - done
+    if not left:
+        print(f"Nothing to do: {counted(total, 'image')} done before, in {args.output}.", file=sys.stderr)
+        return
     before = f"; {done:,} of {total:,} were done before" if done else ""
     where = "here" if left <= PART_IMAGES else f"on {args.workers} workers"
+    tiles = "" if task.overlap is None else f", in tiles that overlap by {task.overlap:g}"
     target = f", into {args.output}" if args.output else ""
     print(
-        f"Scoring {counted(left, 'image')} {where}{before}: model version {bundle.version}, "
-        f"R = {args.num_samples}, seed {args.seed}{target}.",
+        f"Scoring {counted(left, 'image')} {where}{before}: model version {task.bundle.version}, "
+        f"R = {args.num_samples}, seed {args.seed}{tiles}{target}.",
         file=sys.stderr,
     )
 
 
 def _score(
     args: argparse.Namespace,
-    bundle: Bundle,
+    task: ScoringTask,
     images: Sequence[ImageInput],
     parts: Sequence[Sequence[int]],
     todo: Sequence[int],
     advance: Callable[[int], Any],
 ) -> Iterator[tuple[int, list[ScoredImage]]]:
     """Numbers and scores of the parts to do, as they are done."""
-    task = ScoringTask(
-        bundle, args.num_samples, args.seed, args.threads, "cuda" if args.use_gpu else "cpu", args.max_pixels
-    )
     options: dict[str, Any] = {"task": task, "overlays": args.output is not None}
     if sum(len(parts[number]) for number in todo) <= PART_IMAGES:
         scorer = PartScorer(**options) if todo else None  # a cluster would only cost its start
@@ -256,9 +270,7 @@ class PartScorer:
         """
         try:
             pixels = decode_image(image.read(), self._task.max_pixels)
-            prediction = self._detector.predict([pixels], [image.class_name], self._task.num_samples, self._task.seed)[
-                0
-            ]
+            prediction = self._task.predict(self._detector, pixels, image.class_name)
         except BayesPFLError as error:
             return ScoredImage(None, None, str(error), None)
         except OSError as error:

@@ -10,9 +10,10 @@ import torch
 
 from bayes_pfl import errors
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.data.preprocess import decode_mask, mask_tensor
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, mask_tensor
 from bayes_pfl.data.remote import local_copy
 from bayes_pfl.data.shards import read_shard
+from bayes_pfl.errors import ImageError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector, Prediction
 
@@ -92,18 +93,29 @@ def read_row(shard: str, row: int, opened: dict[str, pa.Table] | None = None) ->
     return opened[shard]["image"][row].as_py(), opened[shard]["mask"][row].as_py()
 
 
-def truth_mask(mask: bytes | None, label: int, prediction: Prediction) -> np.ndarray | None:
-    """The ground truth at the prediction's size.
+def truth_mask(
+    mask: bytes | None, label: int, prediction: Prediction, max_pixels: int = MAX_PIXELS
+) -> np.ndarray | None:
+    """The ground truth at the size of the prediction's map.
 
     Args:
         mask: encoded mask, or None.
         label: 1 for an anomalous image, else 0.
         prediction: gives the size.
+        max_pixels: largest mask that is decoded, width x height.
 
     Returns:
-        (size, size), 1 where defective; all 0 for a normal image; None for an anomalous one without a mask.
+        (height, width), 1 where defective; all 0 for a normal image; None for an anomalous one without a mask.
+
+    Raises:
+        ImageError: the mask cannot be decoded, or is not of the size of an image that was scored in tiles.
     """
-    size = len(prediction.anomaly_map)
-    if mask is not None:
-        return mask_tensor(decode_mask(mask), size).numpy()
-    return np.zeros((size, size), np.float32) if label == 0 else None
+    shape = prediction.anomaly_map.shape
+    if mask is None:
+        return np.zeros(shape, np.float32) if label == 0 else None
+    decoded = decode_mask(mask, max_pixels=max_pixels)
+    if decoded.shape == shape:
+        return (decoded != 0).astype(np.float32)
+    if shape[0] != shape[1]:
+        raise ImageError("the mask is not of the image's size, so its tiles cannot be measured")
+    return mask_tensor(decoded, shape[0]).numpy()

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.data.shards import replacing
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.errors import BayesPFLError, ConfigError
 from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.metrics import PixelHistogram
 from pipelines.scoring.actors import load_detector, read_row, through_actors, truth_mask
 
@@ -33,6 +36,50 @@ class ScoringTask(NamedTuple):
     threads: int
     device: str
     max_pixels: int
+    overlap: float | None = None
+    """Least share of a tile that the next one covers too; None: the image as a whole."""
+
+    def predict(self, detector: Detector, image: Image.Image, class_name: str) -> Prediction:
+        """The prediction of one image, as a whole or in tiles.
+
+        Args:
+            detector: the model.
+            image: its pixels.
+            class_name: what it shows.
+
+        Returns:
+            Numbers of `Detector.predict`, or of `Detector.predict_tiled`.
+
+        Raises:
+            ClassNameError: the name is blank or too long.
+            ImageError: the image is too narrow for tiles.
+        """
+        if self.overlap is None:
+            return detector.predict([image], [class_name], self.num_samples, self.seed)[0]
+        return detector.predict_tiled(image, class_name, self.overlap, self.num_samples, self.seed)
+
+
+def tile_overlap(tile: bool, overlap: float | None) -> float | None:
+    """What --tile and --overlap say together.
+
+    Args:
+        tile: whether images are looked at in tiles.
+        overlap: share of a tile that the next one covers too; None: the usual 0.5.
+
+    Returns:
+        The overlap; None for whole images.
+
+    Raises:
+        ConfigError: it is out of range, or given without tiles.
+
+    >>> tile_overlap(True, None), tile_overlap(False, None)
+    (0.5, None)
+    """
+    if overlap is not None and not tile:
+        raise ConfigError("--overlap is of tiles: give --tile too.")
+    if overlap is not None and not 0 <= overlap < 1:
+        raise ConfigError(f"--overlap is {overlap:g}; give a share of a tile, at least 0 and below 1.")
+    return (0.5 if overlap is None else overlap) if tile else None
 
 
 class ScoredSamples(NamedTuple):
@@ -64,8 +111,8 @@ class ChunkScorer:
             try:
                 image, mask = read_row(shard, row, self._opened)
                 pixels = decode_image(image, self._task.max_pixels)
-                prediction = self._detector.predict([pixels], [name], self._task.num_samples, self._task.seed)[0]
-                truth = truth_mask(mask, label, prediction)
+                prediction = self._task.predict(self._detector, pixels, name)
+                truth = truth_mask(mask, label, prediction, self._task.max_pixels)
                 if truth is not None:
                     histogram.update([prediction.anomaly_map], [truth])
                 score, uncertainty = prediction.image_score, prediction.uncertainty
@@ -90,7 +137,7 @@ class FinishedChunks:
 
     def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
         question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
-        question += [task.num_samples, task.seed, task.max_pixels]
+        question += [task.num_samples, task.seed, task.max_pixels, task.overlap]
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 

@@ -90,6 +90,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
         f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), "
         f"R = {result['num_samples']}."
     ]
+    if result["tile_overlap"] is not None:
+        notes.append(f"Images were looked at in tiles that overlap by {result['tile_overlap']:g}.")
     if result["trained_on_images_evaluated"]:
         notes.append(
             f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result."

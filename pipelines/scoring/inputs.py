@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bayes_pfl.data.remote import is_remote, list_files, list_tree, local_copy
 from bayes_pfl.data.samples import index_shards
-from bayes_pfl.data.walk import IMAGE_SUFFIXES, SkippedFile, is_image, list_images, select_images
+from bayes_pfl.data.walk import IMAGE_SUFFIXES, SkippedFile, composed, is_image, list_images, select_images
 from bayes_pfl.errors import ConfigError, DataError
 from pipelines.scoring.actors import read_row
 
@@ -90,10 +90,10 @@ def read_class_names(path: Path) -> dict[str, str]:
     """A CSV file with columns path and class_name.
 
     Args:
-        path: the file; paths in it are relative to its own folder, or absolute.
+        path: the file; paths in it are relative to its own folder, absolute, or URIs.
 
     Returns:
-        Class names by resolved path.
+        Class names by `_table_key`.
 
     Raises:
         ConfigError: it cannot be read, lacks a column, or has a row without path or name.
@@ -113,19 +113,19 @@ def read_class_names(path: Path) -> dict[str, str]:
             raise ConfigError(
                 f"{path}, line {number}: path or class_name is missing; the first line names the columns."
             )
-        names[str((path.parent / image).resolve())] = name
+        names[_table_key(image if is_remote(image) else str(path.parent / image))] = name
     return names
 
 
 def _class_name(source: str, file: str, class_name_from: str | None, table: dict[str, str] | None) -> str:
     """The class name of a file without one on the command line. Raises ConfigError if nothing says it."""
     if table is not None:
-        name = table.get(file if is_remote(file) else str(Path(file).resolve()))
+        name = table.get(_table_key(file))
         if name is None:
             raise ConfigError(f"{_printable(file)} is not in {class_name_from}: add its path and class_name.")
         return name
     if class_name_from == FROM_FOLDER:
-        inner = PurePosixPath(file[len(source.rstrip("/")) + 1 :])
+        inner = _below(source, file)
         if len(inner.parts) < 2:
             raise ConfigError(
                 f"{_printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or give --class-name."
@@ -134,6 +134,18 @@ def _class_name(source: str, file: str, class_name_from: str | None, table: dict
     raise ConfigError(
         f'Say what the images in {source} show: --class-name "metal plate", or --class-name-from folder for several products.'
     )
+
+
+def _table_key(file: str) -> str:
+    """What the same file has in common however it is written: the URI, or the resolved path in Unicode's composed form."""
+    return file if is_remote(file) else composed(str(Path(file).resolve()))
+
+
+def _below(source: str, file: str) -> PurePosixPath:
+    """The path of a file below the folder or URI that was given; "." for the file itself."""
+    if is_remote(source):
+        return PurePosixPath(file[len(source.rstrip("/")) + 1 :])
+    return PurePosixPath(Path(file).relative_to(Path(source)))
 
 
 def _holds_shards(source: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bayes_pfl.data.preprocess import decode_image, decode_mask
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image, decode_mask
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.inference.detector import Detector
 from pipelines.platform.html import ReportImage
@@ -12,7 +12,12 @@ from pipelines.scoring.actors import read_row
 
 
 def report_image(
-    detector: Detector, ref: SampleRef, num_samples: int, seed: int = 0, max_pixels: int | None = None
+    detector: Detector,
+    ref: SampleRef,
+    num_samples: int,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    overlap: float | None = None,
 ) -> ReportImage:
     """Predict one sample; the same noise gives the same map as in an evaluation.
 
@@ -21,7 +26,8 @@ def report_image(
         ref: the sample.
         num_samples: R.
         seed: of the noise.
-        max_pixels: largest image that is decoded, width x height; None: the usual limit.
+        max_pixels: largest image that is decoded, width x height.
+        overlap: of tiles; None: the image as a whole.
 
     Returns:
         The sample with its prediction.
@@ -29,15 +35,17 @@ def report_image(
     Raises:
         ImageError: it cannot be decoded.
     """
-    limits = {} if max_pixels is None else {"max_pixels": max_pixels}
     data, mask = read_row(ref.shard, ref.row)
-    image = decode_image(data, **limits)
-    prediction = detector.predict([image], [ref.class_name], num_samples, seed)[0]
+    image = decode_image(data, max_pixels)
+    if overlap is None:
+        prediction = detector.predict([image], [ref.class_name], num_samples, seed)[0]
+    else:
+        prediction = detector.predict_tiled(image, ref.class_name, overlap, num_samples, seed)
     return ReportImage(
         ref.sample_id,
         image,
         prediction.anomaly_map,
-        None if mask is None else decode_mask(mask, **limits),
+        None if mask is None else decode_mask(mask, max_pixels=max_pixels),
         ref.label,
         prediction.image_score,
         prediction.uncertainty,

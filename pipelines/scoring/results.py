@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
 from bayes_pfl.errors import OutputError
 from bayes_pfl.inference.bundle import Bundle
 from pipelines.platform.html import write_page
+from pipelines.scoring.evaluation import ScoringTask
 from pipelines.scoring.inputs import ImageInput
 
 SHOWN = 500
@@ -24,6 +26,8 @@ SHOWN = 500
 
 NO_THRESHOLD = "the model has no threshold; give --threshold"
 """Why `pred_label` is null."""
+
+THRESHOLD_OF_WHOLE_IMAGES = "the model's threshold belongs to whole images, not to tiles; give --threshold"
 
 PART = pa.schema(
     [
@@ -58,15 +62,16 @@ class ScoringPlan(NamedTuple):
     """Over names, class names and stamps, in order."""
     class_names_sha256: str
     """Over the different class names."""
+    max_pixels: int
+    overlap: float | None
+    """Of tiles; None: whole images."""
 
     @classmethod
-    def make(cls, bundle: Bundle, num_samples: int, seed: int, inputs: Sequence[ImageInput]) -> "ScoringPlan":
+    def make(cls, task: ScoringTask, inputs: Sequence[ImageInput]) -> "ScoringPlan":
         """The plan of scoring some images.
 
         Args:
-            bundle: the model.
-            num_samples: R.
-            seed: of the noise.
+            task: the model, and how it predicts.
             inputs: the images.
 
         Returns:
@@ -74,7 +79,10 @@ class ScoringPlan(NamedTuple):
         """
         listed = [[image.sample_id, image.class_name, image.stamp] for image in inputs]
         names = sorted({image.class_name for image in inputs})
-        return cls(bundle.version, num_samples, seed, len(inputs), _digest(listed), _digest(names))
+        digests = _digest(listed), _digest(names)
+        return cls(
+            task.bundle.version, task.num_samples, task.seed, len(inputs), *digests, task.max_pixels, task.overlap
+        )
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """In what an earlier plan differs.
@@ -85,6 +93,7 @@ class ScoringPlan(NamedTuple):
         Returns:
             Names of fields, those with a plain word for it in front.
         """
+        earlier = {"max_pixels": MAX_PIXELS, "overlap": None, **earlier}
         names = [name for name, value in self._asdict().items() if name in earlier and earlier[name] != value]
         if "class_names_sha256" in names:
             return ["class name", *names]
@@ -220,12 +229,18 @@ def summarise(table: pa.Table, bundle: Bundle, threshold: float | None) -> dict[
     return {
         "kind": bundle.kind,
         "threshold": threshold,
-        "no_label_because": NO_THRESHOLD if threshold is None else None,
+        "no_label_because": _no_label_because(bundle, threshold),
         "scored": len(scores),
         "highest": pc.max(scores).as_py(),
         "anomalous": None if threshold is None else pc.sum(pc.cast(table["pred_label"], pa.int64())).as_py(),
         "unreadable": failed.select(["sample_id", "error"]).to_pylist(),
     }
+
+
+def _no_label_because(bundle: Bundle, threshold: float | None) -> str | None:
+    if threshold is not None:
+        return None
+    return NO_THRESHOLD if bundle.config.scoring.threshold is None else THRESHOLD_OF_WHOLE_IMAGES
 
 
 def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:

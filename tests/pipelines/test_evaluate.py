@@ -4,20 +4,25 @@ import csv
 import functools
 import json
 import math
+import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small import painted_shards, random_bundle
 
-from bayes_pfl.data.preprocess import decode_mask, mask_tensor
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, mask_tensor
+from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.shards import iterate_rows, shard_paths
 from bayes_pfl.errors import ConfigError, DataError, OutputError
+from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.scoring.evaluation import FinishedChunks, ScoringTask, score_samples
 
 pytestmark = pytest.mark.ray
 
@@ -143,6 +148,65 @@ def test_places_that_cannot_be_used_are_said_before_anything_is_scored(work, tmp
     (tmp_path / "bare" / "shard-00000.arrow").write_bytes(shard_paths(shards)[0].read_bytes())
     with pytest.raises(DataError, match=r"no _manifest/manifest\.json"):
         evaluate(settings.model_copy(update={"shards": (f"file://{tmp_path}/bare",), "output": str(tmp_path / "out")}))
+
+
+def test_a_stopped_evaluation_goes_on_with_equal_numbers(work, tmp_path):
+    folder, shards, bundle, result = work
+    refs = index_shards(str(shards), "test")
+    groups = [ref.category for ref in refs]
+    task = ScoringTask(load_bundle(bundle), 3, 0, 1, "cpu", MAX_PIXELS)
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    kept = FinishedChunks(tmp_path / "kept", task, refs)
+    with pytest.raises(KeyboardInterrupt):
+        score_samples(task, refs, groups, kept, 1, stop)
+    (first,) = kept.folder.iterdir()
+    written = first.stat().st_mtime_ns
+    resumed = score_samples(task, refs, groups, kept, 1, id)
+    assert first.stat().st_mtime_ns == written
+    with (folder / "out/predictions.csv").open(newline="") as file:
+        scores = {row["sample_id"]: float(row["image_score"]) for row in csv.DictReader(file)}
+    assert {ref.sample_id: score for ref, score in zip(refs, resumed.scores, strict=True)} == scores
+    for group, entry in result["datasets"]["painted"]["categories"].items():
+        pixel = resumed.histograms[group].metrics().values
+        assert pixel == {name: value for name, value in entry["values"].items() if name.startswith("pixel")}
+    kept.remove()
+    assert not kept.folder.exists()
+
+
+def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):
+    _, shards, bundle, _ = work
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    path = shard_paths(copy)[0]
+    with pa.OSFile(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    rows = table.to_pylist()
+    rows[0] |= {"image": b"no image", "sample_id": "=1+1"}
+    path.unlink()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, table.schema))
+    settings = EvaluateSettings(
+        model=str(bundle), shards=(str(copy),), num_samples=1, cases=1, tile=True, output=str(tmp_path / "out")
+    )
+    tiled = evaluate(settings)
+    (problem,) = tiled["not_scored"]
+    assert problem["sample_id"] == "=1+1"
+    assert problem["error"].startswith("not a readable image")
+    with (tmp_path / "out/predictions.csv").open(newline="") as file:
+        scored = {row["sample_id"]: row["image_score"] for row in csv.DictReader(file)}
+    assert scored["'=1+1"] == "nan"
+    detector = Detector.load(bundle)
+    expected = detector.predict_tiled(rows[1]["image"], rows[1]["class_name"], 0.5, 1)
+    assert float(scored[rows[1]["sample_id"]]) == expected.image_score
+    again = evaluate(settings)
+    assert again["datasets"] == tiled["datasets"]
+    assert not (tmp_path / "out/earlier-1").exists()
+    evaluate(settings.model_copy(update={"tile": False}))
+    assert json.loads((tmp_path / "out/earlier-1/metrics.json").read_text()) == again
+    assert "=1+1: not a readable image" in (tmp_path / "out/report.html").read_text()
 
 
 def test_command_line_says_what_is_missing(work, capsys, tmp_path):

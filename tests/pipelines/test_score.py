@@ -116,6 +116,10 @@ class TestFewImages:
             ([few], "--class-name"),
             ([few, "--class-name", "word " * 100], "None of the images could be scored. The first:"),
             ([few, "--class-name", "gear", "--seed", "-1"], "--seed at least 0"),
+            ([few, "--class-name", " "], "--class-name is blank"),
+            ([few, "--class-name", "gear", "--threshold", "60"], "scores are between 0 and 1"),
+            ([few, "--class-name", "gear", "--overlap", "0.5"], "give --tile too"),
+            ([few, "--class-name", "gear", "--tile", "--overlap", "1"], "below 1"),
         ]:
             assert score(bundle, *given) == 2
             assert part in capsys.readouterr().err
@@ -146,6 +150,69 @@ class TestFewImages:
         assert "broken.png: not a readable image" in page
         assert not re.search(r"<script|https?:", page)
 
+    def test_several_products_are_told_by_folder_or_by_table(self, bundle, tmp_path, capsys, monkeypatch):
+        for product in ("metal_nut", "cable"):
+            (tmp_path / "photos" / product).mkdir(parents=True)
+            write_images(tmp_path / "photos" / product, 1)
+        names = {"metal_nut/000.png": "metal nut", "cable/000.png": "cable"}
+        monkeypatch.chdir(tmp_path)
+        for source in ("photos", "./photos/", str(tmp_path / "photos"), "photos/../photos"):
+            assert score(bundle, source, "--class-name-from", "folder", "--json") == 0
+            rows = json.loads(capsys.readouterr().out)["rows"]
+            assert {"/".join(Path(row["sample_id"]).parts[-2:]): row["class_name"] for row in rows} == names
+        lines = ["path,class_name", "photos/metal_nut/000.png,nut", f"{tmp_path}/photos/cable/000.png,a cable"]
+        (tmp_path / "names.csv").write_text("\n".join(lines), encoding="utf-8")
+        assert score(bundle, "photos", "--class-name-from", "names.csv", "--json") == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert sorted(row["class_name"] for row in rows) == ["a cable", "nut"]
+        (tmp_path / "names.csv").write_text("\n".join(lines[:2]), encoding="utf-8")
+        assert score(bundle, "photos", "--class-name-from", "names.csv") == 2
+        assert "photos/cable/000.png is not in names.csv" in capsys.readouterr().err
+
+    def test_own_output_is_never_an_input(self, bundle, tmp_path, capsys):
+        photos = write_images(tmp_path / "photos", 3)
+        (photos / "phone.heic").write_bytes(b"x")
+        for name in ("results", "results", "more"):
+            assert score(bundle, photos, "--class-name", "part", "--output", photos / name, "--json") == 0
+            said = capsys.readouterr()
+            assert json.loads(said.out)["images"] == 3
+            assert "left out: 1 file is not read: 1 .heic; save it as PNG" in said.err
+        assert score(bundle, photos, "--class-name", "part", "--output", photos / "results") == 0
+        assert "Nothing to do: 3 images done before" in capsys.readouterr().err
+
+    def test_no_label_says_why(self, bundle, few, capsys):
+        given = (few / "000.png", "--class-name", "gear")
+        assert score(bundle, *given, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["rows"][0]["pred_label"] is None
+        assert answer["no_label_because"] == "the model has no threshold; give --threshold"
+        assert score(bundle, *given) == 0
+        assert "No verdicts: the model has no threshold; give --threshold." in capsys.readouterr().out
+        assert score(bundle, *given, "--fail-above", "0") == 1
+        assert re.search(rf"above 0: {few / '000.png'}: 0\.\d+", capsys.readouterr().err)
+
+    def test_a_larger_limit_of_pixels_is_another_run(self, bundle, few, tmp_path, capsys):
+        Image.new("RGB", (80, 50)).save(few / "large.png")
+        given = (few, "--class-name", "gear", "--output", tmp_path / "results")
+        assert score(bundle, *given, "--max-pixels", "2000") == 0
+        assert "large.png: 80 x 50 is larger than 2000 pixels" in capsys.readouterr().out
+        assert score(bundle, *given) == 2
+        assert "other max_pixels" in capsys.readouterr().err
+
+    def test_tiles_give_the_numbers_of_the_library(self, bundle, detector, tmp_path, capsys):
+        pixels = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "wide.png")
+        given = (tmp_path / "wide.png", "--class-name", "plate", "--tile")
+        whole = (tmp_path / "wide.png", "--class-name", "plate", "--output", tmp_path / "results")
+        for more, overlap in [((), 0.5), (("--overlap", "0.25"), 0.25)]:
+            expected = detector.predict_tiled(pixels, "plate", overlap, 2)
+            assert score(bundle, *given, *more, "--json", samples=2) == 0
+            (row,) = json.loads(capsys.readouterr().out)["rows"]
+            assert (row["pred_score"], row["uncertainty"]) == (expected.image_score, expected.uncertainty)
+        assert score(bundle, *whole) == 0
+        assert score(bundle, *whole, "--tile") == 2
+        assert "other overlap" in capsys.readouterr().err
+
     def test_other_settings_in_the_same_folder_are_refused(self, bundle, few, tmp_path, capsys):
         output = tmp_path / "results"
         given = (few, "--class-name", "gear", "--output", output)
@@ -153,7 +220,7 @@ class TestFewImages:
         before = rows_of(output)
         for change, part in [
             (["--seed", "1"], "seed"),
-            (["--class-name", "nut"], "images_sha256"),
+            (["--class-name", "nut"], "other class name"),
         ]:
             assert score(bundle, *given, *change) == 2
             assert part in capsys.readouterr().err
@@ -201,7 +268,7 @@ class TestManyImages:
 
         assert score(bundle, *given, "--json") == 0  # all done: nothing is scored
         said = capsys.readouterr()
-        assert "Scoring 0 images here; 80 of 80 were done before" in said.err
+        assert f"Nothing to do: 80 images done before, in {output}." in said.err
         assert json.loads(said.out)["scored"] == 79
 
     def test_what_a_worker_dies_of_is_said_in_a_sentence(self, ray_session, bundle, tmp_path, capsys):
