@@ -1,4 +1,4 @@
-"""`bayes-pfl pretrain`: the embedded CLIP from nothing, data-parallel with Ray Train, resumable, recorded in MLflow."""
+"""`bayes-pfl pretrain`: painted images and captions -> the embedded CLIP's weights, data-parallel, kept in MLflow."""
 
 import argparse
 import hashlib
@@ -14,16 +14,23 @@ import torch
 from pydantic import Field
 
 from bayes_pfl.config import Settings, read_config
+from bayes_pfl.data.remote import Store
 from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
-from bayes_pfl.errors import TrainingError
+from bayes_pfl.errors import BayesPFLError, OutputError, TrainingError
 from bayes_pfl.synthetic.batches import training_batch, validation_set
-from pipelines.platform.cluster import start_ray
+from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import ClusterSettings, TrackingSettings, home
 from pipelines.platform.tracking import Run, closing, resolved, start_run
+from pipelines.training.checkpoints import load_newest, settle
+from pipelines.training.workers import run_workers
 
+PREFIX = "step_"
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "bayes-pfl-embedded.safetensors"
 CURVE_FILE = "curve.json"
+OWNER_FILE = "run.json"
+"""Beside the weights: the run that they are of."""
 RUN_FILE = "mlflow_run.txt"
 
 
@@ -36,13 +43,21 @@ class PretrainSettings(Settings):
     output: str = Field("runs/embedded", description="folder of the resulting weights and their curve")
 
     def name(self) -> str:
-        """Name of the run: a hash of everything that decides its result, so that the same run is found again."""
+        """Name of the run: a hash of everything that decides its result, so that the same run is found again.
+
+        Returns:
+            `pretrain-` and 12 hexadecimal digits.
+        """
         decisive = self.model_copy(update={"tracking": TrackingSettings(), "output": ""})
         return f"pretrain-{hashlib.sha256(decisive.model_dump_json().encode()).hexdigest()[:12]}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl pretrain`."""
+    """The command line of `bayes-pfl pretrain`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/pretrain_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on with the same run")
@@ -50,7 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pretrain as configured and say where the weights are."""
+    """Pretrain as configured and say where the weights are.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+    """
     settings = read_config(PretrainSettings, args.config, args.set)
     result = pretrain(settings, fresh=args.fresh)
     if args.json:
@@ -63,24 +85,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def pretrain(settings: PretrainSettings, fresh: bool = False) -> dict[str, Any]:
-    """Run, or go on with, the pretraining these settings name; returns weights, their SHA-256, run id and last metrics.
+    """Run, or go on with, the pretraining that these settings name.
 
-    Raises ConfigError if the cluster is too small, TrainingError if the run cannot go on.
+    Args:
+        settings: the run.
+        fresh: start over instead of going on.
+
+    Returns:
+        Weights and their SHA-256, run id, name of the run, last metrics.
+
+    Raises:
+        ConfigError: the cluster is too small, or has no GPU.
+        OutputError: the output holds the weights of another run.
+        TrainingError: the run cannot go on.
     """
     output = Path(settings.output).resolve()
     settings = settings.model_copy(update={"output": str(output), "tracking": resolved(settings.tracking)})
+    cluster = settings.cluster
     folder = home() / "training" / settings.name()
+    _check_output(output, folder.name)
+    require_gpu(cluster.use_gpu)
+    check_store(settings.tracking)
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    cluster = settings.cluster
+    store = Store(folder)
+    store.make()
+    settle(store, _read_state, PREFIX)
     start_ray(cluster.num_workers * cluster.cpus_per_worker, cluster.num_workers if cluster.use_gpu else 0)
     tracked = _tracked_run(settings, folder)
     with closing(tracked):
-        checkpoint = _fit(settings, folder, tracked)
-        pretraining = Pretraining(settings.pretraining)
-        pretraining.restore(checkpoint / STATE_FILE)
+        pretraining = _fit(settings, store, tracked)
         digest = export_weights(pretraining.model.clip, output / WEIGHTS_FILE)
+        Store(output).write_json(OWNER_FILE, {"run": folder.name})
         (output / CURVE_FILE).write_text(json.dumps(pretraining.curve, indent=1) + "\n", encoding="utf-8")
         tracked.log_folder(output, "embedded")
     return {
@@ -92,8 +128,23 @@ def pretrain(settings: PretrainSettings, fresh: bool = False) -> dict[str, Any]:
     }
 
 
-def training_loop(config: dict[str, Any]) -> None:
-    """What every worker does: render, step, and every so often validate, record and save a checkpoint."""
+def training_loop(config: dict[str, Any]) -> str:
+    """What every worker does: render, step, and every so often validate, record and save a checkpoint.
+
+    Args:
+        config: settings, run id and the run's folder, as `pretrain` writes them.
+
+    Returns:
+        Why it ended early, as a sentence; empty after the last step.
+    """
+    try:
+        _all_steps(config)
+    except BayesPFLError as error:  # the same settings fail again: nothing that Ray should start anew
+        return str(error)
+    return ""
+
+
+def _all_steps(config: dict[str, Any]) -> None:
     from ray.train import get_context
     from ray.train.torch import prepare_model
 
@@ -101,9 +152,10 @@ def training_loop(config: dict[str, Any]) -> None:
     options = settings.pretraining
     rank, workers = get_context().get_world_rank(), get_context().get_world_size()
     torch.set_num_threads(settings.cluster.threads_per_worker)
-    device = torch.device("cuda") if settings.cluster.use_gpu else torch.device("cpu")
-    pretraining = Pretraining(options, device)
-    _restore(pretraining)
+    pretraining = Pretraining(options, torch.device("cuda") if settings.cluster.use_gpu else torch.device("cpu"))
+    newest = load_newest(Store(config["store"]), _read_state, PREFIX)
+    if newest is not None:
+        pretraining.load_state(newest[1])
     model = prepare_model(pretraining.model) if workers > 1 else pretraining.model
     tracked = Run(settings.tracking, config["run_id"]) if rank == 0 else None
     held = validation_set(options.validation_images, options.image_size, options.seed) if rank == 0 else None
@@ -142,55 +194,44 @@ def _report(pretraining: Pretraining, rank: int) -> None:
         if rank == 0:
             pretraining.save(Path(temporary, STATE_FILE))
             checkpoint = ray.train.Checkpoint.from_directory(temporary)
-        name = f"step_{pretraining.step:06d}"
+        name = f"{PREFIX}{pretraining.step:06d}"
         ray.train.report(pretraining.curve[-1], checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
-def _restore(pretraining: Pretraining) -> None:
-    """Continue from the last checkpoint, if there is one."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            pretraining.restore(Path(folder, STATE_FILE))
+def _read_state(folder: Path) -> dict[str, Any]:
+    """The state in a local copy of a checkpoint. Raises one of `checkpoints.DAMAGED` if it is not whole."""
+    state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    return state
 
 
-def _fit(settings: PretrainSettings, folder: Path, tracked: Run) -> Path:
-    """Run Ray Train; returns the last checkpoint's folder."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+def _check_output(output: Path, name: str) -> None:
+    """Refuse to replace the weights of another run. Raises OutputError."""
+    if not (output / WEIGHTS_FILE).exists():
+        return
+    owner = Store(output).read_json(OWNER_FILE)
+    other = owner.get("run") if isinstance(owner, dict) else None
+    if other != name:
+        raise OutputError(
+            f"{output} holds the weights of another run ({other or 'of an earlier version'}): choose another output, "
+            "or move them away."
+        )
 
-    cluster = settings.cluster
+
+def _fit(settings: PretrainSettings, store: Store, tracked: Run) -> Pretraining:
+    """Run the loop on all workers; returns what the last checkpoint holds."""
     print(
-        f"Pretraining for {settings.pretraining.steps} steps on {cluster.num_workers} workers; "
-        f"figures go to MLflow run {tracked.run_id}, checkpoints to {folder}.",
+        f"Pretraining for {settings.pretraining.steps} steps on {settings.cluster.num_workers} workers; "
+        f"figures go to MLflow run {tracked.run_id}, checkpoints to {store.root}.",
         file=sys.stderr,
     )
-    trainer = TorchTrainer(
-        training_loop,
-        train_loop_config={"settings": settings.model_dump(mode="json"), "run_id": tracked.run_id},
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
-            use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise TrainingError(f"Pretraining stopped: {error}. Run the same command to go on.") from error
-    if result.checkpoint is None:
+    work = {"settings": settings.model_dump(mode="json"), "run_id": tracked.run_id, "store": store.root}
+    run_workers(training_loop, work, settings.cluster.model_copy(update={"min_workers": None}), store)
+    newest = load_newest(store, _read_state, PREFIX)
+    if newest is None:
         raise TrainingError("Pretraining ended without a checkpoint; run it again with --fresh.")
-    return Path(result.checkpoint.path)
+    pretraining = Pretraining(settings.pretraining)
+    pretraining.load_state(newest[1])
+    return pretraining
 
 
 def _tracked_run(settings: PretrainSettings, folder: Path) -> Run:

@@ -23,9 +23,8 @@ from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
-from pipelines.platform.storage import absolute
-from pipelines.platform.tracking import UNRECORDED, Run, closing, resolved, start_run
-from pipelines.sweep.results import gather, printable
+from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
+from pipelines.sweep.results import best_line, gather, printable
 from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
     FAILED_FILE,
@@ -38,9 +37,16 @@ from pipelines.sweep.trial import (
     trial_settings,
     write_stopped,
 )
-from pipelines.train import check_masks, split_samples
+from pipelines.training.images import (
+    images_digest,
+    require_masks,
+    require_selection,
+    split_samples,
+    weights_by_content,
+)
 from pipelines.training.loop import SELECTION
-from pipelines.training.provenance import flat, images_digest, provenance
+from pipelines.training.places import with_absolute_paths
+from pipelines.training.provenance import flat, provenance
 
 SWEEP_FILE = "sweep.json"
 OWN_NAMES = ("trials", "results", "features", "ray")
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         args: parsed options.
 
     Returns:
-        Exit code.
+        Exit code; 1 if a trial has failed although there are results, else `UNRECORDED` if MLflow has not all.
     """
     settings = read_config(TuneSettings, args.config, args.set)
     results = tune(settings, fresh=args.fresh, resume=args.resume)
@@ -80,11 +86,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(results))
     else:
         print(table(printable(results["rows"])))
-        print(
-            f"\nBest: {results['best']['bundle']} with R = {results['best']['num_samples']}. Report: {results['report']}"
-        )
+        print(f"\nBest: {best_line(results)}.\nBundle: {results['best']['bundle']}. Report: {results['report']}")
     for failure in results["failed"]:
         print(f"Failed: {trial_name(failure['overrides'])}: {failure['error']}", file=sys.stderr)
+    if results["failed"]:
+        return 1
     return UNRECORDED if results.get("tracking_problem") else 0
 
 
@@ -104,24 +110,21 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         OutputError: `fresh` and the folder holds something that is no sweep.
         TrainingError: no trial has a result.
     """
-    settings = _absolute(settings)
+    settings = with_absolute_paths(settings)
     sweep, store = settings.sweep, Store(settings.output)
     wanted = [] if sweep.bayesian_trials else combine(sweep)
     for overrides in wanted or combine(sweep.model_copy(update={"bayesian_trials": None, "random_trials": 5})):
         trial_settings(settings, overrides)  # every value is valid before anything starts
     training, validation = split_samples(settings)
-    if {ref.label for ref in validation} != {0, 1}:
-        raise ConfigError(
-            "A sweep needs validation images, normal and anomalous: set data.validation_categories or data.validation_share."
-        )
     require_gpu(settings.cluster.use_gpu)
     check_store(settings.tracking)
-    check_masks(settings.data.train)
+    require_masks(training)
+    require_selection(validation, settings.backbone.image_size, "A sweep")
     if fresh:
-        _clear(store)
+        clear(store)
     begun = _claim(settings, store, resume, training, validation)
     missing = [overrides for overrides in wanted if not outcome_of(store, overrides).is_done(sweep)]
-    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(_ended(store)))
+    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(ended(store)))
     _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining)
     tracked = (
         Run(settings.tracking, begun["run_id"])
@@ -133,28 +136,41 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
             flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation)
         )
     store.write_json(SWEEP_FILE, {**begun, "run_id": tracked.run_id})
+    broken: list[Outcome] = []
     with closing(tracked):
         if remaining:
             settings = _with_features(settings)
             start_ray(sweep.cpus_per_trial, float(settings.cluster.use_gpu))
-            _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
-        outcomes = [outcome for outcome in _ended(store) if not wanted or _overrides(outcome) in wanted]
-        results, folder = gather(settings, store, outcomes)
+            broken = _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
+        outcomes = [outcome for outcome in ended(store) if not wanted or _overrides(outcome) in wanted]
+        results, folder = gather(settings, store, [*outcomes, *broken], validation)
         tracked.log_folder(folder, "sweep")
     return results | ({"tracking_problem": tracked.problem} if tracked.problem else {})
 
 
-def _clear(store: Store) -> None:
-    """Delete an earlier sweep: only what a sweep writes, and nothing of a folder that is none. Raises OutputError."""
-    names = store.names()
-    if not names:
-        return
+def clear(store: Store) -> None:
+    """Delete an earlier sweep: only what a sweep writes.
+
+    Args:
+        store: the sweep's folder.
+
+    Raises:
+        OutputError: the folder holds something and is no sweep.
+    """
     if store.read_json(SWEEP_FILE) is None:
-        raise OutputError(
-            f"{store.root} holds something that is no sweep, and nothing was deleted: choose another output."
-        )
+        _refuse_foreign(store)
     store.clear(*OWN_NAMES)
     store.remove(SWEEP_FILE)
+
+
+def _refuse_foreign(store: Store) -> None:
+    """A folder without a sweep may be empty, or hold features. Raises OutputError with what else it holds."""
+    foreign = sorted(set(store.names()) - {"features"})
+    if foreign:
+        raise OutputError(
+            f"{store.root} holds {foreign[0]}{f' and {len(foreign) - 1} more' if foreign[1:] else ''}, which is no "
+            "sweep: nothing was deleted or written. Choose another output."
+        )
 
 
 def _overrides(outcome: Outcome) -> Overrides | None:
@@ -174,29 +190,40 @@ def _claim(
         "cluster": {"cpus_per_worker", "cpus_per_loader", "max_failures", "storage"},
         "data": {"train", "features"},
     }
-    text = settings.model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
+    text = weights_by_content(settings).model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
     text += images_digest(training, validation, settings.data.features)
     digest = hashlib.sha256(text.encode()).hexdigest()
     begun: dict[str, Any] | None = store.read_json(SWEEP_FILE)
     if begun is None and resume:
         raise ConfigError(f"There is no sweep to resume in {store.root}; leave --resume out to begin one.")
+    if begun is None:
+        _refuse_foreign(store)
     if begun is not None and begun["settings"] != digest:
         raise ConfigError(
-            f"{store.root} holds a sweep of other data or other fixed settings: choose another output, or --fresh to delete it."
+            f"{store.root} holds a sweep of other data or other fixed settings: choose another output, or --fresh to "
+            "delete it."
         )
     store.make()
     return begun or {"settings": digest}
 
 
 def _announce(settings: TuneSettings, trainings: int, remaining: int) -> None:
+    combinations = trainings * len(settings.sweep.num_samples)
     print(
-        f"{trainings} trainings give {trainings * len(settings.sweep.num_samples)} combinations; {trainings - remaining} are done already.",
+        f"{trainings} trainings give {combinations} combinations; {trainings - remaining} are done already.",
         file=sys.stderr,
     )
 
 
-def _ended(store: Store) -> list[Outcome]:
-    """Outcomes of all trials that have one: results, those stopped early, those that failed."""
+def ended(store: Store) -> list[Outcome]:
+    """Outcomes of all trials that have one: results, those stopped early, those that failed.
+
+    Args:
+        store: the sweep's folder.
+
+    Returns:
+        One outcome for each of them.
+    """
     outcomes = []
     for name in Store(f"{store.root}/trials").names():
         result, stopped, failure = (
@@ -215,8 +242,8 @@ def _run_trials(
     training: list[SampleRef],
     validation: list[SampleRef],
     parent: str,
-) -> None:
-    """Ray Tune over the missing combinations, or `count` proposed ones."""
+) -> list[Outcome]:
+    """Ray Tune over the missing combinations, or `count` proposed ones; returns those that broke off."""
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
@@ -228,7 +255,7 @@ def _run_trials(
         "parent": parent,
         "provenance": provenance(settings.data.train, training, validation),
     }
-    measured = [(outcome.result["overrides"], outcome.selection) for outcome in _ended(store) if outcome.result]
+    measured = [(outcome.result["overrides"], outcome.selection) for outcome in ended(store) if outcome.result]
     asha = ASHAScheduler(time_attr="epoch", metric=SELECTION, mode="max", max_t=settings.training.epochs)
     resources = {"CPU": sweep.cpus_per_trial, "GPU": float(settings.cluster.use_gpu)}
     storage = home() / "ray" if is_remote(store.root) else Path(store.root) / "ray"
@@ -251,10 +278,18 @@ def _run_trials(
             failure_config=ray_tune.FailureConfig(max_failures=settings.cluster.max_failures),
         ),
     )
-    outcome = tuner.fit()
-    if outcome.num_errors:
-        reason = str(outcome.errors[0]).strip().splitlines()[-1]
-        print(f"{outcome.num_errors} of {count} trials broke off: {reason}. Run the sweep again.", file=sys.stderr)
+    results = tuner.fit()
+    broken = [results[index] for index in range(len(results)) if results[index].error is not None]
+    return [
+        Outcome(None, False, {"overrides": (result.config or {})["overrides"], "error": _reason(result.error)})
+        for result in broken
+    ]
+
+
+def _reason(error: Exception | None) -> str:
+    """What a trial broke off with, without Ray's frames."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[-1]} (the next run tries it again)"
 
 
 def _note_stopped(store: Store) -> Any:
@@ -289,11 +324,3 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
         )
     )
     return settings.model_copy(update={"data": settings.data.model_copy(update={"features": features})})
-
-
-def _absolute(settings: TuneSettings) -> TuneSettings:
-    features = settings.data.features and absolute(settings.data.features)
-    data = settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features})
-    return settings.model_copy(
-        update={"data": data, "output": absolute(settings.output).rstrip("/"), "tracking": resolved(settings.tracking)}
-    )

@@ -270,9 +270,16 @@ class Pretraining:
         """Continue from a state that `save` wrote.
 
         Args:
-            path: the file.
+            path: its file.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.load_state(torch.load(path, map_location=self.device, weights_only=True))
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state.
+
+        Args:
+            state: what the file of `save` holds.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.curve = int(state["step"]), list(state["curve"])

@@ -79,7 +79,7 @@ class TrainSettings(RunConfig):
         Where shards and features lie decides nothing: what their images are does.
 
         Args:
-            images: digest of the images that are trained on and validated with (`provenance.images_digest`).
+            images: digest of the images that are trained on and validated with (`training.images.images_digest`).
 
         Returns:
             `train-` and 12 hexadecimal digits.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportTable, write_report
@@ -22,16 +23,20 @@ from pipelines.training.loop import SELECTION
 Row = dict[str, Any]
 
 
-def gather(settings: TuneSettings, store: Store, outcomes: list[Outcome]) -> tuple[dict[str, Any], Path]:
+def gather(
+    settings: TuneSettings, store: Store, outcomes: list[Outcome], validation: list[SampleRef]
+) -> tuple[dict[str, Any], Path]:
     """All rows, best first, as files in `results/` of the sweep's folder.
 
     Args:
         settings: the sweep.
         store: its folder.
         outcomes: what its trials left behind.
+        validation: samples that they were measured on.
 
     Returns:
-        Content of results.json, with bundles and report where the sweep's folder is now, and a local folder with the files.
+        Content of results.json, with bundles and report where the sweep's folder is now, and a local folder of the
+        files.
 
     Raises:
         TrainingError: no trial has a result; names the reasons.
@@ -53,9 +58,16 @@ def gather(settings: TuneSettings, store: Store, outcomes: list[Outcome]) -> tup
     remote = is_remote(store.root)
     folder = Path(tempfile.mkdtemp(prefix="bayes-pfl-sweep-")) if remote else Path(store.root) / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"rows": rows, "best": rows[0], "metric": SELECTION, "failed": failed, "report": "results/report.html"}
+    content = {
+        "rows": rows,
+        "best": rows[0],
+        "metric": SELECTION,
+        "validation_images": len(validation),
+        "failed": failed,
+        "report": "results/report.html",
+    }
     write_csv(folder / "results.csv", rows)
-    _write_page(folder, settings, results, rows, failed)
+    _write_page(folder, settings, results, rows, failed, validation)
     temporary = folder / "results.json.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "results.json")  # last: says that the others are whole
@@ -66,7 +78,12 @@ def gather(settings: TuneSettings, store: Store, outcomes: list[Outcome]) -> tup
 
 
 def _write_page(
-    folder: Path, settings: TuneSettings, results: list[dict[str, Any]], rows: list[Row], failed: list[dict[str, Any]]
+    folder: Path,
+    settings: TuneSettings,
+    results: list[dict[str, Any]],
+    rows: list[Row],
+    failed: list[dict[str, Any]],
+    validation: list[SampleRef],
 ) -> None:
     """report.html and its plots."""
     parameters = [key for key in results[0]["overrides"] if len({str(row[key]) for row in rows}) > 1]
@@ -80,7 +97,11 @@ def _write_page(
     plots[f"{_title(SELECTION)} against seconds per image; the line joins the Pareto front"] = pareto_plot(
         folder / "pareto.png", rows
     )
-    notes = [f"Chosen by {SELECTION} on validation images, which no trial was trained on."]
+    anomalous = sum(ref.label for ref in validation)
+    notes = [
+        f"Chosen by {SELECTION} on {len(validation)} validation images ({anomalous} anomalous), which no trial was "
+        "trained on. Each combination was trained once: on few images, the order of near figures is chance."
+    ]
     notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in failed]
     table = ReportTable("Combinations, best first", printable(rows))
     write_report(folder / "report.html", "Sweep", [table], {}, notes)
@@ -104,6 +125,26 @@ def printable(rows: list[Row]) -> list[Row]:
         }
         for row in rows
     ]
+
+
+def best_line(results: dict[str, Any]) -> str:
+    """The best combination in a sentence.
+
+    Args:
+        results: content of results.json.
+
+    Returns:
+        Its varied settings, R, figure and number of validation images.
+
+    >>> best_line({"best": {"model.num_prompts": 3, "num_samples": 5, "validation_pixel_ap": 0.4321},
+    ...            "validation_images": 9})
+    'num_prompts 3, num_samples 5: validation pixel AP 0.4321 on 9 validation images'
+    """
+    best = results["best"]
+    settings = {key: value for key, value in best.items() if "." in key}
+    parts = [f"{_short(key)} {value}" for key, value in settings.items()] + [f"num_samples {best['num_samples']}"]
+    figure = f"{_title(SELECTION)} {best[SELECTION]:.4f}"
+    return f"{', '.join(parts)}: {figure} on {results['validation_images']} validation images"
 
 
 def pareto_front(rows: list[Row]) -> list[Row]:

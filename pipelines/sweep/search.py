@@ -21,7 +21,8 @@ class SweepSettings(Settings):
     )
     ranges: dict[str, tuple[float, float]] = Field(
         {},
-        description="dotted setting -> lowest and highest value, drawn evenly; whole numbers if both ends are; not for a full grid",
+        description="dotted setting -> lowest and highest value, drawn evenly; whole numbers if both ends are; "
+        "not for a full grid",
     )
     log_ranges: dict[str, tuple[float, float]] = Field({}, description="the same, drawn evenly in the logarithm")
     random_trials: int | None = Field(
@@ -61,7 +62,8 @@ def combine(sweep: SweepSettings) -> list[Overrides]:
     if sweep.random_trials is None:
         if drawn:
             raise ConfigError(
-                f"{', '.join(drawn)} is a range: a full grid has no end; set sweep.random_trials or sweep.bayesian_trials."
+                f"{', '.join(drawn)} is a range: a full grid has no end; set sweep.random_trials or "
+                "sweep.bayesian_trials."
             )
         return every
     random = np.random.default_rng(sweep.seed)

@@ -1,7 +1,7 @@
 """One combination of settings -> its model and its metrics for every R, in one process, from shared frozen features.
 
-A trial leaves one file in `trials/NAME/`: `result.json`; `stopped.json` where early stopping ended it; or `failed.json` where
-it would fail again. A sweep that goes on begins only trials without any of them.
+A trial leaves one file in `trials/NAME/`: `result.json`; `stopped.json` where early stopping ended it; or `failed.json`
+where it would fail again. A sweep that goes on begins only trials without any of them.
 """
 
 import math
@@ -199,7 +199,7 @@ def _train(
     shards: FeatureShards,
     tracked: Run,
 ) -> float:
-    """All epochs; reports to Tune after each but the last. Returns seconds without the validations for early stopping."""
+    """All epochs; reports to Tune after each but the last. Returns seconds, without the validations."""
     from ray import tune
 
     seconds, began = 0.0, time.monotonic()

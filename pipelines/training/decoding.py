@@ -57,8 +57,8 @@ def decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
         size: side of the square input, pixels.
 
     Returns:
-        One row: `images` (batch, 3, size, size), `masks` (batch, size, size), and `error`, a sentence where an image cannot
-        be trained on.
+        One row: `images` (batch, 3, size, size), `masks` (batch, size, size), and `error`, a sentence where an image
+        cannot be trained on.
     """
     seed, tiles = int(rows["seed"][0]), tiles_of(rows)
     try:

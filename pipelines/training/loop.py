@@ -1,13 +1,11 @@
 """Settings and samples -> checkpoints: stages, epochs and validation, as each worker of Ray Train runs them."""
 
-import contextlib
 import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
@@ -15,20 +13,23 @@ from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, global_batches
-from bayes_pfl.errors import BayesPFLError, DataError, TrainingError
+from bayes_pfl.errors import BayesPFLError, TrainingError
 from bayes_pfl.training.trainer import Trainer, TrainingState, head_weights, mean_terms
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.tracking import Run
 from pipelines.training.batches import epoch_plan, feature_batches, image_batches
+from pipelines.training.checkpoints import (
+    BEST_FILE,
+    PREFIX,
+    PROGRESS_FILE,
+    STATE_FILE,
+    load_newest,
+    read_checkpoint,
+)
 from pipelines.training.validation import validate
 
-STATE_FILE = "state.safetensors"
-BEST_FILE = "best.safetensors"
-PROGRESS_FILE = "progress.json"
 STOP_FILE = "stopped.json"
 """Why a training ended that would end so again; the next `bayes-pfl train` deletes it."""
-DAMAGED = (OSError, ValueError, KeyError, safetensors.SafetensorError)
-"""Errors of a checkpoint that is not whole."""
 SELECTION = "validation_pixel_ap"
 """What the best epoch is chosen by, on images of the auxiliary dataset that are not trained on."""
 
@@ -36,9 +37,9 @@ SELECTION = "validation_pixel_ap"
 def training_loop(config: dict[str, Any]) -> str:
     """Train, or go on from the last checkpoint, until all stages are done.
 
-    An error that the same images and settings cause again is no failure to Ray, which would start the workers anew. Where
-    one worker alone meets it (a damaged image, say), it is written to `STOP_FILE` first: the others wait for this worker in
-    a collective, so all are started anew once, read it, and end.
+    An error that the same images and settings cause again is no failure to Ray, which would start the workers anew.
+    Where one worker alone meets it (a damaged image, say), it is written to `STOP_FILE` first: the others wait for
+    this worker in a collective, so all are started anew once, read it, and end.
 
     Args:
         config: settings, references, run id and the driver's handles, as `pipelines.train` writes them.
@@ -46,18 +47,18 @@ def training_loop(config: dict[str, Any]) -> str:
     Returns:
         Why training ended early, as a sentence; empty after the last epoch.
     """
+    from ray.train import get_context
+
     store = Store(config["store"])
     reason = store.read_json(STOP_FILE)
     if reason is not None:
         return str(reason["error"])
-    loop = None
     try:
-        loop = _Loop(config)
-        _all_stages(loop)
+        _all_stages(_Loop(config))
     except TrainingError as error:  # a loss is the same for all workers
         return str(error)
     except BayesPFLError as error:
-        if loop is not None and loop.workers > 1:
+        if get_context().get_world_size() > 1:
             store.write_json(STOP_FILE, {"error": str(error)})
             raise
         return str(error)
@@ -161,76 +162,15 @@ class _Loop:
                 }
                 Path(temporary, PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
                 checkpoint = ray.train.Checkpoint.from_directory(temporary)
-            ray.train.report(self.history[-1], checkpoint=checkpoint, checkpoint_dir_name=f"epoch_{epoch:04d}")
+            ray.train.report(self.history[-1], checkpoint=checkpoint, checkpoint_dir_name=f"{PREFIX}{epoch:04d}")
 
     def _restore(self) -> None:
         """Continue from the newest checkpoint that is whole, if there is one."""
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        store = Store(self.storage)
-        newest = newest_whole(store)
-        if newest is None:
-            raise DataError(
-                f"No checkpoint in {store.root} can be read: delete its epoch_* folders, or run again with --fresh."
-            )
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = store.download(newest, Path(temporary))
-            progress, tensors, self.best = read_checkpoint(folder)
-        self.trainer.load_state(TrainingState(tensors, progress["steps"], progress["second_stage_start"]))
-        self.history = progress["history"]
-
-
-def checkpoint_names(store: Store) -> list[str]:
-    """The checkpoints of a run.
-
-    Args:
-        store: the run's folder.
-
-    Returns:
-        Names of the folders, the newest first.
-    """
-    return sorted((name for name in store.names() if name.startswith("epoch_")), reverse=True)
-
-
-def newest_whole(store: Store) -> str | None:
-    """The newest checkpoint that can be read from end to end: a full disk or a crash may have cut the last one.
-
-    Args:
-        store: the run's folder.
-
-    Returns:
-        Name of its folder; None if there is none.
-    """
-    for name in checkpoint_names(store):
-        with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(*DAMAGED):
-            read_checkpoint(store.download(name, Path(temporary)))
-            return name
-    return None
-
-
-def read_checkpoint(
-    folder: Path,
-) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Read what `_Loop._report` wrote.
-
-    Args:
-        folder: a local copy of the checkpoint.
-
-    Returns:
-        Progress, the trainer's tensors, and the best head so far, which is empty where none is kept.
-
-    Raises:
-        OSError, ValueError, KeyError, SafetensorError: a file is missing or damaged (`DAMAGED`).
-    """
-    progress = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-    for key in ("steps", "second_stage_start", "history"):
-        progress[key]
-    best = folder / BEST_FILE
-    tensors = safetensors.torch.load_file(folder / STATE_FILE)
-    return progress, tensors, safetensors.torch.load_file(best) if best.is_file() else {}
+        newest = load_newest(Store(self.storage), read_checkpoint)
+        if newest is not None:
+            progress, tensors, self.best = newest[1]
+            self.trainer.load_state(TrainingState(tensors, progress["steps"], progress["second_stage_start"]))
+            self.history = progress["history"]
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
@@ -248,17 +188,23 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     return int(max(measured, key=lambda entry: (entry[SELECTION], -entry["epoch"]))["epoch"])
 
 
-def final_head(folder: Path, keep_best: bool) -> tuple[dict[str, torch.Tensor], dict[str, float], dict[str, Any]]:
+def final_head(store: Store, keep_best: bool) -> tuple[dict[str, torch.Tensor], dict[str, float], dict[str, Any]]:
     """The head that a finished run ends with.
 
     Args:
-        folder: a local copy of the last checkpoint.
+        store: the run's folder.
         keep_best: whether the best first-stage epoch counts instead of the last (`training.keep_best`).
 
     Returns:
         State dict of the head, metrics of its epoch, and the whole progress.
+
+    Raises:
+        TrainingError: there is no checkpoint.
     """
-    progress, tensors, best = read_checkpoint(folder)
+    newest = load_newest(store, read_checkpoint)
+    if newest is None:
+        raise TrainingError("Training ended without a checkpoint; run it again with --fresh.")
+    progress, tensors, best = newest[1]
     history = progress["history"]
     if keep_best and progress["second_stage_start"] is None and best:
         return best, history[best_epoch(history)], progress

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.errors import DataError
+from pipelines.training.checkpoints import PROGRESS_FILE, checkpoint_names
 
 POLL_S = 0.5
 POLL_REMOTE_S = 5.0
@@ -44,7 +45,7 @@ class StepCounter:
 class EpochLines:
     """While the block runs, print a line for every epoch whose checkpoint appears in `store`, with the time left.
 
-    With a `counter` (a handle of `StepCounter`) there is a progress bar over `epochs` x `steps_per_epoch` below the lines.
+    With a `counter` (a handle of `StepCounter`) a bar over `epochs` x `steps_per_epoch` stands below the lines.
     """
 
     def __init__(self, store: Store, epochs: int, steps_per_epoch: int, counter: Any = None) -> None:
@@ -84,13 +85,13 @@ class EpochLines:
     def _finished(self) -> list[dict[str, float]]:
         """History of the newest readable checkpoint: every epoch so far."""
         try:
-            names = [name for name in self._store.names() if name.startswith("epoch_")]
+            names = checkpoint_names(self._store)
         except DataError:  # the store does not answer at the moment; the lines come later
             return []
-        for name in reversed(names):
+        for name in names:
             progress = None
             with contextlib.suppress(DataError):  # the store may not answer at the moment
-                progress = self._store.read_json(f"{name}/progress.json")
+                progress = self._store.read_json(f"{name}/{PROGRESS_FILE}")
             if progress is not None:  # else it is being written or was just removed
                 history: list[dict[str, float]] = progress["history"]
                 return history

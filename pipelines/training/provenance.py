@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.clip.features import read_key
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, refs_digest
 from bayes_pfl.errors import DataError
@@ -46,24 +45,6 @@ def provenance(shards: str, training: Sequence[SampleRef], validation: Sequence[
         record["dataset_digest"] = "no manifest"
     record |= {"training_images": len(training), "training_images_sha256": refs_digest(training)}
     return record | {"validation_images": len(validation), "validation_images_sha256": refs_digest(validation)}
-
-
-def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef], features: str | None) -> str:
-    """What the images of a run are, wherever they lie.
-
-    Args:
-        training: samples trained on.
-        validation: samples kept for validation.
-        features: folder or URI of frozen features that stand in for the images; None if the images are encoded.
-
-    Returns:
-        Text that differs for other images, and for features of another precision or kind.
-
-    Raises:
-        DataError: the folder holds no features.
-    """
-    key = "" if features is None else json.dumps(read_key(features)._asdict(), sort_keys=True)
-    return f"{refs_digest(training)} {refs_digest(validation)} {key}"
 
 
 def git_revision() -> str:

@@ -18,8 +18,8 @@ from bayes_pfl.synthetic import write_dataset
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
-from pipelines.train import split_samples, train
-from pipelines.training.provenance import images_digest
+from pipelines.train import train
+from pipelines.training.images import run_name, split_samples
 
 EPOCHS = 4
 
@@ -52,7 +52,7 @@ def main(folder: Path, store: str) -> None:
         ),
         output=f"{store}/bundles/model",
     )
-    checkpoints = Store(f"{store}/checkpoints/{settings.name(images_digest(*split_samples(settings), None))}")
+    checkpoints = Store(f"{store}/checkpoints/{run_name(settings, *split_samples(settings))}")
     killed: list[int] = []
 
     def kill_a_node() -> None:

@@ -30,9 +30,9 @@ from bayes_pfl.inference.detector import Detector
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.register import register
-from pipelines.train import split_samples, train
-from pipelines.training.loop import BEST_FILE, PROGRESS_FILE, STATE_FILE, newest_whole
-from pipelines.training.provenance import images_digest
+from pipelines.train import train
+from pipelines.training.checkpoints import BEST_FILE, PROGRESS_FILE, STATE_FILE, load_newest, read_checkpoint, settle
+from pipelines.training.images import run_name, split_samples
 
 pytestmark = pytest.mark.ray
 EPOCHS = 5
@@ -74,7 +74,7 @@ def _trained(folder: Path, kind: str, settings: TrainSettings, address: str) -> 
 
 
 def name_of(settings: TrainSettings) -> str:
-    return settings.name(images_digest(*split_samples(settings), settings.data.features))
+    return run_name(settings, *split_samples(settings))
 
 
 def _wait_for(condition, what: str) -> None:
@@ -304,7 +304,7 @@ def test_the_model_of_another_run_is_not_replaced(runs, settings, monkeypatch):
 
 
 @pytest.mark.parametrize("file", [STATE_FILE, PROGRESS_FILE, BEST_FILE])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, file):
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, file):
     for name in ("epoch_0000", "epoch_0001"):
         folder = tmp_path / name
         folder.mkdir()
@@ -312,11 +312,30 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, file):
             safetensors.torch.save_file({"w": torch.zeros(1000)}, folder / weights)
         progress = {"steps": 3, "second_stage_start": None, "history": []}
         (folder / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
-    assert newest_whole(Store(tmp_path)) == "epoch_0001"
+
+    def newest() -> str | None:
+        found = load_newest(Store(tmp_path), read_checkpoint)
+        return None if found is None else found[0]
+
+    assert newest() == "epoch_0001"
     os.truncate(tmp_path / "epoch_0001" / file, 20)
-    assert newest_whole(Store(tmp_path)) == "epoch_0000"
+    assert newest() == "epoch_0000"
+    settle(Store(tmp_path), read_checkpoint)
+    assert f"{tmp_path}/epoch_0001 is damaged; going on from epoch_0000" in capsys.readouterr().err
     (tmp_path / "epoch_0000" / file).write_bytes(b"")
-    assert newest_whole(Store(tmp_path)) is None
+    assert newest() is None
+    with pytest.raises(TrainingError, match=r"No checkpoint in .* can be read"):
+        settle(Store(tmp_path), read_checkpoint)
+
+
+def test_stale_checkpoints_and_a_cut_list_of_ray_are_cleared_away(tmp_path):
+    store = Store(tmp_path)
+    settle(store, lambda folder: None)  # nothing there yet
+    for epoch in range(5):
+        store.write_json(f"epoch_{epoch:04d}/content.json", epoch)
+    (tmp_path / "checkpoint_manager_snapshot.json").write_text("{", encoding="utf-8")
+    settle(store, lambda folder: json.loads((folder / "content.json").read_text()))
+    assert store.names() == ["epoch_0003", "epoch_0004"]
 
 
 def test_an_image_that_one_worker_cannot_read_ends_the_run_with_a_sentence(

@@ -25,7 +25,7 @@ from pipelines.platform.settings import ClusterSettings, DataSettings
 from pipelines.sweep.results import pareto_front
 from pipelines.sweep.search import SweepSettings, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import SELECTION, TuneSettings, trial_settings
-from pipelines.tune import tune
+from pipelines.tune import clear, ended, tune
 
 GRID = {"model.num_prompts": (1, 2), "model.flow_length": (0,)}
 
@@ -214,6 +214,9 @@ def test_random_and_bayesian_choices_are_trained_and_go_on(sweep, again, object_
     assert len({row["training.learning_rate"] for row in both}) == 2
     assert first[0] in both
     assert all(1e-5 <= row["training.learning_rate"] <= 1e-2 for row in both)
+    capsys.readouterr()
+    assert tune(bayesian[1], resume=True)["rows"] == both
+    assert "2 are done already" in capsys.readouterr().err
     assert capsys.readouterr().out == ""  # where --json prints its answer
 
 
@@ -319,14 +322,31 @@ def test_a_folder_that_is_no_sweep_is_left_as_it_is(tmp_path, monkeypatch, fresh
     (output / "results").mkdir(parents=True)
     (output / "results" / "thesis.txt").write_text("years of work", encoding="utf-8")
     settings = TuneSettings(data=DataSettings(train=str(tmp_path / "missing")), output=str(output))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError):  # a wrong setting is found before anything is deleted
         tune(settings, fresh=fresh)
     shards = plain_shards(tmp_path, ("carpet", "gear"), seed=21)
     data = DataSettings(train=str(shards), validation_categories=("gear",))
-    if fresh:
-        with pytest.raises(OutputError, match="no sweep, and nothing was deleted"):
-            tune(settings.model_copy(update={"backbone": BACKBONE, "data": data}), fresh=True)
-    assert (output / "results" / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    for place in (str(output), f"file://{output}"):
+        changes = {"backbone": BACKBONE, "data": data, "output": place}
+        with pytest.raises(OutputError, match="holds results, which is no sweep: nothing was deleted"):
+            tune(settings.model_copy(update=changes), fresh=fresh)
+    assert [file.name for file in output.rglob("*") if file.is_file()] == ["thesis.txt"]
+
+
+def test_fresh_deletes_what_a_sweep_wrote_and_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    for name in ("sweep.json", "trials/a/result.json", "results/results.json", "notes.json"):
+        store.write_json(name, {})
+    clear(store)
+    assert store.names() == ["notes.json"]
+
+
+def test_stopped_and_failed_trials_count_as_ended(tmp_path):
+    store = Store(tmp_path)
+    assert ended(store) == []
+    for number, file in enumerate(("result.json", "stopped.json", "failed.json", "bundle/bundle.json")):
+        store.write_json(f"trials/{number}/{file}", {"overrides": {}})
+    assert len(ended(store)) == 3  # a Bayesian sweep of three trials has nothing left to do
 
 
 @pytest.mark.ray

@@ -1,0 +1,158 @@
+"""Settings -> the samples of a run: which are trained on, which validate, what they lack, and what names them all."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+
+from bayes_pfl.clip.features import read_key
+from bayes_pfl.data.preprocess import decode_mask, mask_tensor
+from bayes_pfl.data.remote import local_copy
+from bayes_pfl.data.samples import SampleRef, index_shards
+from bayes_pfl.data.shards import file_sha256, read_shard
+from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.methods.builder import class_names
+from bayes_pfl.training.trainer import check_class_names
+from pipelines.platform.settings import TrainSettings
+
+RunSettings = TypeVar("RunSettings", bound=TrainSettings)
+
+
+def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[SampleRef]]:
+    """The samples of a run: whole validation categories first, then a share of the rest chosen by content hash.
+
+    Args:
+        settings: the run.
+
+    Returns:
+        Training samples and validation samples.
+
+    Raises:
+        ConfigError: a validation category does not exist, or normal or anomalous images are missing.
+        DataError: there are no shards.
+        ClassNameError: a class name does not fit into the method's prompts.
+    """
+    data = settings.data
+    refs = index_shards(data.train, data.split)
+    categories = {ref.category for ref in refs}
+    unknown = set(data.validation_categories) - categories
+    if unknown:
+        raise ConfigError(f"data.validation_categories names {sorted(unknown)}; the shards have {sorted(categories)}.")
+    training: list[SampleRef] = []
+    validation: list[SampleRef] = []
+    for ref in refs:
+        share = int(hashlib.sha256(ref.sha256.encode()).hexdigest()[:8], 16) / 16**8
+        is_validation = ref.category in data.validation_categories or share < data.validation_share
+        (validation if is_validation else training).append(ref)
+    if {ref.label for ref in training} != {0, 1}:
+        raise ConfigError(
+            "Training needs normal and anomalous images; choose another data.split or fewer validation categories."
+        )
+    check_class_names(class_names(settings), refs)
+    return training, validation
+
+
+def run_name(settings: TrainSettings, training: Sequence[SampleRef], validation: Sequence[SampleRef]) -> str:
+    """Name of a training run: what decides its result, wherever shards, features and weights lie.
+
+    Args:
+        settings: the run.
+        training: samples trained on.
+        validation: samples kept for validation.
+
+    Returns:
+        `train-` and 12 hexadecimal digits.
+
+    Raises:
+        DataError: the folder of features holds none.
+    """
+    return weights_by_content(settings).name(images_digest(training, validation, settings.data.features))
+
+
+def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef], features: str | None) -> str:
+    """What the images of a run are, with their masks, labels and names, in order, wherever they lie.
+
+    Args:
+        training: samples trained on.
+        validation: samples kept for validation.
+        features: folder or URI of frozen features that stand in for the images; None if the images are encoded.
+
+    Returns:
+        Text that differs for other images, masks, labels or names, and for features of another precision or kind.
+
+    Raises:
+        DataError: the folder holds no features, or a shard cannot be read.
+    """
+    digest = hashlib.sha256()
+    for kind, refs in (("training", training), ("validation", validation)):
+        for ref, mask in _masks(refs):
+            content = None if mask is None else hashlib.sha256(mask).hexdigest()
+            digest.update(json.dumps([kind, ref.sha256, ref.category, ref.class_name, ref.label, content]).encode())
+    key = "" if features is None else json.dumps(read_key(features)._asdict(), sort_keys=True)
+    return f"{digest.hexdigest()} {key}"
+
+
+def weights_by_content(settings: RunSettings) -> RunSettings:
+    """The same settings, with local CLIP files, architecture and weights, named by SHA-256 instead of path.
+
+    Args:
+        settings: a run with absolute paths.
+
+    Returns:
+        A copy that is the same wherever the files lie.
+    """
+    files = {field: Path(getattr(settings.backbone, field)) for field in ("name", "pretrained")}
+    named = {field: file_sha256(file) for field, file in files.items() if file.is_file()}
+    return settings.model_copy(update={"backbone": settings.backbone.model_copy(update=named)})
+
+
+def require_masks(training: Sequence[SampleRef]) -> None:
+    """Refuse anomalous training images without a mask: the loss compares pixels.
+
+    Args:
+        training: samples trained on.
+
+    Raises:
+        DataError: there are some; names one and their number.
+    """
+    anomalous = [ref for ref in training if ref.label == 1]
+    missing = [ref for ref, mask in _masks(anomalous) if mask is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(anomalous)} anomalous training images have no mask, {missing[0].sample_id} among "
+            "them, and training needs one for each: choose another data.train, or ingest these images with masks."
+        )
+
+
+def require_selection(validation: Sequence[SampleRef], size: int, purpose: str) -> None:
+    """Refuse validation images on which the pixel AP is undefined where something is chosen by it.
+
+    Args:
+        validation: samples kept for validation.
+        size: side of the masks that predictions are compared with, pixels.
+        purpose: what chooses by them, as the subject of a sentence, e.g. `A sweep`.
+
+    Raises:
+        ConfigError: normal or anomalous images are missing, or no mask has an anomalous pixel.
+    """
+    cure = "set data.validation_categories or data.validation_share."
+    if {ref.label for ref in validation} != {0, 1}:
+        raise ConfigError(f"{purpose} needs validation images, normal and anomalous: {cure}")
+    masks = (mask for ref, mask in _masks(validation) if ref.label == 1 and mask is not None)
+    if not any(mask_tensor(decode_mask(mask), size).any() for mask in masks):
+        raise ConfigError(
+            f"{purpose} chooses by the pixel AP of the validation images, and none of their masks has an anomalous "
+            f"pixel at {size} x {size}: {cure}"
+        )
+
+
+def _masks(refs: Sequence[SampleRef]) -> Iterator[tuple[SampleRef, bytes | None]]:
+    """Each sample with the bytes of its mask, None without one."""
+    shards: dict[str, pa.ChunkedArray] = {}
+    for ref in refs:
+        if ref.shard not in shards:
+            shards[ref.shard] = read_shard(local_copy(ref.shard))["mask"]
+        yield ref, shards[ref.shard][ref.row].as_py()

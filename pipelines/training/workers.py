@@ -1,0 +1,65 @@
+"""A loop and its settings -> what it returns, run by the worker processes of Ray Train."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bayes_pfl.data.remote import Store
+from bayes_pfl.errors import TrainingError
+from pipelines.platform.settings import ClusterSettings
+from pipelines.training.checkpoints import KEPT
+
+GPU_BACKEND = "cpu:gloo,cuda:nccl"
+"""Sums of losses and gradients lie on the GPU, those of the validation on the CPU."""
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], str], work: dict[str, Any], cluster: ClusterSettings, store: Store
+) -> None:
+    """Run a loop on all workers, again after a worker or machine is lost, until it ends.
+
+    Args:
+        loop: what each worker runs; it returns why it ended early, or nothing.
+        work: its argument.
+        cluster: how many workers, and what each reserves.
+        store: the run's folder; checkpoints that the loop reports lie in it.
+
+    Raises:
+        TrainingError: the loop ended early, or failed more often than `cluster.max_failures`.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    folder, _, name = store.root.rpartition("/")
+    workers: Any = cluster.num_workers if cluster.min_workers is None else (cluster.min_workers, cluster.num_workers)
+    trainer = TorchTrainer(
+        loop,  # type: ignore[arg-type]  # Ray hands back what rank 0 returns; its types do not say so
+        train_loop_config=work,
+        torch_config=TorchConfig(backend=GPU_BACKEND if cluster.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+        ),
+    )
+    try:
+        result: Any = trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(f"Training stopped: {_root_cause(error)}") from error
+    if result.return_value:
+        raise TrainingError(f"Training stopped: {result.return_value}")
+
+
+def _root_cause(error: BaseException) -> str:
+    """The message of the first worker that failed, without Ray's frames."""
+    failures = getattr(error, "worker_failures", {})
+    cause: BaseException = next(iter(failures.values()), error)
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
