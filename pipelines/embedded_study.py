@@ -1,7 +1,7 @@
-"""`bayes-pfl evaluate --embedded`: the embedded recipe trained anew with several seeds and measured on held-out categories.
+"""`bayes-pfl evaluate --embedded`: the embedded recipe, trained with several seeds -> metrics on held-out categories.
 
-Beside it, on the same backbone and images: hand-written prompts, one learned prompt, a linear probe, a rule without a model,
-and the paper's ablations. Every result is a file named by what decides it: a study that was stopped goes on.
+Beside it, on the same backbone and images: hand-written prompts, one learned prompt, a linear probe, a rule without a
+model, and the paper's ablations. Every result is a file named by what decides it: a study that was stopped goes on.
 """
 
 import argparse
@@ -104,7 +104,14 @@ class Job(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the study and print its tables, or its result as JSON."""
+    """Run the study and print its tables, or its result as JSON.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+    """
     settings = read_config(StudySettings, args.config, args.set)
     given = {"seeds": args.seeds, "output": args.output, "shards": args.shards}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -114,9 +121,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def study(settings: StudySettings) -> dict[str, Any]:
-    """Paint, encode, train, measure, sum up; writes study.json, a picture of the R curve and report.html, and returns the former.
+    """Paint, encode, train, measure and sum up; writes study.json, a plot of the metrics over R and report.html.
 
-    Raises TrainingError naming the first job that failed; the results of the others are kept.
+    Args:
+        settings: how much is trained and measured on what.
+
+    Returns:
+        Content of study.json.
+
+    Raises:
+        TrainingError: a job failed; it is the first one, and the results of the others are kept.
     """
     folder = Path(settings.output).resolve()
     store = Store(folder)
@@ -128,7 +142,7 @@ def study(settings: StudySettings) -> dict[str, Any]:
     )
     auxiliary = _images(settings, recipe, folder, "auxiliary", settings.auxiliary_normal, settings.auxiliary_defective)
     reported = _images(settings, recipe, folder, settings.categories, settings.normal, settings.defective)
-    known, asked = index_shards(auxiliary.shards), index_shards(reported.shards)
+    trained_on, measured_on = index_shards(auxiliary.shards), index_shards(reported.shards)
     jobs = planned(settings, recipe, auxiliary, reported)
     missing = [job for job in jobs if store.read_json(job.file) is None]
     start_ray(settings.workers)
@@ -141,14 +155,14 @@ def study(settings: StudySettings) -> dict[str, Any]:
     _run(settings, store, [job for job in missing if job.work is not timing_job])
     _run(settings, store, [job for job in missing if job.work is timing_job])  # alone, so that it measures itself
     results = [(job.method, job.seed, store.read_json(job.file) or {}) for job in jobs]
-    about = {
+    facts = {
         "model": load_bundle("embedded").version,
         "set": settings.categories,
-        "images": len(asked),
-        "auxiliary_images": len(known),
-        "auxiliary_as_shipped": {ref.sha256 for ref in known} == training_images(load_bundle("embedded")),
+        "images": len(measured_on),
+        "auxiliary_images": len(trained_on),
+        "auxiliary_as_shipped": {ref.sha256 for ref in trained_on} == training_images(load_bundle("embedded")),
     }
-    result = about | summarise(results, MAIN)
+    result = facts | summarise(results, MAIN)
     write_study(folder, result)
     with closing(start_run(settings.tracking, "embedded study", {"stage": "evaluate"})) as tracked:
         tracked.log_metrics(metrics_of(result))
@@ -158,12 +172,25 @@ def study(settings: StudySettings) -> dict[str, Any]:
 
 
 def embedded_recipe() -> TrainSettings:
-    """What the shipped head was trained with, as its bundle records it."""
+    """What the shipped head was trained with, as its bundle records it.
+
+    Returns:
+        The training run's settings.
+    """
     return parse_config(TrainSettings, load_bundle("embedded").record["training"]["settings"], "the embedded bundle")
 
 
 def varied(recipe: TrainSettings, changes: dict[str, dict[str, Any]], seed: int) -> TrainSettings:
-    """The recipe with some settings replaced, section by section, and another training seed."""
+    """The recipe with some settings replaced, section by section, and another training seed.
+
+    Args:
+        recipe: the run to start from.
+        changes: values by section and setting.
+        seed: of the training.
+
+    Returns:
+        The changed run.
+    """
     values = recipe.model_dump()
     for section, replaced in changes.items():
         values[section] |= replaced
@@ -172,35 +199,47 @@ def varied(recipe: TrainSettings, changes: dict[str, dict[str, Any]], seed: int)
 
 
 def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, reported: Images) -> list[Job]:
-    """All jobs in the order in which they start."""
+    """All jobs in the order in which they start.
+
+    Args:
+        settings: how much is trained and measured.
+        recipe: the shipped head's training run.
+        auxiliary: images to train on.
+        reported: images to measure on.
+
+    Returns:
+        Jobs, each with the name of its result's file.
+    """
     sampled, first = settings.num_samples, tuple(range(settings.draw_seeds))
     model, backbone = load_bundle("embedded").version, Backbone(recipe.backbone).digest
-    asked = f"{backbone}/{refs_digest(index_shards(reported.shards))}"
-    data = f"{refs_digest(index_shards(auxiliary.shards))}/{asked}"
+    measured_on = f"{backbone}/{refs_digest(index_shards(reported.shards))}"
+    data = f"{refs_digest(index_shards(auxiliary.shards))}/{measured_on}"
     jobs = [
         Job("hand-written prompts", 0, prompts_job, (recipe, reported), data, 0.5),
         Job("linear probe", 0, probe_job, (recipe, auxiliary, reported), data, 1.0),
         Job("median deviation", 0, rule_job, (recipe, reported), data, 0.5),
     ]
 
-    def head(method: str, changes: dict[str, Any], seed: int, draws: tuple[int, ...], numbers: tuple[int, ...]) -> None:
+    def _add_head(
+        method: str, changes: dict[str, Any], seed: int, draws: tuple[int, ...], numbers: tuple[int, ...]
+    ) -> None:
         arguments = (varied(recipe, changes, seed), auxiliary, reported, draws, numbers)
         jobs.append(Job(method, seed, head_job, arguments, data, 1.5 + len(draws) * max(numbers) / 20))
 
     for seed in range(settings.seeds):
-        head(MAIN, {}, seed, first if seed == 0 else (0,), sampled)
+        _add_head(MAIN, {}, seed, first if seed == 0 else (0,), sampled)
     for method, changes in ONE_PROMPT.items():
         for seed in range(settings.baseline_seeds):
-            head(method, changes, seed, (0,), (1,))
+            _add_head(method, changes, seed, (0,), (1,))
     for method, changes in ABLATIONS.items():
         for seed in range(settings.ablation_seeds):
-            head(method, changes, seed, (0,), (10,))
+            _add_head(method, changes, seed, (0,), (10,))
     for shards in settings.shards:
         path = str(Path(shards).resolve())
         images = f"{model}/{refs_digest(index_shards(path, settings.split))}"
         arguments = ("embedded", path, settings.split, 10)
         jobs.append(Job(f"dataset {Path(path).name}", 0, dataset_job, arguments, images, 1.0))
-    jobs.append(Job("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{asked}", 0.3))
+    jobs.append(Job("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{measured_on}", 0.3))
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""The embedded study's units of work: recipe and features -> metrics or times of a method, in one process on one core."""
+"""Jobs of the embedded study: recipe and features -> metrics or times of a method, in one process on one core."""
 
 import itertools
 import statistics

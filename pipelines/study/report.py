@@ -1,4 +1,4 @@
-"""What the embedded study found: summary, tables for the terminal and a page, the curve over R as a picture."""
+"""Results of the embedded study -> a summary, tables for the terminal and a page, and a plot of the metrics over R."""
 
 import json
 import statistics
@@ -24,13 +24,21 @@ Row = dict[str, Cell]
 
 
 def summarise(results: list[Result], main: str) -> dict[str, Any]:
-    """Means and standard deviations over seeds for every method, the curve over R, single draws, other datasets, times."""
+    """Means and standard deviations over seeds: every method, the curve over R, single draws, other datasets, times.
+
+    Args:
+        results: method, seed and result of each job.
+        main: the method that the others are compared with.
+
+    Returns:
+        Content of study.json; metrics in [0, 1].
+    """
     trained: dict[str, list[dict[str, Any]]] = {}
     for method, _, result in results:
         if "rows" in result:
             trained.setdefault(method, []).append(result)
     full = trained[main]
-    methods = {method: _over_seeds([_reported(one) for one in found]) for method, found in trained.items()}
+    methods = {method: _over_seeds([_reported(run) for run in runs]) for method, runs in trained.items()}
     for name, part in (("without s_img", "text_score"), ("without s_text", "map_score")):
         alone = [
             {"image_auroc": row["mean"][f"{part}_auroc"], "image_ap": row["mean"][f"{part}_ap"]}
@@ -42,13 +50,13 @@ def summarise(results: list[Result], main: str) -> dict[str, Any]:
         "num_samples": REPORTED_SAMPLES,
         "methods": methods,
         "bars": {name: {"bar": bar, "reached": reached[name]} for name, bar in BARS.items()},
-        "categories": _categories([_reported(one) for one in full]),
-        "over_training_seeds": _curve([row for one in full for row in one["rows"] if row["draw_seed"] == 0]),
+        "categories": _categories([_reported(run) for run in full]),
+        "over_training_seeds": _curve([row for run in full for row in run["rows"] if row["draw_seed"] == 0]),
         "over_draws": _curve(full[0]["rows"]),
         "training_seconds": {
-            method: statistics.mean(one["training_seconds"] for one in found)
-            for method, found in trained.items()
-            if "training_seconds" in found[0]
+            method: statistics.mean(run["training_seconds"] for run in runs)
+            for method, runs in trained.items()
+            if "training_seconds" in runs[0]
         },
         "times": next(result for method, _, result in results if method == "timing"),
         "datasets": {
@@ -59,17 +67,24 @@ def summarise(results: list[Result], main: str) -> dict[str, Any]:
 
 
 def tables(result: dict[str, Any]) -> list[ReportTable]:
-    """Everything as tables, in percent."""
+    """Everything as tables.
+
+    Args:
+        result: content of study.json.
+
+    Returns:
+        Tables, metrics in percent.
+    """
     main = result["main"]
     bars: Row = {"method": "bar", **{title: _percent(BARS.get(key)) for key, title in COLUMNS.items()}}
     methods = [
-        {"method": name, "seeds": found["seeds"], **{title: _pair(found, key) for key, title in COLUMNS.items()}}
-        for name, found in result["methods"].items()
+        {"method": name, "seeds": entry["seeds"], **{title: _pair(entry, key) for key, title in COLUMNS.items()}}
+        for name, entry in result["methods"].items()
     ]
     notes = [
         f"R = {REPORTED_SAMPLES}; percent, mean over categories, then mean ± standard deviation over training seeds."
     ]
-    found = [ReportTable(f"{result['images']} images of {result['set']} categories", [*methods, bars], notes)]
+    pages = [ReportTable(f"{result['images']} images of {result['set']} categories", [*methods, bars], notes)]
     for key, title in (("over_training_seeds", "Training seeds, one draw"), ("over_draws", "Draws, one training")):
         rows: list[Row] = [
             {
@@ -81,48 +96,75 @@ def tables(result: dict[str, Any]) -> list[ReportTable]:
             }
             for entry in result[key]
         ]
-        found.append(ReportTable(f"Over R: {title.lower()}", rows))
+        pages.append(ReportTable(f"Over R: {title.lower()}", rows))
     categories: list[Row] = [
         {"category": name, **{COLUMNS[key]: _percent(values[key]) for key in BARS}}
         for name, values in result["categories"].items()
     ]
-    found.append(ReportTable(f"Categories, {main}, mean over training seeds", categories))
+    pages.append(ReportTable(f"Categories, {main}, mean over training seeds", categories))
     if result["datasets"]:
-        found.append(
+        pages.append(
             ReportTable("Other datasets, the shipped bundle; [95 % interval over images]", _dataset_rows(result))
         )
     seconds: list[Row] = [
         {"what": f"training, {name}", "": f"{s:.0f} s"} for name, s in result["training_seconds"].items()
     ]
     seconds += [{"what": name.removesuffix("_ms"), "": f"{value:.1f} ms"} for name, value in result["times"].items()]
-    found.append(ReportTable("Time on one core", seconds, [f"One image: median of 50, R = {REPORTED_SAMPLES}."]))
-    return found
+    pages.append(ReportTable("Time on one core", seconds, [f"One image: median of 50, R = {REPORTED_SAMPLES}."]))
+    return pages
 
 
 def printed(result: dict[str, Any]) -> str:
-    """The tables for a terminal."""
+    """The tables for a terminal.
+
+    Args:
+        result: content of study.json.
+
+    Returns:
+        Text of several lines.
+    """
     return "\n\n".join("\n".join([each.title, table(each.rows, decimals=1), *each.notes]) for each in tables(result))
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
-    """The full model's means for MLflow."""
+    """The full model's means for MLflow.
+
+    Args:
+        result: content of study.json.
+
+    Returns:
+        Metrics in [0, 1] by name.
+    """
     means: dict[str, float] = result["methods"][result["main"]]["mean"]
     return {name: means[name] for name in COLUMNS}
 
 
 def write_study(folder: Path, result: dict[str, Any]) -> None:
-    """report.html, samples.png, and last study.json; `result` gets the report's path."""
+    """Write report.html, samples.png, and last study.json.
+
+    Args:
+        folder: where to write.
+        result: content of study.json; it gets the report's path.
+    """
     result["report"] = str(folder / "report.html")
-    picture = samples_plot(folder / "samples.png", result)
+    plot = samples_plot(folder / "samples.png", result)
     write_report(folder / "report.html", "The embedded model", tables(result), {})
-    add_plots(folder / "report.html", {"Metrics over R; the band is one standard deviation over draws": picture})
+    add_plots(folder / "report.html", {"Metrics over R; the band is one standard deviation over draws": plot})
     temporary = folder / "study.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "study.json")
 
 
 def samples_plot(path: Path, result: dict[str, Any]) -> Path:
-    """The four metrics over R as PNG: mean and standard deviation over draws of one training."""
+    """Plot the four metrics over R: mean and standard deviation over draws of one training.
+
+    Args:
+        path: PNG file to write.
+        result: content of study.json.
+
+    Returns:
+        The path.
+    """
     from matplotlib.figure import Figure
 
     entries = result["over_draws"]
@@ -174,21 +216,21 @@ def _categories(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def _dataset_rows(result: dict[str, Any]) -> list[Row]:
     rows: list[Row] = []
-    for name, found in result["datasets"].items():
-        for method, intervals in found["methods"].items():
-            row: Row = {"dataset": name, "images": found["images"], "anomalous": found["anomalous"], "method": method}
+    for name, entry in result["datasets"].items():
+        for method, intervals in entry["methods"].items():
+            row: Row = {"dataset": name, "images": entry["images"], "anomalous": entry["anomalous"], "method": method}
             for key in ("image_auroc", "pixel_auroc"):
-                i = intervals.get(key)
-                row[COLUMNS[key]] = f"{i['value']:.3f} [{i['low']:.3f}, {i['high']:.3f}]" if i else "-"
+                auroc = intervals.get(key)
+                row[COLUMNS[key]] = f"{auroc['value']:.3f} [{auroc['low']:.3f}, {auroc['high']:.3f}]" if auroc else "-"
             rows.append(row)
     return rows
 
 
-def _pair(found: dict[str, Any], name: str) -> str:
-    if name not in found["mean"]:
+def _pair(entry: dict[str, Any], name: str) -> str:
+    if name not in entry["mean"]:
         return "-"
-    spread = found["std"][name]
-    return f"{100 * found['mean'][name]:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
+    spread = entry["std"][name]
+    return f"{100 * entry['mean'][name]:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
 
 def _percent(value: float | None) -> str:
