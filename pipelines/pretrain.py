@@ -199,8 +199,11 @@ def _report(pretraining: Pretraining, rank: int) -> None:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """The state in a local copy of a checkpoint. Raises one of `checkpoints.DAMAGED` if it is not whole."""
-    state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    """The state in a local copy of a checkpoint. Raises ValueError if it is not whole."""
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a cut archive ends in depends on where it was cut
+        raise ValueError(f"{STATE_FILE} is damaged") from error
     return state
 
 

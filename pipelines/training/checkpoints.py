@@ -6,7 +6,6 @@ and a kill or a full disk can cut it, or a checkpoint, short.
 
 import contextlib
 import json
-import pickle
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,7 +28,7 @@ PREFIX = "epoch_"
 RAY_LIST = "checkpoint_manager_snapshot.json"
 KEPT = 2
 """Checkpoints that are kept: the newest, and the one before in case it is damaged."""
-DAMAGED = (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError)
+DAMAGED = (OSError, ValueError, KeyError, RuntimeError, EOFError, safetensors.SafetensorError)
 """Errors of reading a checkpoint that is not whole."""
 
 
