@@ -29,5 +29,7 @@ test: setup check ## everything that CI runs
 rooms: setup ## docs/images/rooms.svg: the picture of who imports whom in ARCHITECTURE.md
 	$(BIN)/python docs/draw_rooms.py
 
+STORE := "from pipelines.platform import mlflow_store, settings; print(mlflow_store.tracking_uri(settings.TrackingSettings()))"
+
 ui: setup ## MLflow's pages of runs and models, http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --workers 1
+	$(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c $(STORE))" --host 127.0.0.1 --workers 1

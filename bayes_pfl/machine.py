@@ -16,7 +16,8 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 def usable_cpus() -> int:
     """Number of CPUs that this process may use: the smaller of its affinity and its control group's quota, at least 1.
 
-    `os.cpu_count()` counts the machine's CPUs, also those that a container, `taskset` or a batch system keeps from this process.
+    `os.cpu_count()` counts the machine's CPUs, also those that a container, `taskset` or a batch system keeps from
+    this process.
 
     Returns:
         A number of CPUs; a quota is rounded down.
@@ -86,7 +87,8 @@ def end_with_parent() -> None:
 class ImportFolders(list[str]):
     """A list of folders that takes in only those from which this process imports.
 
-    Ray extends the list that its workers import from with the current folder, in front of everything else. A `numpy.py` or `serve.py`
+    Ray extends the list that its workers import from with the current folder, in front of everything else. A
+    `numpy.py` or `serve.py`
     that lies there by chance would be executed by every worker.
     """
 

@@ -1,4 +1,4 @@
-"""`bayes-pfl import`: the authors' published weights, `{"MyModel": state dict}` in a .pth file, become a bundle."""
+"""`bayes-pfl import`: the authors' published weights, `{"MyModel": state dict}` in a .pth file -> a bundle."""
 
 import argparse
 import hashlib
@@ -21,7 +21,11 @@ HEAD = "MyModel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl import`."""
+    """Define the command line of `bayes-pfl import`.
+
+    Args:
+        parser: gets the options.
+    """
     parser.add_argument("weights", type=Path, help="the authors' .pth file, such as train_visa.pth")
     parser.add_argument(
         "--backbone", default="ViT-L-14-336", help="open_clip architecture or JSON file; default ViT-L-14-336"
@@ -40,7 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert and write; CLIP's own weights are not needed for it."""
+    """Convert and write; CLIP's own weights are not needed for it.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        BackboneError, BundleError: with what to do.
+    """
     digest, head = read_checkpoint(args.weights)
     model, weights = convert_published(head)
     layers = _feature_layers(args.backbone, weights)
@@ -54,9 +68,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """SHA-256 of a published checkpoint and its head's state dict.
+    """Read a published checkpoint; nothing of it is executed.
 
-    Raises BundleError if the file is missing, damaged, of another kind, or holds anything but plain tensors.
+    Args:
+        path: the authors' .pth file.
+
+    Returns:
+        SHA-256 of the file, and its head's state dict in float32.
+
+    Raises:
+        BundleError: the file is missing, damaged, of another kind, or holds anything but plain tensors.
     """
     try:
         with path.open("rb") as file:

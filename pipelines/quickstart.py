@@ -1,6 +1,7 @@
-"""`bayes-pfl quickstart`: generated images -> every stage of the main job, for real, on the embedded CLIP, in minutes on 2 cores.
+"""`bayes-pfl quickstart`: generated images -> every stage of the main job, on the embedded CLIP, in minutes on 2 cores.
 
-generate -> ingest -> train (Ray Train, 2 workers) -> evaluate on categories never trained on -> register under a name of its own ->
+generate -> ingest -> train (Ray Train, 2 workers) -> evaluate on categories never trained on -> register under a name
+of its own ->
 start the endpoint, score an image over HTTP, stop it -> report. Stopped anywhere, it goes on from there when run again.
 """
 

@@ -1,4 +1,6 @@
-"""`bayes-pfl register`: a training run's bundle -> a version of the registered model, if it passes the gates; the only door to an alias.
+"""`bayes-pfl register`: a training run's bundle -> a version of the registered model, if it passes the gates.
+
+Nothing else moves an alias.
 
 The gates: the bundle loads and is what its checksums say; and on every evaluation that both have (or the named one), no
 metric is worse than that of the model the alias names now by more than a margin.

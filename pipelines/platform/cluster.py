@@ -39,7 +39,8 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
         gpus_needed: GPUs that are used at once.
 
     Raises:
-        ConfigError: the machine or the cluster can never hold that; no cluster answers; Ray's temporary folder cannot be used.
+        ConfigError: the machine or the cluster can never hold that; no cluster answers; Ray's temporary folder cannot
+        be used.
         TrainingError: Ray does not start for another reason.
     """
     for name, value in QUIET.items():

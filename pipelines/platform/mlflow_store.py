@@ -1,6 +1,7 @@
 """MLflow's store: a URI -> a client, or one sentence that says why there is none.
 
-Two kinds of trouble are told apart. A store that refuses (a folder, an old database, a foreign Host, a deleted experiment) refuses until
+Two kinds of trouble are told apart. A store that refuses (a folder, an old database, a foreign Host, a deleted
+experiment) refuses until
 somebody mends it: ConfigError, before any work. A store that does not answer may do so later: TrainingError.
 """
 
@@ -63,7 +64,8 @@ def open_store(settings: TrackingSettings, create: bool = True) -> Any:
 
     Args:
         settings: where runs are recorded.
-        create: whether a database file may be made; off where one must be there, as on another machine than the driver's.
+        create: whether a database file may be made; off where one must be there, as on another machine than the
+        driver's.
 
     Returns:
         MLflow's client.
@@ -84,7 +86,7 @@ def open_store(settings: TrackingSettings, create: bool = True) -> Any:
             "tracking.uri or MLFLOW_TRACKING_URI."
         )
 
-    def opened() -> Any:
+    def open_file() -> Any:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(file):
             client = MlflowClient(uri)
@@ -95,7 +97,7 @@ def open_store(settings: TrackingSettings, create: bool = True) -> Any:
                 raw.rmdir()
         return client
 
-    return _opened(uri, opened)
+    return _opened(uri, open_file)
 
 
 def experiment_id(client: Any, settings: TrackingSettings) -> str:

@@ -1,6 +1,7 @@
-"""MLflow's registry: a run's bundle -> a version of a named model, an alias -> a version, `models:/NAME@ALIAS` -> a local folder.
+"""MLflow's registry: a run's bundle -> a version of a named model; `models:/NAME@ALIAS` -> a local folder.
 
-Models are folders (see `bayes_pfl.inference.bundle`), never pickles: MLflow stores and versions files, and hands them back.
+Models are folders (see `bayes_pfl.inference.bundle`), never pickles: MLflow stores and versions files, and hands them
+back.
 """
 
 import contextlib

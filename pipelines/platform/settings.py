@@ -69,7 +69,11 @@ class TrainSettings(RunConfig):
     output: str = Field("runs/model", description="folder of the resulting bundle, or URI")
 
     def portable(self) -> dict[str, Any]:
-        """The settings that decide the result, without this machine's paths: what travels with a bundle."""
+        """The settings that decide the result, without this machine's paths: what travels with a bundle.
+
+        Returns:
+            Nested settings that JSON can hold.
+        """
         places: Any = {"output": True, "tracking": True, "cluster": {"storage"}, "data": {"train", "features"}}
         return self.model_dump(mode="json", exclude=places)
 
@@ -92,5 +96,9 @@ class TrainSettings(RunConfig):
 
 
 def home() -> Path:
-    """Absolute folder of everything this project keeps: BAYES_PFL_HOME, else `runs` in the current folder."""
+    """The folder of everything this project keeps.
+
+    Returns:
+        BAYES_PFL_HOME, else `runs` in the current folder; absolute.
+    """
     return Path(os.environ.get("BAYES_PFL_HOME", "runs")).resolve()

@@ -1,4 +1,4 @@
-"""What the programs name by path or URI: places, an ingest's manifest, bundles."""
+"""A path or URI -> an absolute path, the manifest of an ingest, a local copy of a bundle."""
 
 import contextlib
 import hashlib
@@ -13,12 +13,29 @@ from bayes_pfl.errors import BundleError, DataError
 
 
 def absolute(path: str) -> str:
-    """A path written out, because workers run in a folder of Ray's; a URI as it is."""
+    """Write a path out, because workers run in a folder of Ray's.
+
+    Args:
+        path: a path or URI.
+
+    Returns:
+        The absolute path; a URI as it is.
+    """
     return path if is_remote(path) else str(Path(path).resolve())
 
 
 def dataset_manifest(folder: str) -> dict[str, Any]:
-    """What the ingest that wrote a folder of shards says of it, by path or URI. Raises DataError if there is none."""
+    """Read what the ingest that wrote a folder of shards says of it.
+
+    Args:
+        folder: path or URI.
+
+    Returns:
+        Content of its manifest.
+
+    Raises:
+        DataError: there is none.
+    """
     if not is_remote(folder):
         return read_manifest(folder)
     manifest: dict[str, Any] | None = Store(folder).read_json(f"{MANIFEST_FOLDER}/manifest.json")
@@ -28,7 +45,17 @@ def dataset_manifest(folder: str) -> dict[str, Any]:
 
 
 def download_bundle(uri: str) -> Path:
-    """A local copy of the bundle behind a URI, kept under its record's hash. Raises BundleError if there is none."""
+    """Copy the bundle behind a URI, once: it is kept under its record's hash.
+
+    Args:
+        uri: folder of a bundle.
+
+    Returns:
+        Its local folder.
+
+    Raises:
+        BundleError: there is none, or it cannot be read.
+    """
     try:
         record = Store(uri).read_json("bundle.json")
     except DataError as error:

@@ -47,7 +47,8 @@ def resolved(settings: TrackingSettings) -> TrackingSettings:
 class Run:
     """One MLflow run, by its id; several processes may hold the same one.
 
-    A store that does not answer never stops the work: `problem` and a line on stderr say so, and what was not recorded is sent again at
+    A store that does not answer never stops the work: `problem` and a line on stderr say so, and what was not recorded
+    is sent again at
     the end.
     """
 
