@@ -21,6 +21,7 @@ from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
 from bayes_pfl.machine import ImportFolders, usable_cpus
+from bayes_pfl.temporary_folder import check_temporary_folder
 from serve.http.access import read_tokens
 from serve.http.closing import STOP_FILE_VARIABLE
 from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
@@ -100,6 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError("There is no GPU that torch can use here; leave --gpus out, or install its driver.")
         settings = settings_of(args)
         check_address(args.host, args.port)
+        if args.address == "local":
+            check_temporary_folder(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
     except BayesPFLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -291,7 +294,7 @@ def _set_environment(stop_file: Path) -> None:
 
 
 def _start_ray(address: str) -> None:
-    """A Ray of this machine's own, or a cluster that is there."""
+    """A Ray of this machine's own, or a cluster that is there. Raises ConfigError if neither can be had."""
     import ray
     import ray.job_config
     import ray.serve  # sets the level of its logger when it is imported
@@ -303,13 +306,17 @@ def _start_ray(address: str) -> None:
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": max(2, usable_cpus()),
     }
-    ray.init(
-        address=address,
-        job_config=job,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **(here if address == "local" else {}),
-    )
+    try:
+        ray.init(
+            address=address,
+            job_config=job,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(here if address == "local" else {}),
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        where = "Ray does not start here" if address == "local" else f"The Ray cluster {address} cannot be joined"
+        raise ConfigError(f"{where}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.errors import ConfigError, OutputError, TrainingError
+from bayes_pfl.errors import ConfigError, TrainingError
 from bayes_pfl.machine import ImportFolders, usable_cpus
+from bayes_pfl.temporary_folder import check_temporary_folder
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,9 +25,6 @@ QUIET = {
 
 SMALLEST_STORE_BYTES = 512 * 2**20
 LARGEST_STORE_BYTES = 16 * 2**30
-SOCKET_PATH_BYTES = 107
-"""Longest path of a Unix socket."""
-ROOM_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -99,33 +97,6 @@ def check_address(address: str) -> None:
             f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, correct the address (HOST:PORT), or unset "
             "RAY_ADDRESS to work on this machine."
         ) from error
-
-
-def check_temporary_folder(folder: Path) -> None:
-    """Look whether Ray can keep its sockets and logs in a folder.
-
-    Args:
-        folder: RAY_TMPDIR, TMPDIR or /tmp.
-
-    Raises:
-        ConfigError: its path is too long, it does not exist, or it belongs to somebody else.
-        OutputError: it has no room.
-    """
-    cure = "set RAY_TMPDIR to a short path of a folder of your own, such as /tmp/ray-mine."
-    session = f"session_2000-01-01_00-00-00_000000_{os.getpid()}"
-    longest = folder.absolute() / "ray" / session / "sockets" / "plasma_store"
-    if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
-        raise ConfigError(f"The path of the temporary folder {folder} is too long for Ray's sockets: {cure}")
-    if not folder.is_dir():
-        raise ConfigError(f"The temporary folder {folder} does not exist: make it, or {cure}")
-    own = folder / "ray" if (folder / "ray").exists() else folder
-    if not os.access(own, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError(f"Ray cannot write into {own}, which belongs to another user: {cure}")
-    room = os.statvfs(folder)
-    if room.f_bavail * room.f_frsize < ROOM_BYTES or (room.f_files and not room.f_favail):
-        raise OutputError(
-            f"There is no room left in the temporary folder {folder}, where Ray keeps its sockets and logs: free some, or {cure}"
-        )
 
 
 def _object_store_bytes() -> int:

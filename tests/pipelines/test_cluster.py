@@ -15,7 +15,8 @@ from small import random_bundle
 from bayes_pfl.data.remote import Store
 from bayes_pfl.errors import BundleError, ConfigError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
-from pipelines.platform.cluster import check_address, check_resources, check_temporary_folder
+from bayes_pfl.temporary_folder import check_temporary_folder
+from pipelines.platform.cluster import check_address, check_resources
 from pipelines.platform.settings import ClusterSettings, TrainSettings
 from pipelines.platform.storage import absolute, download_bundle
 
@@ -44,7 +45,7 @@ def test_a_temporary_folder_that_ray_cannot_use_is_named_with_what_to_set(tmp_pa
 def test_a_temporary_folder_of_another_user_or_without_room_is_named():
     short = Path(tempfile.mkdtemp(prefix="p"))
     program = (
-        "import sys; from pathlib import Path; from pipelines.platform.cluster import check_temporary_folder\n"
+        "import sys; from pathlib import Path; from bayes_pfl.temporary_folder import check_temporary_folder\n"
         "check_temporary_folder(Path(sys.argv[1]))"
     )
     rights = "-dac_override,-dac_read_search,-fowner,-chown"
