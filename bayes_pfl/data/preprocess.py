@@ -1,13 +1,17 @@
 """Bytes to pixels to tensors: the only place that decodes, resizes and normalises.
 
-Everything that leaves here is RGB and upright, whatever the file was: gray, palette, with alpha,
-16-bit, CMYK, turned by an EXIF note, or a PNG that calls itself .jpg. torch is imported where a
-tensor is made: ingestion decodes in many processes and needs none of its 200 MB.
+Everything that leaves here is RGB and upright, whatever the file was: gray, palette, with alpha, 16-bit, CMYK, turned
+by an EXIF note, or a PNG that calls itself .jpg. torch is imported where a tensor is made: ingestion decodes in many
+processes and needs none of its 200 MB.
+
+A 16-bit gray file often holds 10, 12 or 14 bits of a camera. How many count is what the file states (a PNG's sBIT, a
+TIFF's BitsPerSample or MaxSampleValue) if its values fit, else the smallest of 10, 12, 14 and 16 bits that holds its
+largest value; `decode` says which.
 """
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,8 +24,16 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """The only decoders that are ever tried; the rest of Pillow's stay out of reach of unknown bytes."""
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+DEPTHS = (10, 12, 14, 16)
+"""Bits of a gray image with more than 8, where its file does not state them."""
+
+STATED_BITS, WHITE_IS_ZERO, BITS = "bayes_pfl_stated_bits", "bayes_pfl_white_is_zero", "bayes_pfl_bits"
+"""Notes in `Image.info` that survive copying and turning: what the file states, and what was used."""
+
 MAX_PIXELS = 8192 * 8192
-"""Larger pictures are refused from their header, before a pixel is decoded."""
+"""Larger images are refused from their header, before a pixel is decoded."""
 
 MAX_SIDE_PX = 32_768
 
@@ -30,16 +42,64 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenAI CLIP's channel statistics for values in [0, 1]."""
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = MAX_SIDE_PX) -> Image.Image:
-    """Encoded bytes to an upright RGB picture.
+class Decoded(NamedTuple):
+    """An image, and what a person may want to know of how its file was read."""
 
-    Alpha is dropped, not blended, as the published evaluation reads its images; 16-bit gray is
-    scaled by 1/257; of several frames the first is taken.
+    image: Image.Image
+    """Upright RGB."""
+    pages: int
+    """Pages or frames of the file, of which the first was taken."""
+    bits: int | None
+    """How many bits of a gray image with more than 8 were used; None for other images."""
+    bits_stated: bool
+    """Whether the file or the caller said so, or it was taken from the largest value."""
+
+
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = MAX_SIDE_PX, bits: int | None = None
+) -> Decoded:
+    """Encoded bytes to an upright RGB image, with what was assumed.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: larger images are refused.
+        max_side_px: longer ones are refused.
+        bits: of a gray image with more than 8; None as the file says.
+
+    Returns:
+        The image and how it was read.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
+    image = decode_image(data, max_pixels, max_side_px, bits)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        pages = int(getattr(opened, "n_frames", 1))
+    used, stated = image.info.get(BITS, (None, False))
+    return Decoded(image, pages, used, stated)
+
+
+def decode_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, max_side_px: int = MAX_SIDE_PX, bits: int | None = None
+) -> Image.Image:
+    """Encoded bytes to an upright RGB image.
+
+    Alpha is dropped, not blended, as the published evaluation reads its images; gray of more than 8 bits is scaled so
+    that its full range becomes 0..255; of several frames the first is taken.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: larger images are refused.
+        max_side_px: longer ones are refused.
+        bits: of a gray image with more than 8; None as the file says.
+
+    Returns:
+        The image at its own size.
 
     Raises:
         ImageError: the bytes are no image of an allowed format, are cut short, or are too large.
     """
-    return rgb(_decode(data, max_pixels, max_side_px))
+    return rgb(_decode(data, max_pixels, max_side_px), bits)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -58,25 +118,32 @@ def upright(image: Image.Image) -> Image.Image:
         image.load()
     except Exception as error:
         raise ImageError(f"broken or cut short: {error}") from error
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I") and tags:
+        image.info[WHITE_IS_ZERO] = tags.get(262) == 0  # Pillow turns only 8 bits and fewer around
+        image.info.setdefault(STATED_BITS, _stated_by_tiff(tags))
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
         return image  # an unreadable EXIF block says nothing about the orientation
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     """A decoded image of any mode in RGB.
 
     Args:
         image: upright pixels.
+        bits: of a gray image with more than 8; None as the file says.
 
     Returns:
-        Its pixels without alpha; 16-bit gray is scaled by 1/257.
+        Its pixels without alpha; the full range of gray with more than 8 bits becomes 0..255.
 
     Raises:
         ImageError: the mode or its values have no RGB equivalent.
     """
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith("I"):
+        return _gray_of_many_bits(image, bits)
+    if image.mode.startswith("F"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "RGBa":  # premultiplied: Pillow only converts it by way of RGBA
         image = image.convert("RGBA")
@@ -91,6 +158,15 @@ def decode_mask(
     Colours are read by their luminance. A 16-bit mask whose values all fit in 8 bits holds class
     numbers and is compared as it is; a brighter one is scaled by 1/257 first.
 
+    Args:
+        data: the file's bytes.
+        above: gray value, 0..255.
+        max_pixels: larger masks are refused.
+        max_side_px: longer ones are refused.
+
+    Returns:
+        The mask at its own size.
+
     Raises:
         ImageError: as `decode_image`.
     """
@@ -104,19 +180,42 @@ def decode_mask(
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """A 0/1 array (height, width) to the bytes of a gray PNG of 0 and 255."""
+    """A mask to a gray PNG of 0 and 255.
+
+    Args:
+        mask: (height, width), anomalous above 0.
+
+    Returns:
+        The file's bytes.
+    """
     return encode_png(Image.fromarray(np.where(mask > 0, np.uint8(255), np.uint8(0))))
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """A picture to PNG bytes, the same bytes for the same pixels."""
+    """An image to PNG bytes, the same bytes for the same pixels.
+
+    Args:
+        image: of any mode that PNG holds.
+
+    Returns:
+        The file's bytes.
+    """
     sink = io.BytesIO()
     image.save(sink, format="PNG")
     return sink.getvalue()
 
 
 def shrink(image: Image.Image, mask: np.ndarray | None, max_side_px: int) -> tuple[Image.Image, np.ndarray | None]:
-    """Scale a picture, and its mask with it, so that the longer side is at most ``max_side_px``."""
+    """Scale an image, and its mask with it, so that the longer side is at most ``max_side_px``.
+
+    Args:
+        image: RGB.
+        mask: of the same size, if there is one.
+        max_side_px: the limit, pixels.
+
+    Returns:
+        Both, unchanged where they are small enough.
+    """
     longer = max(image.size)
     if longer <= max_side_px:
         return image, mask
@@ -131,10 +230,19 @@ def image_tensor(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> "torch.Tensor":
-    """An RGB picture to a normalised float32 tensor (3, size, size).
+    """An RGB image to a normalised float32 tensor (3, size, size).
 
-    The whole picture is squeezed into the square (bicubic, antialiased), never cropped: a defect at
+    The whole image is squeezed into the square (bicubic, antialiased), never cropped: a defect at
     the border counts too, and the published code does the same.
+
+    Args:
+        image: RGB.
+        size: side of the square, pixels.
+        mean: of each channel, for values in [0, 1].
+        std: of each channel.
+
+    Returns:
+        The tensor.
     """
     import torch
 
@@ -148,10 +256,36 @@ def mask_tensor(mask: np.ndarray, size: int) -> "torch.Tensor":
     """A 0/1 array (height, width) to a float32 tensor (size, size) of 0 and 1.
 
     Resized bilinearly (antialiased), then 1 where at least half of a pixel is defective.
+
+    Args:
+        mask: of 0 and 1.
+        size: side of the square, pixels.
+
+    Returns:
+        The tensor.
     """
     import torch
 
     return torch.from_numpy(_resize_mask(mask, size, size)).to(torch.float32)
+
+
+def vanishes(mask: np.ndarray, width: int, height: int) -> bool:
+    """Whether a mask has anomalous pixels and none is left when it is resized as `mask_tensor` does.
+
+    Args:
+        mask: (height, width) of 0 and 1.
+        width: wanted, pixels.
+        height: wanted, pixels.
+
+    Returns:
+        True for a mask that is too thin or too small for that size.
+
+    >>> mask = np.zeros((2000, 2000), np.uint8)
+    >>> mask[:3, :3] = 1
+    >>> vanishes(mask, 112, 112), vanishes(mask, 2000, 2000)
+    (True, False)
+    """
+    return bool(mask.any()) and not _resize_mask(mask, width, height).any()
 
 
 def _resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -164,7 +298,7 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
     if not data:
         raise ImageError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _opened(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))  # where Pillow stops by itself
         raise ImageError(f"larger than {limit} pixels") from error
@@ -176,7 +310,66 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
         raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels")
     if max(width, height) > max_side_px:
         raise ImageError(f"{width} x {height} has a side longer than {max_side_px} px")
+    if image.format == "PNG" and image.mode.startswith("I"):
+        image.info[STATED_BITS] = next((data[start] for kind, start, end in _chunks(data) if kind == b"sBIT"), 0)
     return upright(image)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """An image whose header was read; notes in a PNG that are too long for Pillow are left out."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except ValueError:
+        texts = [(start - 8, end + 4) for kind, start, end in _chunks(data) if kind in (b"tEXt", b"zTXt", b"iTXt")]
+        if not texts:
+            raise
+    begin, parts = 0, []
+    for start, end in texts:
+        parts.append(data[begin:start])
+        begin = end
+    return Image.open(io.BytesIO(b"".join([*parts, data[begin:]])), formats=FORMATS)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of the content of each chunk of a PNG; none of another file."""
+    position = len(PNG_SIGNATURE)
+    while data.startswith(PNG_SIGNATURE) and position + 8 <= len(data):
+        start = position + 8
+        end = start + int.from_bytes(data[position : position + 4], "big")
+        if end > len(data):
+            return
+        yield data[position + 4 : start], start, end
+        position = end + 4
+
+
+def _stated_by_tiff(tags: Any) -> int:
+    """Bits of a sample that a TIFF states: packed ones, or its largest value; 0 where it states none."""
+    try:
+        packed = int(tags.get(258, (16,))[0])
+        largest = tags.get(281)
+        largest = int(largest[0] if isinstance(largest, tuple) else largest or 0)
+    except (TypeError, ValueError, IndexError):
+        return 0
+    return packed if packed < 16 else largest.bit_length()
+
+
+def _gray_of_many_bits(image: Image.Image, bits: int | None) -> Image.Image:
+    """Gray with more than 8 bits in RGB; `info` says how many were used and whether the file or the caller said so."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65_535:
+        raise ImageError("integer pixels outside 0..65535; save it with 8 or 16 bits")
+    stated = bits or int(image.info.get(STATED_BITS) or 0)
+    is_stated = 8 < stated <= 16 and high < 1 << stated
+    if bits is not None and not is_stated:
+        raise ImageError(f"has values up to {high}, which are no {bits} bits; leave the number of bits out")
+    used = stated if is_stated else next(depth for depth in DEPTHS if high < 1 << depth)
+    full = (1 << used) - 1
+    scaled = np.round(values.astype(np.float64) * (255 / full) if used < 16 else values / 257)
+    gray = scaled.astype(np.uint8)
+    result = Image.fromarray(255 - gray if image.info.get(WHITE_IS_ZERO) else gray).convert("RGB")
+    result.info[BITS] = (used, is_stated)
+    return result
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

@@ -1,0 +1,116 @@
+"""Gray of more than 8 bits, pages, long notes and thin masks: values as the file means them, and said."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bayes_pfl.data.preprocess import decode, decode_image, mask_tensor, vanishes
+from bayes_pfl.errors import ImageError
+from bayes_pfl.inference.images import rgb_image
+
+GRAY = np.arange(12 * 20).reshape(12, 20) % 251
+"""Values of 8 bits that do not reach the full range."""
+
+
+def png(values, chunk=b"", content=b""):
+    """A 16-bit PNG with one more chunk behind its header."""
+    sink = io.BytesIO()
+    Image.fromarray(values.astype(np.uint16)).save(sink, format="PNG")
+    data = sink.getvalue()
+    extra = struct.pack(">I", len(content)) + chunk + content + struct.pack(">I", zlib.crc32(chunk + content))
+    return data[:33] + (extra if chunk else b"") + data[33:]
+
+
+def tiff(values, bits, photometric=1, largest=None):
+    """An uncompressed gray TIFF; 12 bits are packed."""
+    height, width = values.shape
+    if bits == 12:
+        pairs = values.reshape(-1, 2).astype(int)
+        packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+        data = packed.astype(np.uint8).tobytes()
+    else:
+        data = values.astype("<u2").tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    tags |= {} if largest is None else {281: largest}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+def scaled(bits):
+    return np.round(GRAY / 255 * (2**bits - 1)).astype(int)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_the_depth_is_the_smallest_that_holds_the_image_and_is_said(bits):
+    for data in (png(scaled(bits)), tiff(scaled(bits), 16)):
+        decoded = decode(data)
+        assert (decoded.bits, decoded.bits_stated, decoded.pages) == (bits, False, 1)
+        np.testing.assert_allclose(np.asarray(decoded.image)[..., 0], GRAY, atol=1)
+        np.testing.assert_array_equal(np.asarray(rgb_image(data)), np.asarray(decoded.image))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(scaled(12) // 8, b"sBIT", b"\x0c"),
+        tiff(scaled(12) // 8, 12),
+        tiff(scaled(12) // 8, 16, largest=4095),
+    ],
+    ids=["sBIT", "BitsPerSample", "MaxSampleValue"],
+)
+def test_a_stated_depth_counts_even_for_a_dark_image(data):
+    decoded = decode(data)
+    assert (decoded.bits, decoded.bits_stated) == (12, True)
+    np.testing.assert_allclose(np.asarray(decoded.image)[..., 0], GRAY / 8, atol=1)
+
+
+def test_a_stated_depth_that_the_values_exceed_is_not_believed():
+    assert decode(png(scaled(16), b"sBIT", b"\x0c"))[2:] == (16, False)
+
+
+def test_the_caller_may_state_the_depth():
+    assert decode(png(scaled(10)), bits=12)[2:] == (12, True)
+    with pytest.raises(ImageError, match="leave the number of bits out"):
+        decode(png(scaled(16)), bits=12)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_white_may_be_zero(bits):
+    white = tiff(2**bits - 1 - scaled(bits), 16, photometric=0, largest=2**bits - 1)
+    np.testing.assert_allclose(np.asarray(decode_image(white))[..., 0], GRAY, atol=1)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt"])
+def test_notes_of_any_size_do_not_matter(kind):
+    text = b"x" * (3 * 2**20)
+    content = {
+        b"tEXt": b"k\0" + text,
+        b"zTXt": b"k\0\0" + zlib.compress(text),
+        b"iTXt": b"k\0\1\0\0\0" + zlib.compress(text),
+    }[kind]
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(png(scaled(16), kind, content))), np.asarray(decode_image(png(scaled(16))))
+    )
+
+
+def test_pages_are_counted():
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 20, 30)]
+    sink = io.BytesIO()
+    frames[0].save(sink, format="TIFF", save_all=True, append_images=frames[1:])
+    decoded = decode(sink.getvalue())
+    assert (decoded.pages, decoded.bits) == (3, None)
+    assert np.asarray(decoded.image).max() == 10
+
+
+def test_a_mask_vanishes_where_no_pixel_of_its_tensor_is_left():
+    mask = np.zeros((200, 200), np.uint8)
+    assert not vanishes(mask, 28, 28), "nothing was there"
+    mask[:2, :2] = 1
+    for size in (28, 100, 200):
+        assert vanishes(mask, size, size) == (not mask_tensor(mask, size).any())
+    assert vanishes(mask, 28, 28)
