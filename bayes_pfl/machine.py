@@ -1,4 +1,4 @@
-"""What this process may use of its machine: CPUs, folders that worker processes import from, a life no longer than its parent's."""
+"""What a process may use of its machine: CPUs, folders to import from, a life no longer than its parent's."""
 
 import ctypes
 import os
@@ -79,7 +79,7 @@ def _quota_version_1(folder: Path) -> float | None:
 
 
 def end_with_parent() -> None:
-    """Let the kernel send SIGTERM to this process when its parent ends, however that ends; for `Popen(preexec_fn=...)`. Linux alone."""
+    """Let Linux send SIGTERM to this process when its parent ends, however that ends; for `Popen(preexec_fn=...)`."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 

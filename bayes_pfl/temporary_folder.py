@@ -33,5 +33,6 @@ def check_temporary_folder(folder: Path) -> None:
     room = os.statvfs(folder)
     if room.f_bavail * room.f_frsize < ROOM_BYTES or (room.f_files and not room.f_favail):
         raise OutputError(
-            f"There is no room left in the temporary folder {folder}, where Ray keeps its sockets and logs: free some, or {cure}"
+            f"There is no room left in the temporary folder {folder}, where Ray keeps its sockets and logs: "
+            f"free some, or {cure}"
         )

@@ -1,4 +1,4 @@
-"""`bayes-pfl`: a command and its options -> the program's exit code. A program is imported when its command is called."""
+"""`bayes-pfl`: a command and its options -> an exit code. A program is imported when its command is called."""
 
 import argparse
 import difflib
@@ -171,7 +171,7 @@ def _run_endpoint(command: str, arguments: list[str]) -> int:
 
 
 def _avoid_proxies() -> None:
-    """Keep the proxies of the environment out of this machine's own addresses and of Ray, here and in all processes that are started."""
+    """Reach this machine's own addresses and Ray without the proxies of the environment, also in child processes."""
     hosts = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", *LOOPBACK]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(host for host in hosts if host)
     os.environ.setdefault("grpc_proxy", "")  # empty: none; replicas of the endpoint call each other by gRPC

@@ -82,7 +82,7 @@ class StudySettings(Settings):
     tracking: TrackingSettings = TrackingSettings()
 
 
-class Job(NamedTuple):
+class StudyJob(NamedTuple):
     """One unit of work: a function of `study_jobs` and its arguments."""
 
     method: str
@@ -198,7 +198,7 @@ def varied(recipe: TrainSettings, changes: dict[str, dict[str, Any]], seed: int)
     return parse_config(TrainSettings, values, "the embedded study")
 
 
-def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, reported: Images) -> list[Job]:
+def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, reported: Images) -> list[StudyJob]:
     """All jobs in the order in which they start.
 
     Args:
@@ -215,16 +215,16 @@ def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, r
     measured_on = f"{backbone}/{refs_digest(index_shards(reported.shards))}"
     data = f"{refs_digest(index_shards(auxiliary.shards))}/{measured_on}"
     jobs = [
-        Job("hand-written prompts", 0, prompts_job, (recipe, reported), data, 0.5),
-        Job("linear probe", 0, probe_job, (recipe, auxiliary, reported), data, 1.0),
-        Job("median deviation", 0, rule_job, (recipe, reported), data, 0.5),
+        StudyJob("hand-written prompts", 0, prompts_job, (recipe, reported), data, 0.5),
+        StudyJob("linear probe", 0, probe_job, (recipe, auxiliary, reported), data, 1.0),
+        StudyJob("median deviation", 0, rule_job, (recipe, reported), data, 0.5),
     ]
 
     def _add_head(
         method: str, changes: dict[str, Any], seed: int, draws: tuple[int, ...], numbers: tuple[int, ...]
     ) -> None:
         arguments = (varied(recipe, changes, seed), auxiliary, reported, draws, numbers)
-        jobs.append(Job(method, seed, head_job, arguments, data, 1.5 + len(draws) * max(numbers) / 20))
+        jobs.append(StudyJob(method, seed, head_job, arguments, data, 1.5 + len(draws) * max(numbers) / 20))
 
     for seed in range(settings.seeds):
         _add_head(MAIN, {}, seed, first if seed == 0 else (0,), sampled)
@@ -238,8 +238,8 @@ def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, r
         path = str(Path(shards).resolve())
         images = f"{model}/{refs_digest(index_shards(path, settings.split))}"
         arguments = ("embedded", path, settings.split, 10)
-        jobs.append(Job(f"dataset {Path(path).name}", 0, dataset_job, arguments, images, 1.0))
-    jobs.append(Job("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{measured_on}", 0.3))
+        jobs.append(StudyJob(f"dataset {Path(path).name}", 0, dataset_job, arguments, images, 1.0))
+    jobs.append(StudyJob("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{measured_on}", 0.3))
     return jobs
 
 
@@ -263,12 +263,12 @@ def _images(
     return Images(str(shards), str(features))
 
 
-def _run(settings: StudySettings, store: Store, jobs: list[Job]) -> None:
+def _run(settings: StudySettings, store: Store, jobs: list[StudyJob]) -> None:
     """The jobs as Ray tasks of one core each; every result is written when it arrives."""
     import ray
 
     ahead = iter(jobs)
-    running: dict[Any, Job] = {}
+    running: dict[Any, StudyJob] = {}
     with tqdm(total=len(jobs), unit="job", disable=None) as bar:
         while True:
             # no more than there are cores, so that they start in this order: Ray promises none among waiting tasks

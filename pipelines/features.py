@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def compute_features(settings: FeatureSettings) -> dict[str, Any]:
-    """Encode every image and view that is not there yet; shards are whole or absent, and named by their content's order.
+    """Encode every image and view that is not there yet; shards are whole or absent, and named by their order.
 
     Args:
         settings: which features of which images.

@@ -113,7 +113,8 @@ def _feature_layers(backbone: str, weights: dict[str, Tensor]) -> tuple[int, ...
     blocks = vision.get("layers")
     if theirs != (widths.joint, widths.text, widths.patch) or not isinstance(blocks, int) or blocks % widths.layers:
         raise BundleError(
-            f"The weights are for a CLIP of widths {widths.joint} (joint), {widths.text} (text), {widths.patch} (vision) and "
+            f"The weights are for a CLIP of widths {widths.joint} (joint), {widths.text} (text), {widths.patch} "
+            "(vision) and "
             f"{widths.layers} of its blocks; {backbone} has {theirs} and {blocks}. Give another --backbone."
         )
     return tuple(blocks * (index + 1) // widths.layers for index in range(widths.layers))
@@ -129,5 +130,6 @@ def _report(folder: Path, config: DetectorConfig, as_json: bool) -> None:
         )
     else:
         print(
-            f"Wrote {folder} for CLIP {config.backbone.name} ({config.backbone.pretrained}): bayes-pfl serve --model {folder}"
+            f"Wrote {folder} for CLIP {config.backbone.name} ({config.backbone.pretrained}): bayes-pfl serve "
+            f"--model {folder}"
         )

@@ -117,7 +117,8 @@ def prepare(folder: Path, fresh: bool) -> None:
         elif fresh:
             if not marker.is_file():
                 raise OutputError(
-                    f"{folder} has no {MARKER}, so no quickstart made it, and nothing was deleted: move it away or delete it."
+                    f"{folder} has no {MARKER}, so no quickstart made it, and nothing was deleted: move it away "
+                    "or delete it."
                 )
             for name in OWN_FOLDERS:
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -214,7 +215,8 @@ def _summary(result: dict[str, Any], folder: Path) -> str:
     return "\n".join(
         [
             "",
-            f"Categories never trained on ({dataset['images']} generated images, R = {evaluation['num_samples']}), percent:",
+            f"Categories never trained on ({dataset['images']} generated images, R = "
+            f"{evaluation['num_samples']}), percent:",
             table(percent_rows(dataset), decimals=1),
             "",
             f"Over HTTP: {served['sample']} ({truth}) scored {served['score']:.3f}, as the library says.",

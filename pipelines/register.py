@@ -206,7 +206,8 @@ def compare(candidate: Evaluations, present: Evaluations, evaluation: str | None
     shared = sorted(set(candidate) & set(present)) if evaluation is None else [evaluation]
     if not shared:
         return (
-            f"it was not evaluated on any dataset that {who} was ({', '.join(sorted(present))}): run `bayes-pfl evaluate` "
+            f"it was not evaluated on any dataset that {who} was ({', '.join(sorted(present))}): run `bayes-pfl "
+            "evaluate` "
             "on one of them"
         )
     worse = []

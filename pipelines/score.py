@@ -131,7 +131,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_class_names(bundle: Bundle, images: Sequence[ImageInput]) -> None:
-    """Refuse at once if no image has a class name that the model can read; else those that have none are listed later."""
+    """Refuse at once if no image has a class name that fits; else the images whose name does not fit are listed."""
     names = class_names(bundle.config)
     problem = ""
     for name in dict.fromkeys(image.class_name for image in images):

@@ -1,7 +1,7 @@
 """A program and all that it starts, in a session of its own: signals reach it as one SIGTERM, and nothing outlives it.
 
 Ray's processes must not get the signal that asks the endpoint to stop: a terminal sends Ctrl+C, and systemd sends
-SIGTERM, to all processes of a group at once, and an endpoint whose Ray has ended cannot answer what is under way. So the
+SIGTERM, to all processes of a group at once, and an endpoint whose Ray has ended cannot answer what is under way. The
 command forks: the child leads a session of its own and does the work, the parent waits and hands signals on. Where the
 parent is killed, the kernel sends the child SIGTERM; where the child is killed, the parent ends what is left of its
 session.

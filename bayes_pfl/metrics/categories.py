@@ -1,4 +1,4 @@
-"""Scores of many images -> metrics of each category: the paper measures a category by itself, then averages over categories."""
+"""Scores of many images -> metrics of each category; the paper averages them over the categories of a dataset."""
 
 from collections.abc import Mapping, Sequence
 

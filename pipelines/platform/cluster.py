@@ -1,4 +1,4 @@
-"""Resources that a program needs -> a local Ray, or the cluster that RAY_ADDRESS names; or a sentence that says why there is none."""
+"""Resources that a program needs -> a local Ray, or the cluster that RAY_ADDRESS names, or a sentence why not."""
 
 import contextlib
 import logging
@@ -68,14 +68,15 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
     check_resources("the cluster", largest["CPU"], largest["GPU"], cpus_needed, gpus_needed)
     if present["CPU"] < cpus_needed or present["GPU"] < gpus_needed:
         print(
-            f"The cluster has {present['CPU']:g} CPUs and {present['GPU']:g} GPUs now; waiting until its autoscaler has made it "
+            f"The cluster has {present['CPU']:g} CPUs and {present['GPU']:g} GPUs now; waiting until its "
+            "autoscaler has made it "
             f"{cpus_needed:g} and {gpus_needed:g}.",
             file=sys.stderr,
         )
 
 
 def check_address(address: str) -> None:
-    """Look whether anything answers where a cluster should be: Ray itself would wait for a minute and abort the process.
+    """Look whether a cluster answers at its address: Ray itself would wait for a minute and abort the process.
 
     Args:
         address: as in RAY_ADDRESS: `HOST:PORT`, `ray://HOST:PORT`, or `auto`, which is not looked at here.
@@ -94,7 +95,8 @@ def check_address(address: str) -> None:
             raise OSError("what listens there is not Ray")
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, correct the address (HOST:PORT), or unset "
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, correct the address "
+            "(HOST:PORT), or unset "
             "RAY_ADDRESS to work on this machine."
         ) from error
 
@@ -107,7 +109,7 @@ def _object_store_bytes() -> int:
 
 
 def _init(options: dict[str, Any], address: str) -> None:
-    """`ray.init`, quiet, with workers that import only from where this process does. Raises TrainingError if Ray does not start."""
+    """`ray.init`, quiet, with workers that import from where this process does. Raises TrainingError if it fails."""
     import ray
     import ray.job_config
 

@@ -82,7 +82,8 @@ def open_store(settings: TrackingSettings, create: bool = True) -> Any:
         return _opened(uri, lambda: MlflowClient(uri))
     if not create and not file.is_file():
         raise TrainingError(
-            f"{file} is not on this machine, or not there any more. On a cluster name a server that every machine reaches: "
+            f"{file} is not on this machine, or not there any more. On a cluster name a server that every "
+            "machine reaches: "
             "tracking.uri or MLFLOW_TRACKING_URI."
         )
 
@@ -127,7 +128,8 @@ def experiment_id(client: Any, settings: TrackingSettings) -> str:
         number = experiment.experiment_id
         raise ConfigError(
             f"The MLflow experiment '{settings.experiment}' at {tracking_uri(settings)} is deleted. Bring it back with "
-            f"`MLFLOW_TRACKING_URI='{tracking_uri(settings)}' mlflow experiments restore --experiment-id {number}`, or set "
+            f"`MLFLOW_TRACKING_URI='{tracking_uri(settings)}' mlflow experiments restore --experiment-id "
+            f"{number}`, or set "
             "tracking.experiment to another name."
         )
     return str(experiment.experiment_id)
@@ -232,8 +234,10 @@ def _refusal(uri: str, text: str) -> str:
     """The sentence for a store that will refuse until somebody mends it; empty for other trouble."""
     if "filesystem tracking backend" in text:
         return (
-            f"MLflow no longer records in folders such as {uri}: set tracking.uri or MLFLOW_TRACKING_URI to a server or to "
-            "sqlite:////FOLDER/mlflow.db (`mlflow migrate-filestore` copies what is there), or set MLFLOW_ALLOW_FILE_STORE=true."
+            f"MLflow no longer records in folders such as {uri}: set tracking.uri or MLFLOW_TRACKING_URI to a "
+            "server or to "
+            "sqlite:////FOLDER/mlflow.db (`mlflow migrate-filestore` copies what is there), or set "
+            "MLFLOW_ALLOW_FILE_STORE=true."
         )
     if "out-of-date database schema" in text:
         return (
@@ -242,7 +246,8 @@ def _refusal(uri: str, text: str) -> str:
         )
     if "Invalid Host header" in text:
         return (
-            f"The MLflow server refuses the name in {uri}: start it with `mlflow server --allowed-hosts {uri.rpartition('//')[2]}`, "
+            f"The MLflow server refuses the name in {uri}: start it with `mlflow server --allowed-hosts "
+            f"{uri.rpartition('//')[2]}`, "
             "or use a name that it accepts."
         )
     if "error code 401" in text or "error code 403" in text:

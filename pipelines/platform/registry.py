@@ -205,7 +205,8 @@ def _bundle_source(client: Any, settings: TrackingSettings, run_id: str) -> str:
 
     if not run_id:
         raise BundleError(
-            "This training was not recorded in MLflow, so there is no run to register: train again with a store that answers."
+            "This training was not recorded in MLflow, so there is no run to register: train again with a "
+            "store that answers."
         )
     try:
         if not client.list_artifacts(run_id, BUNDLE_ARTIFACT):
@@ -213,6 +214,7 @@ def _bundle_source(client: Any, settings: TrackingSettings, run_id: str) -> str:
         return f"{client.get_run(run_id).info.artifact_uri}/{BUNDLE_ARTIFACT}"
     except MlflowException as error:
         raise BundleError(
-            f"There is no run {run_id} at {tracking_uri(settings)}; `make ui` shows the runs; give the id that training or "
+            f"There is no run {run_id} at {tracking_uri(settings)}; `make ui` shows the runs; give the id that "
+            "training or "
             "evaluation printed."
         ) from error

@@ -1,4 +1,4 @@
-"""Pieces of work -> their results, through a pool of Ray Data actors that each hold a model: evaluate, score, features."""
+"""Pieces of work -> results, through a pool of Ray Data actors that hold a model: evaluate, score, features."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Samples of shards -> image scores and pixel histograms, chunk by chunk over the actor pool; finished chunks are kept."""
+"""Samples of shards -> image scores and pixel histograms, chunk by chunk over the actor pool."""
 
 import hashlib
 import json

@@ -55,7 +55,7 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
     Args:
         sources: paths and URIs.
         class_name: what all images show; shards know it themselves.
-        class_name_from: `folder` takes the name of the first sub-folder; else a CSV file with columns path and class_name.
+        class_name_from: `folder`: the name of the first sub-folder; else a CSV file with columns path and class_name.
 
     Returns:
         Images, and what was left out.
@@ -104,7 +104,8 @@ def read_class_names(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"--class-name-from {path} cannot be read ({reason}): give `folder`, or a CSV file with columns path and class_name."
+            f"--class-name-from {path} cannot be read ({reason}): give `folder`, or a CSV file with columns "
+            "path and class_name."
         ) from error
     names = {}
     for number, row in enumerate(rows, 2):
@@ -128,16 +129,18 @@ def _class_name(source: str, file: str, class_name_from: str | None, table: dict
         inner = _below(source, file)
         if len(inner.parts) < 2:
             raise ConfigError(
-                f"{_printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or give --class-name."
+                f"{_printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or "
+                "give --class-name."
             )
         return inner.parts[0].replace("_", " ")
     raise ConfigError(
-        f'Say what the images in {source} show: --class-name "metal plate", or --class-name-from folder for several products.'
+        f'Say what the images in {source} show: --class-name "metal plate", or --class-name-from folder for '
+        "several products."
     )
 
 
 def _table_key(file: str) -> str:
-    """What the same file has in common however it is written: the URI, or the resolved path in Unicode's composed form."""
+    """One name of a file, however it is written: the URI, or the resolved path in Unicode's composed form."""
     return file if is_remote(file) else composed(str(Path(file).resolve()))
 
 

@@ -1,4 +1,4 @@
-"""Scored images -> a folder: written part by part, so that a stopped run goes on; then one table, a gallery, a summary."""
+"""Scored images -> a folder, part by part, so that a stopped run goes on; then a table, a gallery, a summary."""
 
 import hashlib
 import json
@@ -101,7 +101,7 @@ class ScoringPlan(NamedTuple):
 
 
 class Results:
-    """An output folder that this process has claimed. Parts are lists of positions in `inputs`, the same in every run."""
+    """An output folder that this process holds. Parts are lists of positions in `inputs`, the same in every run."""
 
     def __init__(
         self, folder: Path, plan: ScoringPlan, inputs: Sequence[ImageInput], parts: Sequence[Sequence[int]]
@@ -124,7 +124,8 @@ class Results:
             others = self.plan.differences(json.loads(path.read_text("utf-8")))
             if others:
                 raise OutputError(
-                    f"{self.folder} holds the scores of another run (other {', '.join(others)}). Choose another --output."
+                    f"{self.folder} holds the scores of another run (other {', '.join(others)}). Choose another "
+                    "--output."
                 )
         write_json(path, self.plan._asdict())
         return [number for number in range(len(self.parts)) if not self._part(number).is_file()]

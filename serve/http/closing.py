@@ -1,7 +1,8 @@
 """Ray's HTTP proxy on the way out: it stops listening, answers what is under way, and breaks no connection.
 
-Ray ends its proxies by killing them, and while an application is shut down they answer 500. Here the program that started
-the endpoint writes a file when everything else is answered; the proxy sees it with its next request and stops listening.
+Ray ends its proxies by killing them, and while an application is shut down they answer 500. Here the program that
+started the endpoint writes a file when everything else is answered. The proxy sees it with its next request and stops
+listening.
 """
 
 import gc

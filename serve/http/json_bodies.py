@@ -22,7 +22,7 @@ MOST_BYTES_OUTSIDE_STRINGS = 64 * 2**10
 LONGEST_NUMBER = 40
 """Characters of a number or a literal: more than any 64-bit integer or float needs."""
 LONG_STRING = 4096
-"""Bytes; a longer string is a file as base64, so it must be ASCII: another character makes Python use 4 bytes for each."""
+"""Bytes; a longer string is a file as base64 and must be ASCII: another character makes Python use 4 bytes for each."""
 MOST_BACKSLASHES = 64
 """Backslashes in a row before a quote."""
 IN_THREAD_BYTES = 64 * 2**10

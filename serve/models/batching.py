@@ -30,9 +30,9 @@ class BatchingHandle:
     """A deployment's handle that gathers jobs, for one ingress replica.
 
     While there are fewer calls under way than replicas, whatever waits leaves at once. Otherwise a batch leaves when it
-    is full or has waited `batch_wait_ms` for company. With `CALLS_PER_REPLICA` calls for each replica under way it stays,
-    and up to `max_queued` jobs wait. Replicas that have answered within `FORGET_S` count: Ray sends a call to one that has
-    less to do.
+    is full or has waited `batch_wait_ms` for company. With `CALLS_PER_REPLICA` calls for each replica under way it
+    stays, and up to `max_queued` jobs wait. Replicas that have answered within `FORGET_S` count: Ray sends a call to
+    one that has less to do.
 
     Args:
         name: of the model, for logs, metrics and problems.
