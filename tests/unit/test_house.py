@@ -32,7 +32,8 @@ def undocumented(function: Function) -> list[str]:
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
     is_property = any(getattr(node, "id", "") in ("property", "cached_property") for node in function.decorator_list)
-    returns = function.returns is not None and ast.unparse(function.returns) != "None" and not is_property
+    returns = function.returns is not None and ast.unparse(function.returns) not in ("None", "NoReturn")
+    returns = returns and not is_property
     lacking = ["Args:"] if named and "Args:" not in text else []
     return lacking + (["Returns:"] if returns and "Returns:" not in text and "Yields:" not in text else [])
 
