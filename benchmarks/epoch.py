@@ -82,7 +82,14 @@ def main() -> None:
 
 
 def make_photographs(count: int) -> tuple[list[Image.Image], list[SampleRef]]:
-    """Noise, and references that say which is anomalous."""
+    """Images of noise, every second one called anomalous.
+
+    Args:
+        count: how many.
+
+    Returns:
+        Images and references.
+    """
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (count, IMAGE_SIDE_PX, IMAGE_SIDE_PX, 3), dtype=np.uint8)
     refs = [
@@ -92,7 +99,16 @@ def make_photographs(count: int) -> tuple[list[Image.Image], list[SampleRef]]:
 
 
 def samples(photographs: list[Image.Image], refs: list[SampleRef], size: int) -> list[Sample]:
-    """What decoding gives: normalised images, and masks with a square in them."""
+    """What decoding gives: normalised images, and masks with a square in them.
+
+    Args:
+        photographs: images.
+        refs: references; masks of normal images are empty.
+        size: side of the tensors, pixels.
+
+    Returns:
+        Images and masks as tensors.
+    """
     mask = torch.zeros(size, size)
     mask[size // 4 : size // 2, size // 4 : size // 2] = 1
     return [Sample(image_tensor(image, size), mask * ref.label) for image, ref in zip(photographs, refs, strict=True)]
@@ -101,7 +117,17 @@ def samples(photographs: list[Image.Image], refs: list[SampleRef], size: int) ->
 def make_features(
     folder: Path, backbone: Backbone, photographs: list[Image.Image], refs: list[SampleRef]
 ) -> FeatureShards:
-    """Features of all images on disk, memory-mapped again."""
+    """Write features of all images and open them, memory-mapped.
+
+    Args:
+        folder: where to write.
+        backbone: the encoder.
+        photographs: images.
+        refs: references of them.
+
+    Returns:
+        The features.
+    """
     key = FeatureKey.of(backbone, "float32")
     encoded = []
     for ref, sample in zip(refs, samples(photographs, refs, backbone.config.image_size), strict=True):
@@ -122,7 +148,18 @@ def measure(
     photographs: list[Image.Image],
     shards: FeatureShards | None,
 ) -> dict[str, float]:
-    """One epoch of one step from the same first weights: its loss and CPU seconds; from images without `shards`."""
+    """One epoch of one step, from the same first weights each time.
+
+    Args:
+        run: the recipe.
+        backbone: the encoder.
+        refs: references of the images.
+        photographs: images.
+        shards: features to train from; None trains from images.
+
+    Returns:
+        `total`, the loss, and `seconds` of CPU time.
+    """
     trainer = Trainer(run, backbone, torch.device("cpu"), steps_per_epoch=1, workers=1)
     began = time.process_time()
     if shards is None:

@@ -2,12 +2,12 @@
 
     python benchmarks/sweep.py
 
-The real programs with their start-up on both sides, on the embedded CLIP and painted images: 4 (B, K) by 5 R, about 6 minutes
-on two cores. Both sides use the same shards, recipe, validation images and cores; nothing else should run.
+The real programs with their start-up on both sides, on the embedded CLIP and painted images: 4 (B, K) by 5 R, about
+6 minutes on two cores. Both sides use the same shards, recipe, validation images and cores; nothing else should run.
 
-Measured: the sweep, whole; and for each (B, K) one training and one evaluation as programs of their own, each with another R.
-Extrapolated: a training does not depend on R, so its time is counted for every R of its (B, K); the other evaluations are
-counted with the mean of those that were run. `measured_share` says how much of the slow side was run.
+Measured: the sweep, whole; and for each (B, K) one training and one evaluation as programs of their own, each with
+another R. Extrapolated: a training does not depend on R, so its time is counted for every R of its (B, K); the other
+evaluations are counted with the mean of those that were run. `measured_share` says how much of the slow side was run.
 """
 
 import argparse
@@ -88,22 +88,45 @@ def main() -> None:
 
 
 def paint_and_ingest(folder: Path, categories: int) -> None:
-    """Shards of all images for the sweep, and of either part for the other side; their making is counted on neither."""
+    """Shards of all images for the sweep, and of either part for the other side; their making is counted on neither.
+
+    Args:
+        folder: where to write.
+        categories: how many are painted; the first one is for validation.
+    """
     write_dataset(folder / "images", AUXILIARY[:categories], 4, 12, 128, 7)
     names = tuple(name.replace(" ", "_") for name in AUXILIARY[:categories])
     parts = {"all": names, "training": names[1:], "validation": names[:1]}
-    for part, some in parts.items():
-        chosen = IngestConfig(splits=("test",), categories=some, name="painted")
+    for part, categories_of_part in parts.items():
+        chosen = IngestConfig(splits=("test",), categories=categories_of_part, name="painted")
         ingest("folder", folder / "images", folder / part, chosen)
 
 
 def training_file(folder: Path, args: argparse.Namespace) -> Path:
-    """The recipe of a training on its own: no validation in between, which the sweep has not either."""
+    """The recipe of a training on its own: no validation in between, which the sweep has not either.
+
+    Args:
+        folder: where to write.
+        args: of the command line.
+
+    Returns:
+        The file.
+    """
     return written(folder / "train.yaml", recipe(args) | {"data": {"train": str(folder / "training")}})
 
 
 def sweep_file(folder: Path, args: argparse.Namespace, banks: tuple[int, ...], lengths: tuple[int, ...]) -> Path:
-    """The same recipe as a sweep."""
+    """The same recipe as a sweep.
+
+    Args:
+        folder: where to write.
+        args: of the command line.
+        banks: values of B.
+        lengths: values of K.
+
+    Returns:
+        The file.
+    """
     grid = {"model.num_prompts": list(banks), "model.flow_length": list(lengths)}
     content = {
         "data": {"train": str(folder / "all"), "validation_categories": [VALIDATION]},
@@ -114,24 +137,54 @@ def sweep_file(folder: Path, args: argparse.Namespace, banks: tuple[int, ...], l
 
 
 def recipe(args: argparse.Namespace) -> dict[str, object]:
-    """What both sides train."""
+    """What both sides train.
+
+    Args:
+        args: of the command line.
+
+    Returns:
+        Settings by section.
+    """
     training = {"epochs": args.epochs, "batch_size": 16, "learning_rate": 0.001}
     return RECIPE | {"training": training, "cluster": {"num_workers": args.workers}}
 
 
 def written(path: Path, content: dict[str, object]) -> Path:
-    """The file, as YAML."""
+    """Write settings as YAML.
+
+    Args:
+        path: the file.
+        content: settings by section.
+
+    Returns:
+        The path.
+    """
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
 def settings(overrides: list[str]) -> list[str]:
-    """Overrides as a command line has them."""
+    """Overrides as a command line has them.
+
+    Args:
+        overrides: `key=value` each.
+
+    Returns:
+        Arguments.
+    """
     return [part for override in overrides for part in ("--set", override)]
 
 
 def timed(folder: Path, *arguments: str) -> float:
-    """Seconds that a program takes from its start to its end."""
+    """Run a program.
+
+    Args:
+        folder: its home lies there.
+        arguments: of `bayes-pfl`.
+
+    Returns:
+        Seconds from its start to its end.
+    """
     environment = os.environ | {"BAYES_PFL_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     began = time.monotonic()

@@ -2,12 +2,13 @@
 
     python benchmarks/sweep_work.py
 
-On the embedded CLIP and painted images, about 4 core minutes; `sweep.py` beside it measures the programs by the clock. Both
-sides do their work in this one process on one thread, without Ray and MLflow; process CPU time is measured.
+On the embedded CLIP and painted images, about 4 core minutes; `sweep.py` beside it measures the programs by the clock.
+Both sides do their work in this one process on one thread, without Ray and MLflow; process CPU time is measured.
 
-The sweep is measured whole: features once, one training a (B, K), one evaluation with the largest R. The other side's parts
-are all measured too, but a training does not depend on R, so each (B, K) is trained from images once and that time counted
-for every R; every evaluation is run. The factor for the paper's 25 x 8 sweep is extrapolated from the same parts and marked so.
+The sweep is measured whole: features once, one training a (B, K), one evaluation with the largest R. The other side's
+parts are all measured too, but a training does not depend on R, so each (B, K) is trained from images once and that
+time counted for every R; every evaluation is run. The factor for the paper's 25 x 8 sweep is extrapolated from the same
+parts and marked so.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import (
@@ -91,12 +93,30 @@ def main() -> None:
             fast += sweep_train + sweep_score
             slow += alone_train * len(SAMPLES) + sum(alone_scores)
             parts.append((sweep_train, sweep_score, alone_train, float(np.mean(alone_scores))))
-    mean = np.mean(parts, axis=0)
+    print(json.dumps(summary(args.epochs, encoding, fast, slow, np.array(parts))))
+
+
+def summary(
+    epochs: int, encoding: float, fast: float, slow: float, parts: Float[np.ndarray, "trainings kinds"]
+) -> dict[str, object]:
+    """Ratios of CPU times.
+
+    Args:
+        epochs: of each training.
+        encoding: seconds of encoding all images once.
+        fast: seconds of the sweep.
+        slow: seconds of each combination on its own.
+        parts: seconds for each (B, K): training and evaluation of the sweep, training and mean evaluation alone.
+
+    Returns:
+        What is printed.
+    """
+    mean = parts.mean(axis=0)
     trainings = PAPER_BANKS * PAPER_LENGTHS
     paper_fast = encoding + trainings * (mean[0] + mean[1])
     paper_slow = trainings * PAPER_SAMPLES * (mean[2] + mean[3])
-    result = {
-        "epochs": args.epochs,
+    return {
+        "epochs": epochs,
         "threads": 1,
         "torch": torch.__version__,
         "trainings": len(parts),
@@ -111,11 +131,18 @@ def main() -> None:
             "encoding_once": round(encoding, 1),
         },
     }
-    print(json.dumps(result))
 
 
 def paint(folder: Path, categories: int) -> list[Photo]:
-    """Painted test images, in an order that mixes categories."""
+    """Painted test images, in an order that mixes categories.
+
+    Args:
+        folder: where they are painted.
+        categories: how many.
+
+    Returns:
+        Images and masks as bytes.
+    """
     write_dataset(folder, AUXILIARY[:categories], 4, 12, 128, 7)
     photos = []
     for path in sorted(folder.glob("*/test/*/*.png")):
@@ -131,17 +158,33 @@ def paint(folder: Path, categories: int) -> list[Photo]:
 
 
 def sample(photo: Photo) -> Sample:
-    """Decoded and resized, as in training."""
+    """Decode and resize an image and its mask, as in training.
+
+    Args:
+        photo: encoded image and mask.
+
+    Returns:
+        Their tensors.
+    """
     image = decode_image(photo.image)
     mask = np.zeros((image.height, image.width), np.uint8) if photo.mask is None else decode_mask(photo.mask)
     return Sample(image_tensor(image, EMBEDDED.image_size), mask_tensor(mask, EMBEDDED.image_size))
 
 
 def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> FeatureShards:
-    """Features of all images on disk, memory-mapped again."""
+    """Write features of all images and open them, memory-mapped.
+
+    Args:
+        folder: where to write.
+        backbone: the encoder.
+        photos: the images.
+
+    Returns:
+        The features.
+    """
     key = FeatureKey.of(backbone, "float32")
 
-    def encoded(photo: Photo) -> EncodedSample:
+    def _encoded(photo: Photo) -> EncodedSample:
         each = sample(photo)
         features = backbone.encode_image(each.image[None])
         return EncodedSample(
@@ -149,14 +192,24 @@ def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> Feature
         )
 
     write_key(folder, key)
-    write_features(folder, "features-000-00000.arrow", key, map(encoded, photos))
+    write_features(folder, "features-000-00000.arrow", key, map(_encoded, photos))
     return FeatureShards(folder, backbone)
 
 
 def timed_training(
     run: RunConfig, backbone: Backbone, photos: list[Photo], shards: FeatureShards | None
 ) -> tuple[float, Trainer]:
-    """CPU seconds of all epochs, from features if there are `shards`, else from images; and the trained head."""
+    """Train all epochs.
+
+    Args:
+        run: the recipe.
+        backbone: the encoder.
+        photos: the images.
+        shards: features to train from; None trains from images.
+
+    Returns:
+        CPU seconds, and the trainer with the trained head.
+    """
     began, options = time.process_time(), run.training
     trainer = Trainer(
         run, backbone, torch.device("cpu"), len(global_batches(len(photos), options.batch_size, 0, 0)), workers=1
@@ -175,7 +228,17 @@ def timed_training(
 def timed_scores(
     trainer: Trainer, photos: list[Photo], num_samples: tuple[int, ...], shards: FeatureShards | None
 ) -> float:
-    """CPU seconds of the predictions of all images for some R: nested and from features, or from images."""
+    """Predict all images for some R, nested.
+
+    Args:
+        trainer: holds the head.
+        photos: the images.
+        num_samples: values of R.
+        shards: features to predict from; None predicts from images.
+
+    Returns:
+        CPU seconds.
+    """
     began = time.process_time()
     config = DetectorConfig(backbone=trainer.run.backbone, model=trainer.run.model, scoring=trainer.run.scoring)
     weights = {name: value.detach() for name, value in trainer.model.state_dict().items()}
