@@ -12,6 +12,9 @@ from bayes_pfl.errors import ConfigError
 
 T = TypeVar("T", bound="Settings")
 
+LISTED_KEYS = 12
+"""Valid keys that an error names at most: the most alike."""
+
 UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """Errors of a text that is no YAML: also of bytes that are no UTF-8, impossible dates, and brackets without an end."""
 
@@ -163,7 +166,9 @@ def _explain(kind: type[Settings], problem: Any) -> str:
         section = section.model_fields[part].annotation
     valid = list(section.model_fields)
     near = _nearest(location[-1], valid, kind)
-    return f"unknown key '{'.'.join(location)}'; did you mean '{near}'? Valid keys: {', '.join(valid)}"
+    some = [key for key in valid if key in difflib.get_close_matches(location[-1], valid, LISTED_KEYS, 0)]
+    more = f" and {len(valid) - LISTED_KEYS} more" if len(valid) > LISTED_KEYS else ""
+    return f"unknown key '{'.'.join(location)}'; did you mean '{near}'? Valid keys: {', '.join(some)}{more}"
 
 
 def _nearest(name: str, valid: list[str], kind: type[Settings]) -> str:

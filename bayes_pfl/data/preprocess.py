@@ -73,7 +73,7 @@ def decode(
         ImageError: as `decode_image`.
     """
     image = decode_image(data, max_pixels, max_side_px, bits)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+    with _opened(data) as opened:
         pages = int(getattr(opened, "n_frames", 1))
     used, stated = image.info.get(BITS, (None, False))
     return Decoded(image, pages, used, stated)

@@ -181,7 +181,7 @@ class Store:
         """
         try:
             content = self._system.cat_file(f"{self._path}/{name}")
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except Exception as error:  # drivers raise errors of their own
             raise _unreadable(f"{self.root}/{name}", error) from error
@@ -291,7 +291,7 @@ class Store:
             raise self._refusal(error) from error
 
     def download(self, name: str, folder: Path) -> Path:
-        """Copy a folder's files out.
+        """Copy a folder's files out; the empty objects by which object stores mark a folder are none.
 
         Args:
             name: of the folder inside this one.
@@ -306,7 +306,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         root = f"{self._path}/{name}"
         try:
-            targets = {file: folder / inside(file[len(root) + 1 :]) for file in self._system.find(root)}
+            keys = ((file, file[len(root) + 1 :]) for file in self._system.find(root))
+            targets = {file: folder / inside(key) for file, key in keys if key and not key.endswith("/")}
             for file, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._system.get_file(file, str(target))

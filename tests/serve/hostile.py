@@ -159,12 +159,13 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg of black megapixels", encoded(np.zeros((1900, 1900, 3), np.uint8), "JPEG")
     yield "bmp of 4 gigapixels", bmp(65_000, 65_000)
     yield "tiff of 4 gigapixels", tiff(65_000, 65_000)
-    yield (
-        "png with a text bomb",
-        png(10, 10, bytes(310), extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000)))),
-    )
     yield "body too long", bytes(400_001)
     yield "png with a long tail", encoded(picture()) + bytes(400_000)
+
+
+def text_bomb() -> bytes:
+    """A small picture with a note of 80 MB in 78 KB."""
+    return png(10, 10, bytes(310), extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000))))
 
 
 def lying_headers() -> Iterator[tuple[str, bytes]]:

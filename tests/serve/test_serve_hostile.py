@@ -3,6 +3,7 @@
 import base64
 import socket
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def test_hostile_body_is_refused(client: TestClient, name: str) -> None:
         batch = {"images": [{"image": base64.b64encode(BODIES[name]).decode() or "AA=="}]}
         one = client.post("/v1/score:batch", json=batch).json()["results"][0]
         assert one["status"] in hostile.REFUSED
+
+
+def test_notes_of_a_picture_are_never_unpacked(client: TestClient) -> None:
+    body = hostile.text_bomb()
+    tracemalloc.start()
+    answer = client.post("/v1/score", content=body, headers=PNG)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.status_code == 200
+    assert answer.json()["image"] == {"width": 10, "height": 10}
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize(("name", "body"), list(hostile.polyglots()))
