@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup quickstart test check rooms ui
+.PHONY: setup quickstart test check rooms backbones ui
 
 setup: .venv/.installed ## virtual environment and installation; nothing to do when it is done
 
@@ -25,6 +25,9 @@ check: setup ## style and types
 
 test: setup check ## everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadfile
+
+backbones: setup ## docs/backbones.md: which of open_clip's architectures can be the backbone (3 minutes)
+	$(BIN)/python docs/list_backbones.py
 
 rooms: setup ## docs/images/rooms.svg: the picture of who imports whom in ARCHITECTURE.md
 	$(BIN)/python docs/draw_rooms.py

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_pfl.clip.class_names import ClassNames
-from bayes_pfl.clip.loading import architecture_text, context_length, load_clip, load_tokenizer, package_path
+from bayes_pfl.clip.loading import SERVED, architecture_text, context_length, load_clip, load_tokenizer, package_path
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
@@ -60,9 +60,7 @@ class Backbone(nn.Module):
         self.train()
         self.text_tower: Any = getattr(self.clip, "text", self.clip)
         if not hasattr(self.text_tower, "token_embedding"):
-            raise BackboneError(
-                f"{config.name} has no CLIP text transformer; choose an architecture with open_clip's own text tower."
-            )
+            raise BackboneError(f"{config.name} has no text transformer of CLIP's kind; {SERVED}.")
         self.tokenizer: Any = load_tokenizer(config)
         self.joint_width = (
             int(self.text_tower.text_projection.shape[-1])
@@ -155,8 +153,8 @@ class Backbone(nn.Module):
             patches = self.encode_image(torch.zeros(1, 3, size, size)).patches
         except (RuntimeError, IndexError, AssertionError, AttributeError, TypeError) as error:
             raise BackboneError(
-                f"{self.config.name} cannot give layers {list(layers)} at {size} px: {error}. Choose an architecture "
-                "whose image encoder is a vision transformer."
+                f"{self.config.name} has an image encoder that is no vision transformer, or cannot give layers "
+                f"{list(layers)} at {size} px ({str(error).strip('.')}); {SERVED}."
             ) from error
         side = int(patches.shape[2] ** 0.5)
         if side * side != patches.shape[2]:

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from bayes_pfl.clip.transformers_names import has_transformers_names, open_clip_names
 from bayes_pfl.errors import BackboneError
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -59,6 +61,34 @@ class StoredTensor(NamedTuple):
     stride: tuple[int, ...]
 
 
+def transformers_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a CLIP saved by Hugging Face Transformers, under open_clip's names.
+
+    Args:
+        path: any file: safetensors, or what `torch.save` wrote.
+
+    Returns:
+        Tensors by open_clip's names; None if the file's names are not Transformers'.
+
+    Raises:
+        BackboneError: it holds another model than CLIP, or is damaged.
+    """
+    try:
+        if not has_transformers_names(_tensor_names(path)):
+            return None
+        if not zipfile.is_zipfile(path):
+            return open_clip_names(safetensors.torch.load_file(path))
+        with zipfile.ZipFile(path) as archive:
+            root = next(name[: -len("data.pkl")] for name in archive.namelist() if name.endswith("data.pkl"))
+            _refuse_unusual(archive, root)
+            stored = read_pickle(archive.read(f"{root}data.pkl"))
+            named = stored.state if isinstance(stored, Item) else stored
+            tensors = {name: tensor for name, tensor in named.items() if isinstance(tensor, StoredTensor)}
+            return open_clip_names({name: _read(archive, root, tensor) for name, tensor in tensors.items()})
+    except DAMAGED:
+        return None  # `describe` says what is wrong with it
+
+
 def torchscript_tensors(path: Path) -> dict[str, Tensor] | None:
     """The parameters and buffers of a TorchScript archive.
 
@@ -79,13 +109,7 @@ def torchscript_tensors(path: Path) -> dict[str, Tensor] | None:
             root = next((name[: -len("data.pkl")] for name in names if name.endswith("data.pkl")), None)
             if root is None or f"{root}constants.pkl" not in names:
                 return None
-            tensors = [info for info in archive.infolist() if info.filename.startswith(f"{root}data")]
-            if any(info.compress_type != zipfile.ZIP_STORED for info in tensors):
-                raise ValueError("it is compressed")  # torch never does; stored files are no larger than the archive
-            if archive.getinfo(f"{root}data.pkl").file_size > MAX_PICKLE_BYTES:
-                raise ValueError("its list of modules is too large")
-            if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-                raise ValueError("its numbers are big-endian")
+            _refuse_unusual(archive, root)
             stored = dict(_named(read_pickle(archive.read(f"{root}data.pkl")), "", 0))
             wanted = {name: tensor for name, tensor in stored.items() if name not in NOT_WEIGHTS}
             return {name: _read(archive, root, tensor) for name, tensor in wanted.items()}
@@ -95,6 +119,17 @@ def torchscript_tensors(path: Path) -> dict[str, Tensor] | None:
             f"{path} is a TorchScript archive that cannot be read ({reason}); download it again, or use open_clip's "
             "own weights: backbone.pretrained=openai."
         ) from error
+
+
+def _refuse_unusual(archive: zipfile.ZipFile, root: str) -> None:
+    """Raise ValueError for an archive that torch does not write, before anything large is read."""
+    tensors = [info for info in archive.infolist() if info.filename.startswith(f"{root}data")]
+    if any(info.compress_type != zipfile.ZIP_STORED for info in tensors):
+        raise ValueError("it is compressed")  # torch never does; stored files are no larger than the archive
+    if archive.getinfo(f"{root}data.pkl").file_size > MAX_PICKLE_BYTES:
+        raise ValueError("its list of modules is too large")
+    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        raise ValueError("its numbers are big-endian")
 
 
 def _named(value: Any, prefix: str, depth: int) -> Any:
@@ -266,12 +301,6 @@ def describe(path: Path) -> str:
         return (
             "is a checkpoint of PyTorch Lightning, whose other objects are never loaded; where it was trained, save "
             "the CLIP inside with safetensors.torch.save_file(model.state_dict(), FILE)"
-        )
-    if any(key.startswith(("text_model.", "vision_model.")) for key in names):
-        return (
-            "has the names of Hugging Face Transformers, not those of open_clip; take open_clip's file of the same "
-            "model, such as open_clip_model.safetensors of its page (for openai/clip-vit-large-patch14-336: "
-            "backbone.pretrained=openai)"
         )
     return ""
 

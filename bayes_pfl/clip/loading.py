@@ -15,16 +15,19 @@ import open_clip
 import safetensors.torch
 import torch
 
-from bayes_pfl.clip.checkpoints import describe, torchscript_tensors
+from bayes_pfl.clip.checkpoints import describe, torchscript_tensors, transformers_tensors
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
 PACKAGE = Path(__file__).parents[1]
 
-NO_TOKENIZER = (
-    " has a tokenizer of another kind, which learned prompts cannot be put through; choose an architecture with CLIP's "
-    "own tokenizer: docs/backbones.md lists them."
+SERVED = (
+    "choose one such as ViT-B-16, ViT-L-14-336, ViT-H-14, ViT-bigG-14, EVA02-L-14, PE-Core-L-14-336, ViTamin-L or "
+    "MobileCLIP-B: docs/backbones.md lists all"
 )
+"""Advice where an architecture cannot serve."""
+
+NO_TOKENIZER = f" has a tokenizer of another kind, which learned prompts cannot be put through; {SERVED}."
 
 
 def package_path(name: str) -> Path:
@@ -84,6 +87,7 @@ def load_clip(config: BackboneConfig) -> Any:
                 name,
                 pretrained=pretrained,
                 force_quick_gelu=config.quick_gelu,
+                device=torch.get_default_device(),
                 force_image_size=config.image_size,
                 pretrained_text=False,
                 weights_only=True,
@@ -122,11 +126,12 @@ def _refuse_contradiction(config: BackboneConfig, name: str) -> None:
 
 
 def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
-    """What open_clip is given: a tag, or a file that it reads; a TorchScript archive's tensors are copied to one."""
+    """What open_clip is given: a tag, or a file that it reads; tensors of files of another form are copied to one."""
     local = package_path(pretrained)
     if not local.is_file():
         return pretrained
     tensors = torchscript_tensors(local)
+    tensors = transformers_tensors(local) if tensors is None else tensors
     if tensors is None:
         return str(local)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bayes-pfl-"))

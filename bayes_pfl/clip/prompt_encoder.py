@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.loading import SERVED
 from bayes_pfl.clip.placement import bfloat16_products, is_reduced
 from bayes_pfl.errors import BackboneError
 
@@ -54,8 +55,8 @@ class PromptEncoder(nn.Module):
         blocks = list(tower.transformer.resblocks)
         if not _reads_as_clip(tower, blocks):
             raise BackboneError(
-                f"{backbone.config.name}: its text tower is not CLIP's, a transformer that reads from left to right "
-                "and gives the state of its end of text; choose another architecture."
+                f"{backbone.config.name} has a text tower that is not CLIP's, a transformer that reads from left to "
+                f"right and gives the state of its end of text; {SERVED}."
             )
         self._tower: tuple[Any, ...] = (tower,)  # in a tuple: frozen, so not a parameter of this module
         self._blocks = blocks

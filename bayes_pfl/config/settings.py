@@ -166,9 +166,9 @@ def _explain(kind: type[Settings], problem: Any) -> str:
         section = section.model_fields[part].annotation
     valid = list(section.model_fields)
     near = _nearest(location[-1], valid, kind)
-    some = [key for key in valid if key in difflib.get_close_matches(location[-1], valid, LISTED_KEYS, 0)]
+    alike = [key for key in valid if key in difflib.get_close_matches(location[-1], valid, LISTED_KEYS, 0)]
     more = f" and {len(valid) - LISTED_KEYS} more" if len(valid) > LISTED_KEYS else ""
-    return f"unknown key '{'.'.join(location)}'; did you mean '{near}'? Valid keys: {', '.join(some)}{more}"
+    return f"unknown key '{'.'.join(location)}'; did you mean '{near}'? Valid keys: {', '.join(alike)}{more}"
 
 
 def _nearest(name: str, valid: list[str], kind: type[Settings]) -> str:

@@ -1,8 +1,7 @@
 """Files by path or URI (s3://, gs://, file://, ...), through fsspec -> local files, JSON, listings.
 
 What is read by URI is copied once to the machine that reads it: shards and features are memory-mapped, which only a
-local file can be. Copies lie under BAYES_PFL_CACHE, else in the temporary folder, under a name made of URI, size and
-time of change: a file that changes is copied anew.
+local file can be. Copies lie under a name made of URI, size and time of change: a file that changes is copied anew.
 """
 
 import contextlib
@@ -306,8 +305,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         root = f"{self._path}/{name}"
         try:
-            keys = ((file, file[len(root) + 1 :]) for file in self._system.find(root))
-            targets = {file: folder / inside(key) for file, key in keys if key and not key.endswith("/")}
+            files = [file for file in self._system.find(root) if file != root and not file.endswith("/")]
+            targets = {file: folder / inside(file[len(root) + 1 :]) for file in files}
             for file, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._system.get_file(file, str(target))

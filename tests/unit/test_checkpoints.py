@@ -92,6 +92,58 @@ def test_a_damaged_archive_is_a_sentence_or_holds_nothing(tmp_path, data):
         assert "TorchScript archive that cannot be read" in str(error)  # noqa: PT017 - either is right
 
 
+def as_transformers(tensors):
+    """The tensors of an open_clip CLIP as Hugging Face Transformers names and shapes them."""
+    towers = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
+    others = {
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    }
+    norms = {"ln_final": "text_model.final_layer_norm", "visual.ln_pre": "vision_model.pre_layrnorm"}
+    norms["visual.ln_post"] = "vision_model.post_layernorm"
+    parts = {"attn.out_proj": "self_attn.out_proj", "ln_1": "layer_norm1", "ln_2": "layer_norm2"}
+    parts |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    named = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    for name, tensor in tensors.items():
+        begin = next((begin for begin in towers if name.startswith(begin)), None)
+        if begin:
+            number, _, rest = name.removeprefix(begin).partition(".")
+            block = f"{towers[begin]}.encoder.layers.{number}"
+            if "in_proj" in rest:
+                kind = rest.rpartition("_")[2]
+                for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                    named[f"{block}.self_attn.{letter}_proj.{kind}"] = part.contiguous()
+            else:
+                part, _, kind = rest.rpartition(".")
+                named[f"{block}.{parts[part]}.{kind}"] = tensor
+        elif name in ("text_projection", "visual.proj"):
+            named[f"{name.replace('visual.proj', 'visual_projection')}.weight"] = tensor.T.contiguous()
+        elif name.rpartition(".")[0] in norms:
+            named[f"{norms[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}"] = tensor
+        else:
+            named[others.get(name, name)] = tensor.contiguous()
+    return named
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_clip_of_transformers_gives_the_same_model(architecture, weights, tmp_path, file):
+    write(tmp_path / file, as_transformers(weights))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "clip.safetensors")
+    plain = Backbone(configured(architecture, tmp_path / "clip.safetensors"))
+    assert Backbone(configured(architecture, tmp_path / file)).digest == plain.digest
+
+
+def test_a_damaged_attention_of_transformers_is_told(architecture, weights, tmp_path):
+    named = as_transformers(weights)
+    del named["text_model.encoder.layers.1.self_attn.k_proj.bias"]
+    write(tmp_path / "model.safetensors", named)
+    with pytest.raises(BackboneError, match=r"the k of transformer\.resblocks\.1\.attn\.in_proj_bias are missing"):
+        Backbone(configured(architecture, tmp_path / "model.safetensors"))
+
+
 def write(path, content):
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -108,8 +160,9 @@ def write(path, content):
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "is a pointer of Git LFS"),
         ("a.safetensors", b"", "is empty"),
         ("a.safetensors", b"\xff" * 100, "is damaged or no file of weights"),
-        ("a.safetensors", {"vision_model.post_layernorm.bias": torch.ones(2)}, "names of Hugging Face Transformers"),
-        ("a.bin", {"text_model.x.weight": torch.ones(2)}, "names of Hugging Face Transformers"),
+        ("a.safetensors", {"vision_model.head.probe": torch.ones(2)}, "vision_model.head.probe is no part of CLIP"),
+        ("a.bin", {"text_model.x.weight": torch.ones(2)}, "text_model.x.weight is no part of CLIP"),
+        ("a.bin", {"text_model.final_layer_norm.bias": torch.ones(2)}, "weights of another architecture"),
         ("a.ckpt", {"state_dict": {"model.visual.proj": torch.ones(2)}, "epoch": 3}, "PyTorch Lightning"),
         ("a.ckpt", {"state_dict": {}, "pytorch-lightning_version": "2", "x": nn.Linear(1, 1)}, "PyTorch Lightning"),
         ("a.pt", {"visual.proj": torch.ones(2), "x": nn.Linear(1, 1)}, "it holds other objects"),

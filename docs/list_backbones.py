@@ -1,0 +1,120 @@
+"""open_clip's architectures -> docs/backbones.md, which of them can be the backbone: `make backbones`.
+
+Each is built without memory, on torch's meta device, and asked what `Backbone` and `PromptEncoder` ask of it.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import open_clip
+import torch
+
+from bayes_pfl.clip import backbone as rooms
+from bayes_pfl.clip.prompt_encoder import PromptEncoder
+from bayes_pfl.config import BackboneConfig
+from bayes_pfl.errors import BackboneError
+
+PAGE = Path(__file__).with_name("backbones.md")
+
+HEAD = """# Backbones
+
+Made by `make backbones` from the installed open_clip {version}: every architecture that it knows, built and tried.
+`--set backbone.name=NAME --set backbone.pretrained=TAG_OR_FILE --set backbone.image_size=PIXELS` chooses one;
+`backbone.feature_layers` are vision blocks, counted from 1. A multiple of the patch size may stand for the image size:
+position embeddings are interpolated. Names that end in `-quickgelu` need `--set backbone.quick_gelu=true`, which their
+weights were trained with; a contradiction between name, weights and setting is an error.
+
+A file of weights may be safetensors, what `torch.save` wrote of a state dict, OpenAI's TorchScript archive
+(`ViT-L-14-336px.pt`), or a CLIP of Hugging Face Transformers. Tensors are read, nothing in a file is executed.
+"""
+
+
+class Answer(NamedTuple):
+    """What an architecture is, or why it is refused."""
+
+    name: str
+    refusal: str
+    image_size: int = 0
+    blocks: int = 0
+    patches: str = ""
+    widths: str = ""
+
+
+def ask(name: str) -> Answer:
+    """Build an architecture and ask it for patch tokens and for a text tower that learned prompts go through.
+
+    Args:
+        name: open_clip's.
+
+    Returns:
+        Its sizes, or the reason of the refusal.
+    """
+    architecture = open_clip.get_model_config(name)
+    size = architecture["vision_cfg"].get("image_size", 224)
+    size = size if isinstance(size, int) else size[0]
+    config = BackboneConfig(
+        name=name,
+        pretrained="random:0",
+        image_size=size,
+        feature_layers=(1,),
+        quick_gelu=bool(architecture.get("quick_gelu", False)),
+    )
+    try:
+        with torch.device("meta"), mock.patch.object(rooms, "weights_digest", return_value=""):
+            backbone = rooms.Backbone(config)
+            PromptEncoder(backbone)
+            rows, columns = backbone.grid
+            shape = backbone.encode_image(torch.zeros(1, 3, size, size)).patches.shape
+    except BackboneError as error:
+        return Answer(name, str(error).removeprefix(f"{name} has ").split("; choose")[0])
+    if shape != (1, 1, rows * columns, backbone.patch_width):
+        return Answer(name, f"patch tokens of an unexpected shape {tuple(shape)}")
+    visual = backbone.clip.visual
+    blocks = visual.transformer.resblocks if hasattr(visual, "transformer") else visual.trunk.blocks
+    widths = f"{backbone.patch_width} / {backbone.text_width} / {backbone.joint_width}"
+    return Answer(name, "", size, len(blocks), f"{rows} x {columns}", widths)
+
+
+def page(answers: list[Answer]) -> str:
+    """The page of all answers.
+
+    Args:
+        answers: of `ask`.
+
+    Returns:
+        Markdown.
+    """
+    works = [answer for answer in answers if not answer.refusal]
+    refused = [answer for answer in answers if answer.refusal]
+    lines = [
+        HEAD.format(version=open_clip.__version__),
+        f"## {len(works)} work",
+        "",
+        "| architecture | image, px | vision blocks | patches | width of patches / text / joint | open_clip's weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for answer in works:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(answer.name)) or "none"
+        cells = (answer.name, str(answer.image_size), str(answer.blocks), answer.patches, answer.widths, tags)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"## {len(refused)} are refused", "", "| architecture | because it has |", "|---|---|"]
+    lines += [f"| {answer.name} | {answer.refusal} |" for answer in refused]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page."""
+    warnings.simplefilter("ignore")
+    names = open_clip.list_models()
+    answers = []
+    for number, name in enumerate(names, 1):
+        answers.append(ask(name))
+        print(f"{number}/{len(names)}  {name}  {answers[-1].refusal or 'works'}", file=sys.stderr)
+    PAGE.write_text(page(answers), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
