@@ -180,7 +180,7 @@ class Store:
         """
         try:
             content = self._system.cat_file(f"{self._path}/{name}")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # drivers raise errors of their own
             raise _unreadable(f"{self.root}/{name}", error) from error

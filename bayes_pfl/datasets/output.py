@@ -15,7 +15,7 @@ from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
 from bayes_pfl.datasets.source import DatasetListing
-from bayes_pfl.errors import DamagedError, OutputError
+from bayes_pfl.errors import DamagedError, DataError, OutputError
 
 PLAN = f"{MANIFEST_FOLDER}/plan.json"
 MANIFEST = f"{MANIFEST_FOLDER}/manifest.json"
@@ -206,6 +206,10 @@ def _whole(store: Store, name: str) -> Any | None:
         return store.read_json(name)
     except DamagedError:
         return None
+    except DataError as error:
+        if isinstance(error.__cause__, IsADirectoryError):  # told by whoever writes the file
+            return None
+        raise
 
 
 def _remove_parts(output: Path | str) -> None:
