@@ -55,9 +55,14 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one():
         Store("silent://bucket/run").read_json("x.json")
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "a/../../x", "/x", "", ".", "..", "C:\\x", "C:x", "\\x", "a\\..\\..\\x", "a\0b"]
-)
+def test_the_empty_object_that_marks_a_folder_is_no_file(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="is no name inside a folder"):
+        inside("")
+    monkeypatch.setattr(HostileFileSystem, "names", ("", "inner/"))
+    assert list(Store("hostile://bucket").download("run", tmp_path / "copy").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", ".", "..", "C:\\x", "C:x", "\\x", "a\\..\\..\\x", "a\0b"])
 def test_keys_never_leave_their_folder(tmp_path, monkeypatch, name):
     with pytest.raises(DataError, match="is no name inside a folder"):
         inside(name)
