@@ -52,6 +52,7 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.tokenizer: Any = load_tokenizer(config)  # first: a refusal comes before weights are downloaded
         self.clip = load_clip(config)
         self.clip.requires_grad_(False)
         # Tokens become an image for convolutions without a copy where weights lie channels last; values stay the same.
@@ -61,7 +62,6 @@ class Backbone(nn.Module):
         self.text_tower: Any = getattr(self.clip, "text", self.clip)
         if not hasattr(self.text_tower, "token_embedding"):
             raise BackboneError(f"{config.name} has no text transformer of CLIP's kind; {SERVED}.")
-        self.tokenizer: Any = load_tokenizer(config)
         self.joint_width = (
             int(self.text_tower.text_projection.shape[-1])
             if not isinstance(self.text_tower.text_projection, nn.Linear)

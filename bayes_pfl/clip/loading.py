@@ -74,7 +74,6 @@ def load_clip(config: BackboneConfig) -> Any:
             f"open_clip has no architecture '{name}'; did you mean {' or '.join(near) or 'ViT-L-14-336'}? "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists all."
         )
-    load_tokenizer(config)  # refuses a tower that cannot serve before its weights are downloaded
     _refuse_contradiction(config, name)
     seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
     with contextlib.ExitStack() as stack:
