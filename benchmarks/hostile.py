@@ -1,6 +1,6 @@
 """The costliest allowed bodies -> how long the endpoint leaves a probe waiting, and how much memory it takes for them.
 
-Starts `python -m serve` as users do, sends each body of 32 MB to each route, and meanwhile asks /v2/health/live again and
+Starts `bayes-pfl serve`, sends each body of 32 MB to each route, and meanwhile asks /v2/health/live again and
 again over one connection. Prints JSON: by case the status, the longest and the median probe (milliseconds), and the growth
 of the HTTP layer's process at its peak as a multiple of the body. `python benchmarks/hostile.py`, about a minute.
 """
@@ -8,13 +8,12 @@ of the HTTP layer's process at its peak as a multiple of the body. `python bench
 import gzip
 import http.client
 import json
-import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+
+from endpoint import memory, running
 
 BODY = 32 * 2**20
 
@@ -63,18 +62,10 @@ CASES = (
 
 def main() -> None:
     """Run all cases against an endpoint of the embedded model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "serve", "--port", str(port), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline(), "the endpoint did not start"
-        try:
-            ingress = find_ingress(program.pid)
-            print(json.dumps({name: measure(port, ingress, *case) for name, *case in CASES}, indent=1))
-        finally:
-            program.terminate()
+    with running() as endpoint:
+        port = int(endpoint.url.rpartition(":")[2])
+        ingress = endpoint.process("ServeReplica:bayes-pfl:endpoint")
+        print(json.dumps({name: measure(port, ingress, *case) for name, *case in CASES}, indent=1))
 
 
 def measure(port: int, ingress: int, path: str, body: bytes, headers: dict[str, str]) -> dict[str, float]:
@@ -91,7 +82,7 @@ def measure(port: int, ingress: int, path: str, body: bytes, headers: dict[str, 
         Status, probes in milliseconds, memory as a multiple of the body.
     """
     Path(f"/proc/{ingress}/clear_refs").write_text("5", encoding="ascii")
-    before = resident(ingress, "VmRSS:")
+    before = memory(ingress, "VmRSS")
     probes: list[float] = []
     stop = threading.Event()
     prober = threading.Thread(target=probe, args=(port, stop, probes))
@@ -112,7 +103,7 @@ def measure(port: int, ingress: int, path: str, body: bytes, headers: dict[str, 
         "seconds": round(seconds, 2),
         "longest_probe_ms": round(1000 * max(probes), 1),
         "median_probe_ms": round(1000 * statistics.median(probes), 1),
-        "memory_of_body": round((resident(ingress, "VmHWM:") - before) / BODY, 2),
+        "memory_of_body": round((memory(ingress, "VmHWM") - before) / BODY, 2),
     }
 
 
@@ -131,58 +122,6 @@ def probe(port: int, stop: threading.Event, probes: list[float]) -> None:
         connection.getresponse().read()
         probes.append(time.perf_counter() - start)
         time.sleep(0.002)
-
-
-def find_ingress(program: int) -> int:
-    """The process of the HTTP layer.
-
-    Args:
-        program: process id of `python -m serve`.
-
-    Returns:
-        Its process id; of the newest one on this machine with that title whose ancestor is the program.
-    """
-    for entry in sorted(Path("/proc").iterdir(), key=lambda path: path.name, reverse=True):
-        if entry.name.isdecimal() and is_below(int(entry.name), program):
-            title = (entry / "cmdline").read_bytes()
-            if b"ServeReplica:bayes-pfl:endpoint" in title:
-                return int(entry.name)
-    raise SystemExit("no process of the HTTP layer")
-
-
-def is_below(pid: int, ancestor: int) -> bool:
-    """Whether a process descends from another.
-
-    Args:
-        pid: process id.
-        ancestor: process id.
-
-    Returns:
-        True if it does.
-    """
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return False
-        pid = int(stat.rpartition(")")[2].split()[1])
-    return False
-
-
-def resident(pid: int, key: str) -> int:
-    """Memory of a process.
-
-    Args:
-        pid: process id.
-        key: VmRSS: for now, VmHWM: for the most since the last reset.
-
-    Returns:
-        Bytes.
-    """
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 if __name__ == "__main__":

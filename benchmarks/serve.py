@@ -2,7 +2,7 @@
 
     python benchmarks/serve.py [--quick] [--model SOURCE]
 
-A loop over `Detector.predict` and an endpoint, `python -m serve`, take turns over the same images, round after round in one run, with the
+A loop over `Detector.predict` and an endpoint, `bayes-pfl serve`, take turns over the same images, round after round in one run, with the
 same number of threads; then two endpoints, with and without batching. (Even one that nobody asks takes time from two cores, so the first
 is alone.) A ratio is the median of the rounds' ratios. Prints one JSON object.
 """
@@ -15,19 +15,17 @@ import io
 import json
 import os
 import platform
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from endpoint import Endpoint, memory, running
 from PIL import Image
 
 from bayes_pfl import Detector
@@ -53,22 +51,19 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     detector = Detector.load(args.model)
     images = make_images(args.images)
-    with endpoint(args.model, args.threads, batch=4) as (url, pid):
+    with endpoint(args, batch=4) as served:
         against_loop = {
             "loop": lambda: loop(detector, images, args.samples),
             "loop_beside_busy_core": lambda: loop_beside_busy_core(detector, images, args.samples),
-            "one_client": lambda: ask(url, 1, images, args.samples),
-            "served": lambda: ask(url, CLIENTS, images, args.samples),
+            "one_client": lambda: ask(served.url, 1, images, args.samples),
+            "served": lambda: ask(served.url, CLIENTS, images, args.samples),
         }
         rounds = take_turns(against_loop, args.rounds)
-        memory_mb = replica_memory_mb(pid)
-    with (
-        endpoint(args.model, args.threads, batch=4) as (full, _),
-        endpoint(args.model, args.threads, batch=1) as (single, _),
-    ):
+        memory_mb = memory(served.process("ServeReplica:bayes-pfl:model-"), "RssAnon") / 2**20
+    with endpoint(args, batch=4) as full, endpoint(args, batch=1) as single:
         against_single = {
-            "batched": lambda: ask(full, CLIENTS, images, args.samples),
-            "unbatched": lambda: ask(single, CLIENTS, images, args.samples),
+            "batched": lambda: ask(full.url, CLIENTS, images, args.samples),
+            "unbatched": lambda: ask(single.url, CLIENTS, images, args.samples),
         }
         rounds |= take_turns(against_single, args.rounds)
     result = {**compare(rounds, len(images)), "replica_memory_mb": round(memory_mb, 1), **circumstances(args)}
@@ -210,46 +205,10 @@ def ask(url: str, clients: int, images: list[tuple[bytes, str]], samples: int) -
     return latencies
 
 
-@contextlib.contextmanager
-def endpoint(model: str, threads: int, batch: int) -> Iterator[tuple[str, int]]:
-    """`python -m serve` with one replica on a free port: its URL and process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "--model": model,
-        "--port": port,
-        "--threads": threads,
-        "--max-batch": batch,
-        "--max-queued": 4 * CLIENTS,
-    }
-    command = [sys.executable, "-m", "serve", "--json", *(str(part) for option in options.items() for part in option)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"The endpoint did not start: exit code {process.wait()}")
-        yield json.loads(line)["url"], process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(120)
-
-
-def replica_memory_mb(pid: int) -> float:
-    """Anonymous memory of the model's replica below a process, MB: what one more would cost."""
-    below = {pid}
-    titles: dict[int, bytes] = {}
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            parents[int(entry.name)] = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            titles[int(entry.name)] = (entry / "cmdline").read_bytes()
-    for process in sorted(parents):  # a child's number is larger than its parent's, but for a counter that began again
-        if parents[process] in below:
-            below.add(process)
-    replicas = [process for process in below if b"ServeReplica:bayes-pfl:model-" in titles.get(process, b"")]
-    return max(int(Path(f"/proc/{one}/status").read_text().split("RssAnon:")[1].split()[0]) / 1024 for one in replicas)
+def endpoint(args: argparse.Namespace, batch: int) -> contextlib.AbstractContextManager[Endpoint]:
+    """`bayes-pfl serve` with one replica and batches of at most this size."""
+    options = ("--threads", args.threads, "--max-batch", batch, "--max-queued", 4 * CLIENTS)
+    return running("--model", args.model, *options)
 
 
 if __name__ == "__main__":

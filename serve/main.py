@@ -314,9 +314,13 @@ def _start_ray(address: str) -> None:
             logging_level=logging.ERROR,
             **(here if address == "local" else {}),
         )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # a bare one where its own processes take too long to start
         where = "Ray does not start here" if address == "local" else f"The Ray cluster {address} cannot be joined"
-        raise ConfigError(f"{where}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(
+            f"{where}: {reason}. Start it again where the machine was busy; else look into session_latest/logs of Ray's "
+            "temporary folder."
+        ) from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 

@@ -61,7 +61,7 @@ class ModelSettings(Settings):
 
 
 class ServeSettings(Settings):
-    """The whole endpoint: the `args` of configs/serve.yaml, or what `python -m serve` makes of its options."""
+    """The whole endpoint: the `args` of configs/serve.yaml, or what `bayes-pfl serve` makes of its options."""
 
     models: tuple[ModelSettings, ...] = Field((ModelSettings(),), min_length=1, description="the first is the default")
     ingress_replicas: int = Field(1, ge=1, description="replicas of the HTTP layer")

@@ -118,7 +118,7 @@ def _init(options: dict[str, Any], address: str) -> None:
     try:
         with _without_its_first_line():
             ray.init(job_config=job, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # a bare one where its own processes take too long to start
         where = (
             f"The cluster at RAY_ADDRESS={address} cannot be joined"
             if address
@@ -126,7 +126,8 @@ def _init(options: dict[str, Any], address: str) -> None:
         )
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrainingError(
-            f"{where}: {lines[0].rstrip('.')}. Ray's logs are in session_latest/logs of its temporary folder."
+            f"{where}: {lines[0].rstrip('.')}. Run it again where the machine was busy; else look into "
+            "session_latest/logs of Ray's temporary folder."
         ) from error
 
 
