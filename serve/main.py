@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import logging
 import os
 import re
 import signal
@@ -13,27 +12,22 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
-from bayes_pfl.machine import ImportFolders, usable_cpus
+from bayes_pfl.machine import usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder
 from serve.http.access import read_tokens
-from serve.http.closing import STOP_FILE_VARIABLE
-from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
+from serve.own_ray import ended_processes, set_environment, shut_down, start_ray
 from serve.settings import ServeSettings
+from serve.standby import standing_by
 from serve.supervision import SIGNALS, supervised
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-OBJECT_STORE_BYTES = 200 * 2**20
-MESSAGE_BYTES = 512 * 2**20
-HOME_VARIABLE = "BAYES_PFL_HOME"
-"""Where the programs keep runs and the local registry; models:/ sources are looked up there."""
 APPLICATION = "bayes-pfl"
 LOOK_S = 5.0
 """How often the program looks which version answers."""
@@ -238,8 +232,8 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
     """
     with tempfile.TemporaryDirectory(prefix="bayes-pfl-serve-") as folder:
         stop_file = Path(folder) / "stop"
-        _set_environment(stop_file)
-        _start_ray(args.address)
+        set_environment(stop_file)
+        start_ray(args.address)
         _stop_on_signals(stop)  # Ray has put its own handlers in their place
         from ray import serve
 
@@ -253,21 +247,28 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
             except RuntimeError as error:
                 raise explain_failure(error) from error
             announce(args)
-            _wait_and_tell(stop, settings)
+            with standing_by(args.host, args.port) if args.address == "local" else contextlib.nullcontext():
+                _wait_and_tell(stop, settings)
             with contextlib.suppress(Exception):  # whatever keeps it from draining, it has to stop
                 serve.get_app_handle(APPLICATION).drain.remote().result(timeout_s=timeout)
             if args.address == "local":
                 _close_port(args.host, args.port, stop_file)
         finally:
-            _shut_down(args.address)
+            if not ended_processes():  # Ray waits for the others for a minute, and aborts
+                shut_down(args.address)
 
 
 def _wait_and_tell(stop: threading.Event, settings: ServeSettings) -> None:
-    """Wait until it is time to stop; say meanwhile on stderr when another version of a model answers."""
+    """Wait until it is time to stop; say meanwhile on stderr when another version of a model answers.
+
+    Raises BayesPFLError when one of Ray's own processes has ended.
+    """
     from ray import serve
 
     versions: dict[str, list[str]] = {model.name: [] for model in settings.models}
     while not stop.wait(LOOK_S):
+        if ended := ended_processes():
+            raise BayesPFLError(f"Ray's {ended[0]} has ended, and the endpoint cannot go on without: start it again.")
         for name, told in versions.items():
             with contextlib.suppress(Exception):  # replicas are busy, or being replaced: the next look tells
                 handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
@@ -276,52 +277,6 @@ def _wait_and_tell(stop: threading.Event, settings: ServeSettings) -> None:
                     if told:
                         print(f"{name}: version {told[-1]} is replaced by {version}.", file=sys.stderr, flush=True)
                     told.append(version)
-
-
-def _set_environment(stop_file: Path) -> None:
-    """What Ray's processes inherit; what the user has set stays."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # By default Ray's processes give way to all others of the machine; here somebody waits for an answer.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # Replicas run in another folder; what is relative to this one must be said in full.
-    os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE, "runs")).resolve())
-    os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
-    os.environ[STOP_FILE_VARIABLE] = str(stop_file)
-    # Deployments call each other over gRPC, not by actor calls: a fifth less CPU time in proxy and ingress.
-    os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
-    # Ray allows 4 MiB a message otherwise: less than four maps of 518 px.
-    os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(MESSAGE_BYTES))
-
-
-def _start_ray(address: str) -> None:
-    """A Ray of this machine's own, or a cluster that is there. Raises ConfigError if neither can be had."""
-    import ray
-    import ray.job_config
-    import ray.serve  # sets the level of its logger when it is imported
-
-    job = ray.job_config.JobConfig()
-    job._py_driver_sys_path = ImportFolders()  # else replicas import from the current folder, first of all
-    here: dict[str, Any] = {
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "num_cpus": max(2, usable_cpus()),
-    }
-    try:
-        ray.init(
-            address=address,
-            job_config=job,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(here if address == "local" else {}),
-        )
-    except Exception as error:  # a bare one where its own processes take too long to start
-        where = "Ray does not start here" if address == "local" else f"The Ray cluster {address} cannot be joined"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ConfigError(
-            f"{where}: {reason}. Start it again where the machine was busy; else look into session_latest/logs of Ray's "
-            "temporary folder."
-        ) from error
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 def _close_port(host: str, port: int, stop_file: Path) -> None:
@@ -339,16 +294,6 @@ def _close_port(host: str, port: int, stop_file: Path) -> None:
         except OSError:
             pass
         time.sleep(0.05)
-
-
-def _shut_down(address: str) -> None:
-    """End the application; a Ray of this program's own ends as a whole."""
-    import ray
-    from ray import serve
-
-    if address != "local":
-        serve.shutdown()
-    ray.shutdown()
 
 
 def announce(args: argparse.Namespace) -> None:
