@@ -1,7 +1,7 @@
 """Bytes to pixels to tensors: the only place that decodes, resizes and normalises.
 
 Everything that leaves here is RGB and upright, whatever the file was: gray, palette, with alpha, 16-bit, CMYK, turned
-by an EXIF note, or a PNG that calls itself .jpg. torch is imported where a tensor is made: ingestion decodes in many
+by an EXIF note, a PNG that calls itself .jpg, or DICOM (`dicom.py`). torch is imported where a tensor is made: ingestion decodes in many
 processes and needs none of its 200 MB.
 
 A 16-bit gray file often holds 10, 12 or 14 bits of a camera. How many count is what the file states (a PNG's sBIT, a
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from bayes_pfl.data.dicom import count_frames, decode_dicom, is_dicom
 from bayes_pfl.errors import ImageError
 
 if TYPE_CHECKING:
     import torch
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-"""The only decoders that are ever tried; the rest of Pillow's stay out of reach of unknown bytes."""
+"""The only decoders of Pillow that are ever tried; the rest stay out of reach of unknown bytes."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -73,8 +74,7 @@ def decode(
         ImageError: as `decode_image`.
     """
     image = decode_image(data, max_pixels, max_side_px, bits)
-    with _opened(data) as opened:
-        pages = int(getattr(opened, "n_frames", 1))
+    pages = count_pages(data)
     used, stated = image.info.get(BITS, (None, False))
     return Decoded(image, pages, used, stated)
 
@@ -100,6 +100,24 @@ def decode_image(
         ImageError: the bytes are no image of an allowed format, are cut short, or are too large.
     """
     return rgb(_decode(data, max_pixels, max_side_px), bits)
+
+
+def count_pages(data: bytes) -> int:
+    """Pages or frames of an encoded image.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        Their number; 1 for what is no image.
+    """
+    if is_dicom(data):
+        return count_frames(data)
+    try:
+        with _opened(data) as opened:
+            return int(getattr(opened, "n_frames", 1))
+    except Exception:  # Pillow's plugins answer malformed bytes with a dozen exception types
+        return 1
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -297,6 +315,10 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
     """All pixels of the first frame, upright, in the file's own mode."""
     if not data:
         raise ImageError("the file is empty")
+    if is_dicom(data):
+        first = decode_dicom(data, max_pixels, max_side_px)
+        first.image.info |= {STATED_BITS: first.stated_bits, WHITE_IS_ZERO: first.white_is_zero}
+        return first.image
     try:
         image = _opened(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bayes_pfl.data.dicom import MISSING, is_installed
 from bayes_pfl.errors import DataError
 
 JPEG_SUFFIXES = frozenset({".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"})
@@ -160,8 +161,10 @@ def select_images(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[SkippedF
     """
     images: list[str] = []
     skipped: list[SkippedFile] = []
+    missing = "" if is_installed() else MISSING
     for path in paths:
         reason = junk_reason(path) or ("" if is_image(path) else no_image(path))
+        reason = reason or (missing if suffix_of(path) in DICOM_SUFFIXES else "")
         if reason:
             skipped.append(SkippedFile(path, reason))
         else:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bayes_pfl.data.walk import DICOM_SUFFIXES, is_image, printable, suffix_of
+from bayes_pfl.data.dicom import INSTALL, MISSING
+from bayes_pfl.data.walk import is_image, printable
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.record import ANOMALOUS, Record
 from bayes_pfl.datasets.source import DatasetListing
@@ -114,15 +115,11 @@ def check_files(manifest: dict[str, Any]) -> list[str]:
     Returns:
         The lines.
     """
-    dicom = [
-        path
-        for path, reason in manifest["set_aside"]
-        if suffix_of(path) in DICOM_SUFFIXES and reason.startswith("not a readable image")
-    ]
+    dicom = [path for path, reason in manifest["set_aside"] if reason.endswith(MISSING)]
     if not dicom:
         return []
-    verb = "is" if len(dicom) == 1 else "are"
-    return [f"{counted(len(dicom), 'DICOM file')} {verb} not read: {_names(dicom)}; save them as PNG with a window"]
+    verb, them = ("is", "it") if len(dicom) == 1 else ("are", "them")
+    return [f"{counted(len(dicom), 'DICOM file')} {verb} not read: {_names(dicom)}; `{INSTALL}` reads {them}"]
 
 
 def _one_sided(records: Sequence[Record], dataset: Dataset) -> Iterator[str]:

@@ -19,8 +19,6 @@ class ImageHeader(NamedTuple):
 
     orientation: int = 1
     """Of EXIF: 1 upright or unknown, else 2 to 8."""
-    pages: int = 1
-    """Frames of an animation, pages of a TIFF."""
     one_channel: bool = False
     """Gray, palette or two-valued, as masks are."""
 
@@ -37,10 +35,9 @@ def read_header(data: bytes) -> ImageHeader:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         orientation = image.getexif().get(_ORIENTATION, 1)
-        pages = int(getattr(image, "n_frames", 1))
     except Exception:  # Pillow's plugins answer malformed bytes with a dozen exception types
         return ImageHeader()
-    return ImageHeader(orientation if orientation in range(1, 9) else 1, pages, image.mode in ("1", "L", "P", "I;16"))
+    return ImageHeader(orientation if orientation in range(1, 9) else 1, image.mode in ("1", "L", "P", "I;16"))
 
 
 def has_few_values(data: bytes) -> bool:

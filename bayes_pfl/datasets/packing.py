@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.data.preprocess import decode_image, encode_mask, encode_png, shrink
+from bayes_pfl.data.preprocess import decode, encode_mask, encode_png, shrink
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import (
     MANIFEST_FOLDER,
@@ -29,7 +29,6 @@ from bayes_pfl.data.shards import (
     write_shard,
 )
 from bayes_pfl.data.walk import SkippedFile
-from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.masks import record_mask
 from bayes_pfl.datasets.record import NORMAL, Record
 from bayes_pfl.datasets.source import read_file
@@ -277,8 +276,8 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
         ImageError: the image or its mask cannot be used; the message is the reason.
     """
     data = read_file(source, record.image)
-    pages = read_header(data).pages
-    image = decode_image(data, options.max_pixels)
+    decoded = decode(data, options.max_pixels)
+    image = decoded.image
     try:
         drawn = record_mask(
             source, record, data, image.size, options.mask_above, options.masks_as_stored, options.max_pixels
@@ -294,7 +293,7 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
     if options.max_side_px is not None and max(image.size) > options.max_side_px:
         image, mask = shrink(image, mask, options.max_side_px)
         data = encode_png(image)  # lossless: artefacts of another JPEG pass look like defects
-    return StoredImage(data, image, mask, drawn.turned if drawn else "", pages, marked)
+    return StoredImage(data, image, mask, drawn.turned if drawn else "", decoded.pages, marked)
 
 
 def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:

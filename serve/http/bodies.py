@@ -6,7 +6,15 @@ from fastapi import Request
 
 from serve.problems import Problem
 
-CONTENT_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "application/octet-stream")
+CONTENT_TYPES = (
+    "image/png",
+    "image/jpeg",
+    "image/bmp",
+    "image/tiff",
+    "image/webp",
+    "application/dicom",
+    "application/octet-stream",
+)
 ALIASES = frozenset(
     (
         "",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image
+from bayes_pfl.data.dicom import MISSING
+from bayes_pfl.data.preprocess import MAX_PIXELS, count_pages, decode_image
 from bayes_pfl.datasets.checks import check_files
 from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.masks import decode_any_mask, record_mask
@@ -137,10 +138,10 @@ def test_headers_say_pages_and_channels() -> None:
     pages = io.BytesIO()
     frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (1, 2, 3)]
     frames[0].save(pages, "TIFF", save_all=True, append_images=frames[1:])
-    assert read_header(pages.getvalue()).pages == 3
+    assert count_pages(pages.getvalue()) == 3
     assert read_header(VALUES["palette"]).one_channel
     assert not read_header(VALUES["red"]).one_channel
-    assert read_header(b"nothing") == (1, 1, False)
+    assert read_header(b"nothing") == (1, False)
 
 
 def test_records_survive_the_way_to_another_process() -> None:
@@ -156,8 +157,8 @@ def test_records_survive_the_way_to_another_process() -> None:
 
 
 def test_dicom_that_is_not_read_is_named_once() -> None:
-    aside = [["a.dcm", "not a readable image (PNG)"], ["b.DCM", "not a readable image (PNG)"], ["c.png", "broken"]]
+    aside = [["a.dcm", f"is {MISSING}"], ["b", f"is {MISSING}"], ["c.dcm", "broken"]]
     assert check_files({"set_aside": aside}) == [
-        "2 DICOM files are not read: a.dcm, b.DCM; save them as PNG with a window"
+        "2 DICOM files are not read: a.dcm, b; `pip install bayes-pfl[medical]` reads them"
     ]
     assert check_files({"set_aside": aside[2:]}) == []
