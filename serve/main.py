@@ -69,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
     add("--refresh", type=float, default=30.0, metavar="SECONDS", help="how often to look for a new model; 0: never")
     add("--tokens-file", metavar="FILE", help="bearer tokens, one a line; without it they come from BAYES_PFL_TOKENS")
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that clients call this endpoint by, without port; may be given several times. Beyond "
+        "loopback every name is answered unless some are given",
+    )
     add("--rate", type=float, default=0.0, metavar="N", help="requests a second for each token (default: no limit)")
     add("--max-body-mb", type=float, default=32.0, metavar="MB", help="largest request body (default: %(default)s)")
     add("--address", default="local", help="Ray cluster to run on: auto, or its address (default: a new one, here)")
@@ -171,7 +179,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "models": [model],
         "require_token": guarded,
         "tokens_file": tokens_file,
-        "allowed_hosts": [] if exposed else LOOPBACK_HOSTS,
+        "allowed_hosts": [*LOOPBACK_HOSTS, *args.allowed_host] if args.allowed_host or not exposed else [],
         "requests_per_second": args.rate,
         "limits": {"max_body_bytes": int(args.max_body_mb * 2**20)},
     }

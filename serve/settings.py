@@ -1,10 +1,34 @@
 """Every choice of the endpoint, as frozen pydantic models: a sentence and a unit each; unknown keys are errors."""
 
-from typing import Self
+import re
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bayes_pfl.config import Settings
+
+
+def host_name(name: str) -> str:
+    """The form in which the names of hosts are compared.
+
+    Args:
+        name: a host's name or address, IPv6 in brackets.
+
+    Returns:
+        The name in small letters, without a dot at its end.
+
+    Raises:
+        ValueError: it has a scheme, a port, a path or a pattern, and no Host could ever be equal to it.
+
+    >>> host_name("Inspect.Example.com.")
+    'inspect.example.com'
+    """
+    if re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[^:/@*,\s\[\]]+", name) is None:
+        raise ValueError("give the name alone, such as inspect.example.com or [::1]: no scheme, port, path or *")
+    return name.lower().removesuffix(".")
+
+
+HostName = Annotated[str, AfterValidator(host_name)]
 
 
 class Limits(Settings):
@@ -67,7 +91,9 @@ class ServeSettings(Settings):
     ingress_replicas: int = Field(1, ge=1, description="replicas of the HTTP layer")
     require_token: bool = Field(True, description="refuse requests without a bearer token; off only behind loopback")
     tokens_file: str | None = Field(None, description="file with one token a line, read again when it changes")
-    allowed_hosts: tuple[str, ...] = Field((), description="names (Host, without port) that are answered; empty: any")
+    allowed_hosts: tuple[HostName, ...] = Field(
+        (), description="names (Host, without port) that are answered; empty: any"
+    )
     requests_per_second: float = Field(
         0.0, ge=0, description="sustained rate of one token over all ingress replicas; 0: no limit"
     )

@@ -99,6 +99,8 @@ def read_tokens(file: Path | None) -> list[bytes]:
         ConfigError: none can be read, or one of them could never be sent or is too short.
     """
     if file is not None:
+        if file.exists() and not file.is_file():  # a pipe would never end
+            raise ConfigError(f"The tokens file {file} is no file. Give a text file with one token a line.")
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeError) as error:

@@ -52,7 +52,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: ServeSettings, measures: Measures) -> None:
         self.app = app
         self.limits = settings.limits
-        self.hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self.hosts = frozenset(settings.allowed_hosts)
         self.tokens = Tokens(settings.tokens_file, measures.token_refused) if settings.require_token else None
         self.rate = RateLimit.shared(settings.requests_per_second, settings.burst, settings.ingress_replicas)
         self.measures = measures

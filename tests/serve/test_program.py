@@ -168,6 +168,7 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(registry: Registry) 
         (["--replicas", "0"], "models.0.replicas: "),
         (["--name", "Not A Name"], "models.0.name: "),
         (["--max-body-mb", "0"], "max_body_bytes: "),
+        (["--allowed-host", "https://inspect.example.com"], "allowed_hosts.3: Value error, give the name alone"),
     ],
 )
 def test_wrong_options_are_named(monkeypatch: pytest.MonkeyPatch, options: list[str], part: str) -> None:
@@ -178,6 +179,20 @@ def test_wrong_options_are_named(monkeypatch: pytest.MonkeyPatch, options: list[
         settings_of(parser.parse_args(options))
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_other_hosts_are_named_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAYES_PFL_TOKENS", "0123456789abcdef")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def hosts(*options: str) -> tuple[str, ...]:
+        return settings_of(parser.parse_args(options)).allowed_hosts
+
+    named = ("--allowed-host", "Inspect.example.com.", "--allowed-host", "10.0.0.5")
+    assert hosts() == ("127.0.0.1", "localhost", "[::1]")
+    assert hosts("--host", "0.0.0.0") == ()
+    assert hosts(*named) == hosts("--host", "0.0.0.0", *named) == (*hosts(), "inspect.example.com", "10.0.0.5")
 
 
 def test_an_address_that_is_taken_or_is_none() -> None:
