@@ -4,6 +4,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from bayes_pfl.inference.view import WHOLE, View
+
 DEMONSTRATION = (
     "This model stands on the small demonstration CLIP inside the package, which has only seen generated images: "
     "its scores show how the endpoint works, not what is wrong with real objects."
@@ -25,6 +27,8 @@ class ModelInfo(NamedTuple):
     flow_length: int
     threshold: float | None
     """Image score from which the model calls an image anomalous, if one is known."""
+    threshold_for: str
+    """Way of looking at images that the threshold belongs to, in words."""
 
     @property
     def note(self) -> str | None:
@@ -41,13 +45,16 @@ class Question(NamedTuple):
     seed: int
     want_map: bool
     """Send the map back in any case: it is larger than all the rest together."""
+    view: View = WHOLE
+    """How the image is looked at."""
 
 
 class Job(NamedTuple):
     """One image to score, and the question about it."""
 
     pixels: np.ndarray
-    """(side, side, 3) uint8: the image, already resized to the model's input size."""
+    """(side, side, 3) uint8: the image, already resized to the model's input size; at its own size for tiles or a
+    region."""
     question: Question
 
 
@@ -57,7 +64,7 @@ class ReplicaAnswer(NamedTuple):
     image_score: float
     uncertainty: float
     anomaly_map: np.ndarray | None
-    """(side, side) float32 in [0, 1], if asked for or if the model knows a threshold, so that it has regions."""
+    """(side, side), or of the image's size for tiles or a region, float32 in [0, 1], if asked for or if the model knows a threshold, so that it has regions."""
     model: ModelInfo
     compute_ms: float
 

@@ -39,6 +39,10 @@ class Limits(Settings):
     max_side_px: int = Field(16_384, ge=1, description="longest side of an image, pixels")
     max_class_name: int = Field(100, ge=1, description="longest class name, characters")
     max_samples: int = Field(50, ge=1, description="largest num_samples")
+    max_tiles: int = Field(512, ge=1, description="most tiles that one image is looked at in")
+    max_view_pixels: int = Field(
+        16_000_000, ge=1, description="largest image looked at in tiles or a region, pixels: its map is as large"
+    )
     max_images: int = Field(16, ge=1, description="most images in one request")
     max_held_bytes: int = Field(
         512 * 2**20, ge=1, description="bodies of all requests under way in one ingress replica, bytes"

@@ -56,6 +56,9 @@ class ScoringConfig(Settings):
     threshold: float | None = Field(
         None, description="image score from which an image is called anomalous, if one is known"
     )
+    threshold_for: str | None = Field(
+        None, description="way of looking at images that the threshold was made for, in words; none: whole images"
+    )
 
     @model_validator(mode="after")
     def _score_is_something(self) -> "ScoringConfig":

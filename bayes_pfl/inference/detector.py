@@ -14,8 +14,9 @@ from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.images import ImageLike, is_one_image, noise_key, rgb_image
-from bayes_pfl.inference.prediction import Prediction, is_clear, prediction, prompt_scores
-from bayes_pfl.inference.tiling import tiled_scores
+from bayes_pfl.inference.prediction import Prediction, is_clear, prediction, prompt_scores, within
+from bayes_pfl.inference.tiling import TiledScores, tiled_scores
+from bayes_pfl.inference.view import View
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
 from bayes_pfl.methods.method import ImageQuery
@@ -278,19 +279,52 @@ class Detector:
             ClassNameError: the name is blank or too long.
             ImageError: an image cannot be read.
         """
-        if not 0 <= overlap < 1:
-            raise ConfigError(f"overlap is {overlap}; give a share of a tile, at least 0 and below 1.")
+        return self.predict_view(image, class_name, View(overlap), num_samples, seed)
+
+    def predict_view(
+        self, image: ImageLike, class_name: str, view: View, num_samples: int = 10, seed: int = 0
+    ) -> Prediction:
+        """One image as a view looks at it: `predict`, or `predict_tiled`, of all of it or of a region alone.
+
+        No pixel outside the region counts in the score: it equals that of the image cut to the region's box. The maps of
+        a region are (height, width) of the image and 0 outside; where a mask tells the region, the maximum of the map is
+        that inside the mask, and the uncertainty that of its box.
+
+        Args:
+            image: see `predict`.
+            class_name: what the image shows.
+            view: the way of looking.
+            num_samples: R.
+            seed: seed of the samples.
+
+        Returns:
+            The prediction.
+
+        Raises:
+            ConfigError: the overlap is out of range, or R < 1.
+            ClassNameError: the name is blank or too long.
+            ImageError: the image cannot be read, or the region does not fit it.
+        """
+        view.check()
         _check_numbers([num_samples])
         self.check_class_names([class_name])
+        pixels = rgb_image(image)
+        seen = pixels if view.region is None else view.region.cut(pixels)
 
         @torch.inference_mode()
-        def _score(tile: ImageLike) -> PromptScores:
-            features, key = self._encode(tile)
+        def _score(part: ImageLike) -> PromptScores:
+            features, key = self._encode(part)
             return self.method.scores(ImageQuery(features, key, class_name, seed), [num_samples])[num_samples]
 
-        scores = tiled_scores(rgb_image(image), self.config.backbone.image_size, overlap, _score)
+        if view.overlap is None:
+            scores = TiledScores(*[_score(seen)] * 2)
+        else:
+            scores = tiled_scores(seen, self.config.backbone.image_size, view.overlap, _score)
         uncertainty = float(prompt_scores(scores.peak, self.config.scoring).std(correction=0))
-        return prediction(scores.image, self.config.scoring, num_samples)._replace(uncertainty=uncertainty)
+        whole = prediction(scores.image, self.config.scoring, num_samples)._replace(uncertainty=uncertainty)
+        if view.region is None:
+            return whole
+        return within(whole, scores.image, self.config.scoring, view.region, pixels.size)
 
     def _on_device(self, features: Features) -> Features:
         return Features(*(part.to(self.device, torch.float32) for part in features))

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bayes_pfl.config import ScoringConfig
+from bayes_pfl.inference.view import RegionOfInterest
 from bayes_pfl.methods.maps import PromptScores, smooth
 
 
@@ -18,7 +20,7 @@ class Prediction(NamedTuple):
             anomalous.
         uncertainty: standard deviation of the image score over the B x R prompts, in the score's unit.
         anomaly_map: (height, width) float32 in [0, 1], smoothed as configured; at the model's image size, or for tiles
-            at the image's own.
+            and regions at the image's own; 0 outside the region.
         uncertainty_map: (height, width) float32: standard deviation over the B x R prompts, in the map's unit.
         text_score: mean abnormal probability of the whole image's feature, in [0, 1] (s_text).
         map_score: maximum of the map before smoothing, in [0, 1] (s_img).
@@ -80,6 +82,31 @@ def prediction(scores: PromptScores, scoring: ScoringConfig, num_samples: int) -
         text_score=float(scores.text_scores.mean()),
         map_score=float(scores.anomaly_map.max()),
         num_samples=num_samples,
+    )
+
+
+def within(
+    whole: Prediction, scores: PromptScores, scoring: ScoringConfig, region: RegionOfInterest, size: tuple[int, int]
+) -> Prediction:
+    """A prediction of a region's box as one of the image that it was cut from.
+
+    Args:
+        whole: of the box.
+        scores: that it was made of.
+        scoring: the weights.
+        region: where in the image.
+        size: width and height of the image, pixels.
+
+    Returns:
+        Maps of the image, 0 outside the region; the score takes the maximum inside the region.
+    """
+    inside = torch.from_numpy(region.inside_box(*scores.anomaly_map.shape))
+    inner = scores._replace(anomaly_map=scores.anomaly_map * inside)
+    return whole._replace(
+        image_score=image_score(inner, scoring),
+        map_score=float(inner.anomaly_map.max()),
+        anomaly_map=region.spread(whole.anomaly_map, *size),
+        uncertainty_map=region.spread(whole.uncertainty_map, *size),
     )
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ImageError
+from bayes_pfl.inference.view import tile_starts
 from bayes_pfl.methods.maps import PromptScores
 
 
@@ -63,25 +63,6 @@ def tiled_scores(
     assert peak is not None
     blended, deviation = (_resize(values, height, width) for values in (mean.result(), variance.result().sqrt_()))
     return TiledScores(PromptScores(blended, deviation, torch.cat(text_scores), blended.max().view(1, 1)), peak)
-
-
-def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """First pixels of the fewest evenly spread tiles that cover an axis.
-
-    Args:
-        length: length of the axis, pixels.
-        tile: side of a tile, pixels.
-        overlap: least share of a tile that the next one covers too.
-
-    Returns:
-        Starts, rising from 0.
-
-    >>> tile_starts(100, 40, 0.5)
-    [0, 20, 40, 60]
-    """
-    stride = max(1, math.floor(tile * (1 - overlap)))
-    count = 1 + math.ceil(max(0, length - tile) / stride)
-    return [round(start) for start in np.linspace(0, max(0, length - tile), count)]
 
 
 def tile_window(tile: int) -> Float[Tensor, "tile"]:

@@ -8,6 +8,7 @@ import ray
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
+from bayes_pfl.inference.view import RegionOfInterest
 from serve.http import drawing
 from serve.http.bodies import CONTENT_TYPES, image_body, json_body
 from serve.http.json_bodies import parse_json
@@ -58,8 +59,8 @@ def _add_scores(router: APIRouter, service: Service) -> None:
         """Score several images with the same options. One bad image does not spoil the others."""
         batch = await _read_batch(request, service)
         request_id = request.state.request_id
-        service.client(batch.options.model)
-        entries = (_score_entry(service, image, batch.options, request_id) for image in batch.images)
+        region = await service.region(batch.options.model, batch.roi_mask)
+        entries = (_score_entry(service, image, batch.options, request_id, region) for image in batch.images)
         return BatchAnswer(results=list(await asyncio.gather(*entries)), request_id=request_id)
 
 
@@ -110,12 +111,13 @@ async def _read_batch(request: Request, service: Service) -> BatchRequest:
 
 
 async def _score_entry(
-    service: Service, image: BatchImage, options: ScoreOptions, request_id: str
+    service: Service, image: BatchImage, options: ScoreOptions, request_id: str, region: RegionOfInterest | None
 ) -> Score | ProblemBody:
     """One image of a batch: its score, or its problem."""
     if image.class_name is not None:
         options = options.model_copy(update={"class_name": image.class_name})
     try:
-        return await service.score(await asyncio.to_thread(image_from_base64, image.image), options, request_id)
+        data = await asyncio.to_thread(image_from_base64, image.image)
+        return await service.score(data, options, request_id, region)
     except Problem as problem:
         return ProblemBody(**body(problem.status_code, problem.detail, request_id))

@@ -2,11 +2,12 @@
 
 import base64
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from bayes_pfl.config import Settings
+from bayes_pfl.inference.view import RegionOfInterest, View
 from serve.messages import ModelInfo, Question
 from serve.problems import ProblemBody
 
@@ -34,7 +35,40 @@ ClassName = Annotated[
 Name = Annotated[str, StringConstraints(max_length=63)]
 
 
-class ScoreOptions(Settings):
+class ViewOptions(Settings):
+    """How an image is looked at; a threshold belongs to one way."""
+
+    tile: bool = Field(False, description="look at the image tile by tile, at its own resolution")
+    overlap: float | None = Field(
+        None, ge=0, lt=1, allow_inf_nan=False, description="with `tile`: share that the next tile covers; none: 0.5"
+    )
+    roi: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,6},[0-9]{1,6},[1-9][0-9]{0,5},[1-9][0-9]{0,5}$",
+        description="region of interest, `x,y,width,height` in pixels: nothing outside counts, the map is 0 there",
+    )
+
+    @model_validator(mode="after")
+    def _overlap_is_of_tiles(self) -> Self:
+        if self.overlap is not None and not self.tile:
+            raise ValueError("overlap is of tiles; send tile=true too")
+        return self
+
+    def view(self, region: RegionOfInterest | None = None) -> View:
+        """The way of looking.
+
+        Args:
+            region: from a mask; none: that of `roi`.
+
+        Returns:
+            The view.
+        """
+        if region is None and self.roi is not None:
+            region = RegionOfInterest.from_text(self.roi)
+        return View((0.5 if self.overlap is None else self.overlap) if self.tile else None, region)
+
+
+class ScoreOptions(ViewOptions):
     """What the client wants to know of an image."""
 
     class_name: ClassName = Field("object", description="what the image shows, in a word or two: `metal nut`, `skin`")
@@ -60,17 +94,20 @@ class ScoreOptions(Settings):
     mask: bool = Field(False, description="send `pred_mask`: a PNG with 255 where the map reaches `region_threshold`")
     model: Name | None = Field(None, description="name of the model; none: the first one of /v1/models")
 
-    def question(self) -> Question:
+    def question(self, region: RegionOfInterest | None = None) -> Question:
         """What the replica is asked.
+
+        Args:
+            region: from a mask; none: that of `roi`.
 
         Returns:
             The question; it wants a map only if something is made of it.
         """
         drawn = self.map != "none" or self.mask or (self.threshold, self.region_threshold) != (None, None)
-        return Question(self.class_name, self.num_samples, self.seed, want_map=drawn)
+        return Question(self.class_name, self.num_samples, self.seed, drawn, self.view(region))
 
 
-class MapOptions(Settings):
+class MapOptions(ViewOptions):
     """What `POST /v1/map` draws."""
 
     class_name: ClassName = Field("object", description="what the image shows")
@@ -85,7 +122,7 @@ class MapOptions(Settings):
         Returns:
             The question.
         """
-        return Question(self.class_name, self.num_samples, self.seed, want_map=True)
+        return Question(self.class_name, self.num_samples, self.seed, True, self.view())
 
 
 class Answer(BaseModel):
@@ -107,6 +144,7 @@ class ModelBody(Answer):
     num_prompts: int
     flow_length: int
     threshold: float | None = Field(description="image score from which the model calls an image anomalous, if known")
+    threshold_for: str = Field(description="the way of looking at images that this threshold belongs to")
 
     @classmethod
     def of_model(cls, name: str, info: ModelInfo) -> "ModelBody":
@@ -123,7 +161,7 @@ class ModelBody(Answer):
 
 
 class EncodedMap(Answer):
-    """A map or mask of the model's input size, to be stretched over the image."""
+    """A map or mask to be stretched over the image: of the model's input size; with `tile` or `roi` of the image's."""
 
     encoding: MapKind
     width: int
@@ -131,18 +169,18 @@ class EncodedMap(Answer):
     data: str = Field(description="the file, base64")
 
     @classmethod
-    def of_file(cls, encoding: MapKind, side: int, data: bytes) -> "EncodedMap":
+    def of_file(cls, encoding: MapKind, shape: tuple[int, ...], data: bytes) -> "EncodedMap":
         """Wrap a file's bytes.
 
         Args:
             encoding: kind of file.
-            side: width and height, pixels.
+            shape: height and width, pixels.
             data: the file.
 
         Returns:
             The map as text.
         """
-        return cls(encoding=encoding, width=side, height=side, data=base64.b64encode(data).decode("ascii"))
+        return cls(encoding=encoding, width=shape[1], height=shape[0], data=base64.b64encode(data).decode("ascii"))
 
 
 class Region(Answer):
@@ -175,7 +213,9 @@ class Score(Answer):
 
     pred_score: float = Field(description="image score: the higher, the more anomalous")
     pred_label: bool | None = Field(description="pred_score >= threshold; null if no threshold is known")
+    no_label_because: str | None = Field(description="why `pred_label` is null")
     threshold: float | None
+    looked_at: str = Field(description="the way of looking, which a threshold must have been made for")
     uncertainty: float = Field(description="standard deviation of the score over the drawn prompts")
     regions: list[Region] = Field(description="the 50 strongest; empty if no threshold is known")
     region_threshold: float | None
@@ -199,6 +239,9 @@ class BatchRequest(Settings):
 
     images: list[BatchImage] = Field(min_length=1, max_length=MOST_IMAGES)
     options: ScoreOptions = ScoreOptions()
+    roi_mask: str | None = Field(
+        None, description="region of interest: a mask of the images' size, not black inside; base64 or a data URI"
+    )
 
 
 class BatchAnswer(Answer):

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayes_pfl.inference.view import RegionOfInterest
 from serve.http import drawing
 from serve.http.bodies import from_base64
 from serve.http.schema import EncodedMap, ImageSize, ModelBody, Region, Score, ScoreOptions, Timings
 from serve.http.statistics import Statistics
 from serve.measures import Measures
-from serve.messages import Question, ReplicaAnswer
+from serve.messages import ModelInfo, Question, ReplicaAnswer
 from serve.models.client import ModelClient
 from serve.models.images import Prepared
 from serve.problems import Problem
@@ -90,13 +91,34 @@ class Service:
         if question.num_samples > self.limits.max_samples:
             raise Problem(422, f"num_samples: at most {self.limits.max_samples} here.")
 
-    async def score(self, data: bytes, options: ScoreOptions, request_id: str) -> Score:
+    async def region(self, model: str | None, mask: str | None) -> RegionOfInterest | None:
+        """The region that a mask tells.
+
+        Args:
+            model: its name; none for the first.
+            mask: encoded file as base64; none: no region.
+
+        Returns:
+            The region, if there is one.
+
+        Raises:
+            Problem: 404, there is no such model; 413 or 422 for the mask.
+        """
+        decoder = self.client(model).decoder
+        if mask is None:
+            return None
+        return await decoder.region(await asyncio.to_thread(image_from_base64, mask))
+
+    async def score(
+        self, data: bytes, options: ScoreOptions, request_id: str, region: RegionOfInterest | None = None
+    ) -> Score:
         """Judge one image.
 
         Args:
             data: an encoded file.
             options: of the client.
             request_id: the request's number.
+            region: of interest, from a mask.
 
         Returns:
             The answer.
@@ -106,8 +128,11 @@ class Service:
         """
         start = time.perf_counter()
         client = self.client(options.model)
-        answer, prepared = await self._ask(client, data, options.question())
-        threshold = answer.model.threshold if options.threshold is None else options.threshold
+        question = options.question(region)
+        answer, prepared = await self._ask(client, data, question)
+        looked_at = question.view.name(answer.model.image_size)
+        own = answer.model.threshold if answer.model.threshold_for == looked_at else None
+        threshold = own if options.threshold is None else options.threshold
         label = None if threshold is None else answer.image_score >= threshold
         drawn = Drawn([], None, None, None)
         if answer.anomaly_map is not None:
@@ -118,7 +143,9 @@ class Service:
         return Score(
             pred_score=answer.image_score,
             pred_label=label,
+            no_label_because=_no_label_because(answer.model, threshold, looked_at),
             threshold=threshold,
+            looked_at=looked_at,
             uncertainty=answer.uncertainty,
             regions=drawn.regions,
             region_threshold=drawn.threshold,
@@ -192,16 +219,26 @@ def draw(values: np.ndarray, options: ScoreOptions, threshold: float | None, siz
         Problem: 422, a mask is asked for and no threshold is known.
     """
     level = threshold if options.region_threshold is None else options.region_threshold
-    side = values.shape[0]
     anomaly_map = None
     if options.map != "none":
-        anomaly_map = EncodedMap.of_file(options.map, side, drawing.encode_map(values, options.map))
+        anomaly_map = EncodedMap.of_file(options.map, values.shape, drawing.encode_map(values, options.map))
     if level is None:
         if options.mask:
             raise Problem(422, "mask: this model knows no threshold; give region_threshold.")
         return Drawn([], None, anomaly_map, None)
-    mask = EncodedMap.of_file("png", side, drawing.encode_pred_mask(values, level)) if options.mask else None
+    mask = None
+    if options.mask:
+        mask = EncodedMap.of_file("png", values.shape, drawing.encode_pred_mask(values, level))
     return Drawn(drawing.find_regions(values, level, *size), level, anomaly_map, mask)
+
+
+def _no_label_because(model: ModelInfo, threshold: float | None, looked_at: str) -> str | None:
+    """Why there is no label; None if there is one."""
+    if threshold is not None:
+        return None
+    if model.threshold is None:
+        return "the model has no threshold; send threshold"
+    return f"the model's threshold is for {model.threshold_for}, not for {looked_at}; send threshold"
 
 
 def image_from_base64(text: str) -> bytes:

@@ -7,6 +7,7 @@ import random
 import time
 from typing import Any
 
+from bayes_pfl.inference.view import WHOLE
 from serve.measures import Measures
 from serve.messages import Failed, Job, ModelInfo, Outgrown, Question, Refused, ReplicaAnswer
 from serve.models.batching import BUSY_RETRY_S, BatchingHandle
@@ -102,9 +103,15 @@ class ModelClient:
         Raises:
             Problem: 413 or 415 for the image, 422 if the model refuses it, 503 if it is busy or gone.
         """
+        if question.view == WHOLE:
+            return await self._score(data, question)
+        async with self.decoder.large:
+            return await self._score(data, question)
+
+    async def _score(self, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
         model = self.latest or await self.describe()
         for attempt in range(SIZES_TRIED):
-            prepared = await self.decoder.prepare(data, model.image_size)
+            prepared = await self.decoder.prepare(data, model.image_size, question.view)
             job = Job(prepared.pixels, question)
             outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):

@@ -9,21 +9,24 @@ from PIL import Image
 
 from bayes_pfl.data.preprocess import FORMATS, decode_image
 from bayes_pfl.errors import ImageError
+from bayes_pfl.inference.view import WHOLE, RegionOfInterest, View
 from serve.problems import Problem
 from serve.settings import Limits
 
 
 class Prepared(NamedTuple):
-    """An image resized to the model's input size, and how large it was."""
+    """An image as a replica gets it, and how large it was."""
 
     pixels: np.ndarray
-    """(side, side, 3) uint8."""
+    """(side, side, 3) uint8; (height, width, 3) for tiles or a region."""
     width: int
     height: int
 
 
 class Decoder:
-    """Decodes in threads, few at a time, and keeps nothing but small squares: memory stays bounded whatever comes.
+    """Decodes in threads, few at a time, and keeps small squares: memory stays bounded whatever comes.
+
+    Images that keep their size, for tiles or a region, wait for one of as many places in `large`.
 
     Args:
         limits: pixels, side and threads.
@@ -32,24 +35,60 @@ class Decoder:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.threads = ThreadPoolExecutor(limits.decoders, "decode")
+        self.large = asyncio.Semaphore(limits.decoders)
 
-    async def prepare(self, data: bytes, side: int) -> Prepared:
-        """Decode and resize an image in one of the threads.
+    async def prepare(self, data: bytes, side: int, view: View = WHOLE) -> Prepared:
+        """Decode an image in one of the threads, and resize it unless the view needs its own size.
 
         Args:
             data: an encoded file.
             side: of the model's input, pixels.
+            view: how it is looked at.
 
         Returns:
-            The (side, side, 3) pixels and the size before.
+            The pixels and the size before.
 
         Raises:
-            Problem: 413 for an image too large, 415 for anything unreadable.
+            Problem: 413 for an image too large, 415 for anything unreadable, 422 for too many tiles.
         """
-        return await asyncio.get_running_loop().run_in_executor(self.threads, prepare, data, side, self.limits)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, prepare, data, side, self.limits, view)
+
+    async def region(self, data: bytes) -> RegionOfInterest:
+        """Decode a region's mask in one of the threads.
+
+        Args:
+            data: an encoded file.
+
+        Returns:
+            The region.
+
+        Raises:
+            Problem: 413 for a mask too large, 422 for anything unreadable.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self.threads, mask_region, data, self.limits)
 
 
-def prepare(data: bytes, side: int, limits: Limits) -> Prepared:
+def mask_region(data: bytes, limits: Limits) -> RegionOfInterest:
+    """As `Decoder.region`, in this thread.
+
+    Args:
+        data: an encoded file.
+        limits: pixels and side.
+
+    Returns:
+        The region.
+
+    Raises:
+        Problem: 413 for a mask too large, 422 for anything unreadable.
+    """
+    try:
+        return RegionOfInterest.from_mask(data, limits.max_view_pixels, limits.max_side_px)
+    except (ImageError, MemoryError, ValueError, OverflowError) as error:
+        too_large = "larger than" in str(error) or "longer than" in str(error)
+        raise Problem(413 if too_large else 422, f"roi_mask is refused: {error}.") from error
+
+
+def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE) -> Prepared:
     """As `Decoder.prepare`, in this thread.
 
     Resized exactly as the Detector resizes: that it does so once more, to the same size, changes nothing.
@@ -57,19 +96,22 @@ def prepare(data: bytes, side: int, limits: Limits) -> Prepared:
     Args:
         data: an encoded file.
         side: of the model's input, pixels.
-        limits: pixels and side.
+        limits: pixels, side and tiles.
+        view: how it is looked at.
 
     Returns:
-        The (side, side, 3) pixels and the size before.
+        The pixels and the size before.
 
     Raises:
-        Problem: 413 for an image too large, 415 for anything unreadable.
+        Problem: 413 for an image too large, 415 for anything unreadable, 422 for too many tiles.
     """
+    whole = view == WHOLE
+    most = ("max_pixels", limits.max_pixels) if whole else ("max_view_pixels", limits.max_view_pixels)
     try:
-        image = decode_image(data, limits.max_pixels, limits.max_side_px)
+        image = decode_image(data, min(limits.max_pixels, most[1]), limits.max_side_px)
     except ImageError as error:
         reason = str(error)
-        for words, option in (("larger than", "max_pixels"), ("longer than", "max_side_px")):
+        for words, option in (("larger than", most[0]), ("longer than", "max_side_px")):
             if words in reason:
                 raise Problem(
                     413,
@@ -78,4 +120,13 @@ def prepare(data: bytes, side: int, limits: Limits) -> Prepared:
         raise Problem(415, f"The body is no usable image: {reason}. Send a {', '.join(FORMATS)} file.") from error
     except (MemoryError, ValueError, OverflowError) as error:
         raise Problem(415, f"The body is no usable image. Send a {', '.join(FORMATS)} file.") from error
+    if not whole:
+        tiles = view.tiles(image.width, image.height, side)
+        if tiles > limits.max_tiles:
+            raise Problem(
+                422,
+                f"The image would be looked at in {tiles:,} tiles of {side} px; send a smaller overlap or a smaller roi, "
+                f"or raise limits.max_tiles of the endpoint ({limits.max_tiles}).",
+            )
+        return Prepared(np.asarray(image), image.width, image.height)
     return Prepared(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), image.width, image.height)

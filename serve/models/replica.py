@@ -14,6 +14,7 @@ import torch
 from bayes_pfl import Detector
 from bayes_pfl.errors import BayesPFLError, BundleError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
+from bayes_pfl.inference.view import WHOLE
 from serve.measures import ReplicaMeasures
 from serve.messages import BatchOutcome, Failed, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
 from serve.models.drift import REFERENCE, Watch, WatchedBackbone
@@ -157,13 +158,14 @@ class ModelReplica:
 
     def _score_one(self, model: LoadedModel, job: Job) -> Outcome:
         """The outcome of one job; whatever goes wrong is this job's alone."""
-        if job.pixels.shape[0] != model.info.image_size:
-            return Outgrown(model.info)
         question, start = job.question, time.perf_counter()
+        whole = question.view == WHOLE
+        if whole and job.pixels.shape[0] != model.info.image_size:
+            return Outgrown(model.info)
         try:
-            prediction = model.detector.predict(
-                [job.pixels], [question.class_name], question.num_samples, question.seed
-            )[0]
+            prediction = model.detector.predict_view(
+                job.pixels, question.class_name, question.view, question.num_samples, question.seed
+            )
         except BayesPFLError as error:  # such as a class name with too many tokens
             return Refused(str(error))
         except Exception as error:
@@ -173,7 +175,8 @@ class ModelReplica:
             return Failed(type(error).__name__)
         self.failures = 0
         seconds = time.perf_counter() - start
-        model.watch.note(prediction.image_score)
+        if whole:  # scores of tiles or a region are not those of the reference window
+            model.watch.note(prediction.image_score)
         self.measures.compute.observe(seconds, tags=self.measures.tags)
         wanted = question.want_map or model.info.threshold is not None
         anomaly_map = prediction.anomaly_map if wanted else None
@@ -243,6 +246,7 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
         num_prompts=config.model.num_prompts,
         flow_length=config.model.flow_length,
         threshold=config.scoring.threshold,
+        threshold_for=config.scoring.threshold_for or WHOLE.name(config.backbone.image_size),
     )
 
 
