@@ -56,6 +56,8 @@ class Job(NamedTuple):
     """(side, side, 3) uint8: the image, already resized to the model's input size; at its own size for tiles or a
     region."""
     question: Question
+    most_seconds: float | None = None
+    """No further tile is begun after this time: nobody waits any longer."""
 
 
 class ReplicaAnswer(NamedTuple):

@@ -1,6 +1,7 @@
 """Images and class names -> predictions. Evaluation, batch scoring and serving all call this one `Detector`."""
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import bfloat16_products, multiplies_bfloat16, placed, usable_device
 from bayes_pfl.data.preprocess import image_tensor
-from bayes_pfl.errors import BundleError, ConfigError
+from bayes_pfl.errors import BundleError, ConfigError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.images import ImageLike, is_one_image, noise_key, rgb_image
 from bayes_pfl.inference.prediction import Prediction, is_clear, prediction, prompt_scores, within
@@ -282,7 +283,13 @@ class Detector:
         return self.predict_view(image, class_name, View(overlap), num_samples, seed)
 
     def predict_view(
-        self, image: ImageLike, class_name: str, view: View, num_samples: int = 10, seed: int = 0
+        self,
+        image: ImageLike,
+        class_name: str,
+        view: View,
+        num_samples: int = 10,
+        seed: int = 0,
+        most_seconds: float | None = None,
     ) -> Prediction:
         """One image as a view looks at it: `predict`, or `predict_tiled`, of all of it or of a region alone.
 
@@ -296,6 +303,7 @@ class Detector:
             view: the way of looking.
             num_samples: R.
             seed: seed of the samples.
+            most_seconds: no further tile is begun after this time; None: no limit.
 
         Returns:
             The prediction.
@@ -303,8 +311,9 @@ class Detector:
         Raises:
             ConfigError: the overlap is out of range, or R < 1.
             ClassNameError: the name is blank or too long.
-            ImageError: the image cannot be read, or the region does not fit it.
+            ImageError: the image cannot be read, the region does not fit it, or its time is up.
         """
+        start = time.monotonic()
         view.check()
         _check_numbers([num_samples])
         self.check_class_names([class_name])
@@ -313,6 +322,8 @@ class Detector:
 
         @torch.inference_mode()
         def _score(part: ImageLike) -> PromptScores:
+            if most_seconds is not None and time.monotonic() - start > most_seconds:
+                raise ImageError(f"its tiles take longer than {most_seconds:g} s")
             features, key = self._encode(part)
             return self.method.scores(ImageQuery(features, key, class_name, seed), [num_samples])[num_samples]
 

@@ -112,7 +112,7 @@ class ModelClient:
         model = self.latest or await self.describe()
         for attempt in range(SIZES_TRIED):
             prepared = await self.decoder.prepare(data, model.image_size, question.view)
-            job = Job(prepared.pixels, question)
+            job = Job(prepared.pixels, question, self.decoder.limits.answer_timeout_s)
             outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)

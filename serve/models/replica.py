@@ -164,7 +164,12 @@ class ModelReplica:
             return Outgrown(model.info)
         try:
             prediction = model.detector.predict_view(
-                job.pixels, question.class_name, question.view, question.num_samples, question.seed
+                job.pixels,
+                question.class_name,
+                question.view,
+                question.num_samples,
+                question.seed,
+                job.most_seconds,
             )
         except BayesPFLError as error:  # such as a class name with too many tokens
             return Refused(str(error))

@@ -87,14 +87,14 @@ def test_the_models_threshold_is_for_whole_images_and_says_so(client: TestClient
 
 
 def test_what_a_view_costs_is_bounded_and_said(client: TestClient) -> None:
-    data = encoded(picture(5, width=120, height=60))
+    data = encoded(picture(5, width=120, height=120))
     for query, status, part in [
         ({"overlap": "0.5"}, 422, "overlap is of tiles"),
         ({"tile": "true", "overlap": "1"}, 422, "overlap"),
         ({"tile": "true", "overlap": "0.999"}, 422, "limits.max_tiles"),
         ({"roi": "1,2,3"}, 422, "roi"),
         ({"roi": "1,2,0,4"}, 422, "roi"),
-        ({"roi": "100,0,21,10"}, 422, "is 120 x 60: region 100,0,21,10 reaches beyond it"),
+        ({"roi": "100,0,21,10"}, 422, "is 120 x 120: region 100,0,21,10 reaches beyond it"),
     ]:
         answer = post(client, data, num_samples=1, **query)
         assert (answer.status_code, part in answer.json()["detail"]) == (status, True), answer.json()

@@ -99,6 +99,11 @@ def test_what_fits_no_image_is_said(detector):
         detector.predict_view(noise(50, 60), "gear", View(None, RegionOfInterest.from_mask(png(disk(100, 140)))))
 
 
+def test_no_tile_is_begun_when_the_time_is_up(detector):
+    with pytest.raises(ImageError, match="take longer than 0 s"):
+        detector.predict_view(noise(100, 140), "gear", View(0.5), 1, most_seconds=0)
+
+
 def test_every_way_of_looking_has_its_own_name():
     other = disk(100, 140)
     other[50, 70] = False
