@@ -37,8 +37,9 @@ def middlewares() -> list[Middleware]:
 class Doorway:
     """Drops headers that steer Ray and request numbers that are not plain, closes websockets, rewrites Ray's errors.
 
-    Ray answers 500 in plain text when the endpoint's process dies under a request, and 404 before its proxy has learned
-    where the endpoint is. Clients do not repeat these; both pass, so both become 503 with Retry-After.
+    Ray answers nothing when the endpoint's process dies under a request, of which the server makes a 500 in plain text,
+    and 404 before its proxy has learned where the endpoint is. Clients do not repeat these; both pass, so both become
+    503 with Retry-After.
 
     Args:
         app: Ray's proxy.
@@ -56,7 +57,9 @@ class Doorway:
         scope["headers"] = [(name, value) for name, value in scope["headers"] if _may_stay(name, value)]
         if scope["path"].startswith(RAY_PATHS):
             return await self.app(scope, receive, send)
-        await self.app(scope, receive, RayAnswer(scope, receive, send))
+        answer = RayAnswer(scope, receive, send)
+        await self.app(scope, receive, answer)
+        await answer.finish()
 
 
 class RayAnswer:
@@ -72,11 +75,13 @@ class RayAnswer:
         self.scope = scope
         self.receive = receive
         self.send = send
+        self.started = False
         self.replaced = False
 
     async def __call__(self, message: Message) -> None:
         """Send a message, unless it belongs to an answer that has been replaced."""
         if message["type"] == "http.response.start":
+            self.started = True
             names = {name.lower(): value for name, value in message.get("headers", [])}
             if message["status"] >= 400 and names.get(b"content-type") != PROBLEM:
                 self.replaced = True
@@ -84,6 +89,11 @@ class RayAnswer:
                 return await self._answer(message["status"], request_id)
         if not self.replaced:
             await self.send(message)
+
+    async def finish(self) -> None:
+        """Answer where Ray has ended without any answer."""
+        if not self.started:
+            await self._answer(500, "")
 
     async def _answer(self, status: int, request_id: str) -> None:
         detail = "No answer in time; try again." if status == 408 else "The endpoint is being restarted; try again."

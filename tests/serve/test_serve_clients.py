@@ -184,6 +184,12 @@ def test_ray_s_own_errors_become_503() -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["request_id"] == "seven"
 
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        """As Ray when the endpoint's process is killed under a request: the server would make it a 500."""
+
+    answer = TestClient(Doorway(silent)).get("/v1/score")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
 
 def test_hosts_are_names_whatever_their_letters(bundles: dict[str, Path]) -> None:
     settings = ServeSettings(
