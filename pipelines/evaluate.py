@@ -1,6 +1,7 @@
 """`bayes-pfl evaluate`: shards of datasets a model has not seen -> metrics by category and dataset, table, report."""
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -16,9 +17,11 @@ from bayes_pfl.config import Settings, parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
-from bayes_pfl.errors import DataError
+from bayes_pfl.datasets.checks import counted
+from bayes_pfl.errors import ClassNameError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.metrics import dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import check_class_names
@@ -30,8 +33,9 @@ from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
-from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples, tile_overlap
+from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
+from pipelines.scoring.inputs import make_view
 from pipelines.scoring.report_images import positions_by_rank, report_image
 
 
@@ -50,6 +54,7 @@ class EvaluateSettings(Settings):
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")
     tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
     overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
+    roi: str | None = Field(None, description="region alone: x,y,width,height in pixels, or a mask image; none: all")
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
@@ -90,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", action="store_true", help="look at large images tile by tile, at their own resolution"
     )
     parser.add_argument("--overlap", type=float, metavar="SHARE", help="with --tile: share that the next tile covers")
+    parser.add_argument("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image")
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
@@ -116,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap")
+    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile") if getattr(args, name)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
@@ -152,7 +158,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
-    tile_overlap(settings.tile, settings.overlap)
+    view = make_view(settings.tile, settings.overlap, settings.roi)
     require_gpu(settings.use_gpu)
     check_store(settings.tracking)
     bundle = load_bundle(settings.model)
@@ -164,17 +170,19 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing "
             "about unseen data. Choose other shards, or --allow-overlap to get a marked result."
         )
-    check_class_names(class_names(bundle.config), refs)
+    _check_class_names(bundle, refs)
     store = Store(absolute(settings.output or str(home() / "evaluation")))
     store.make()
-    scored = _score(settings, bundle, datasets, refs)
+    task = _task(settings, bundle, view)
+    scored = _score(settings, task, datasets, refs)
     if np.isnan(scored.scores).all():
         raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
     result: dict[str, Any] = {
         "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
         "num_samples": settings.num_samples,
         "seed": settings.seed,
-        "tile_overlap": tile_overlap(settings.tile, settings.overlap),
+        "tile_overlap": view.overlap,
+        "looked_at": task.looked_at,
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
         "not_scored": [
@@ -183,9 +191,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         ],
         "report": f"{store.root}/report.html",
     }
-    tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None and not settings.tile)
+    tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None and view == WHOLE)
     result["run_id"] = tracked.run_id
-    images = _extreme_images(settings, bundle, datasets, scored)
+    images = _extreme_images(settings, task, datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_remote(store.root) else Path(store.root)
         keep_earlier(store, result)
@@ -193,10 +201,22 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         if is_remote(store.root):
             store.upload_files(files)
         _record(tracked, result, files)
-    FinishedChunks(home() / "evaluations", _task(settings, bundle), refs).remove()
+    FinishedChunks(home() / "evaluations", task, refs).remove()
     if own:
         tracked.finish()
     return result | ({"tracking_problem": tracked.problem} if tracked.problem else {})
+
+
+def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
+    """Refuse a category in which no class name fits; in others the images whose name does not fit are listed."""
+    names = class_names(bundle.config)
+    fitting = set()
+    for name in {ref.class_name for ref in refs}:
+        with contextlib.suppress(ClassNameError):
+            names.tokens(name)
+            fitting.add(name)
+    usable = {ref.category for ref in refs if ref.class_name in fitting}
+    check_class_names(names, [ref for ref in refs if ref.category not in usable])
 
 
 def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:
@@ -231,25 +251,22 @@ def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
     return datasets
 
 
-def _task(settings: EvaluateSettings, bundle: Bundle) -> ScoringTask:
+def _task(settings: EvaluateSettings, bundle: Bundle, view: View) -> ScoringTask:
     device = "cuda" if settings.use_gpu else "cpu"
-    tiles = tile_overlap(settings.tile, settings.overlap)
-    return ScoringTask(
-        bundle, settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, tiles
-    )
+    return ScoringTask(bundle, settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, view)
 
 
 def _score(
-    settings: EvaluateSettings, bundle: Bundle, datasets: list[EvaluatedDataset], refs: list[SampleRef]
+    settings: EvaluateSettings, task: ScoringTask, datasets: list[EvaluatedDataset], refs: list[SampleRef]
 ) -> ScoredSamples:
     """All samples of all datasets through one pool of actors."""
-    task = _task(settings, bundle)
     finished = FinishedChunks(home() / "evaluations", task, refs)
     start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
     done = sum(len(row["positions"]) for row in finished.read().values())
     before = f"; {done:,} of them were done before" if done else ""
     print(
-        f"Scoring {len(refs):,} images with R = {settings.num_samples} on {settings.workers} workers{before}.",
+        f"Scoring {counted(len(refs), 'image')} with R = {settings.num_samples} on "
+        f"{counted(settings.workers, 'worker')}{before}: {task.looked_at}.",
         file=sys.stderr,
     )
     groups = [f"{dataset.name}/{ref.category}" for dataset in datasets for ref in dataset.refs]
@@ -277,14 +294,13 @@ def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any
 
 
 def _extreme_images(
-    settings: EvaluateSettings, bundle: Bundle, datasets: list[EvaluatedDataset], scored: ScoredSamples
+    settings: EvaluateSettings, task: ScoringTask, datasets: list[EvaluatedDataset], scored: ScoredSamples
 ) -> dict[str, list[ReportImage]]:
     """The images of each dataset that the model ranks worst and best, predicted once more: equal noise, equal maps."""
     if settings.cases == 0:
         return {}
-    task = _task(settings, bundle)
-    question = (task.num_samples, task.seed, task.max_pixels, task.overlap)
-    detector = Detector(bundle, Backbone(bundle.config.backbone), _device(settings))
+    question = (task.num_samples, task.seed, task.max_pixels, task.view)
+    detector = Detector(task.bundle, Backbone(task.bundle.config.backbone), _device(settings))
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
         order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])

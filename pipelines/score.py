@@ -14,27 +14,32 @@ from PIL import Image
 
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image, encode_png
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import BayesPFLError, ClassNameError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.heatmap import overlay
+from bayes_pfl.inference.outlines import outlined_regions
+from bayes_pfl.inference.view import View
 from bayes_pfl.methods.builder import class_names
 from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
 from pipelines.scoring.actors import load_detector, through_actors
-from pipelines.scoring.evaluation import ScoringTask, tile_overlap
-from pipelines.scoring.inputs import ImageInput, find_inputs
+from pipelines.scoring.coco import coco_document, write_coco
+from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
 from pipelines.scoring.results import (
     PART,
     Results,
     ScoredImage,
     ScoringPlan,
     complete,
-    counted,
     part_row,
+    regions_of,
     summarise,
 )
+from pipelines.scoring.thresholds import keep_threshold, label_threshold, map_threshold, remind_of_view
 
 PART_IMAGES = 16
 """What a killed run loses at most, and what one process scores without asking Ray for help."""
@@ -67,10 +72,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of the noise; default 0")
     add("--threshold", type=float, metavar="SCORE", help="scores from here on are anomalous; default: the model's own")
     add("--output", type=Path, help="folder for table, heat maps and gallery; run again, it goes on where it stopped")
+    add(
+        "--store-threshold",
+        type=float,
+        metavar="SHARE",
+        help="the images are all normal: keep with the model the threshold that at most this share of them reaches",
+    )
     add("--fail-above", type=float, metavar="SCORE", help="exit with 1 if an image scores higher, and name it")
     add("--max-pixels", type=int, default=MAX_PIXELS, help=f"largest width x height of an image; default {MAX_PIXELS}")
     add("--tile", action="store_true", help="look at large images tile by tile, at their own resolution")
     add("--overlap", type=float, metavar="SHARE", help="with --tile: share of a tile that the next covers; default 0.5")
+    add("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image of the images' size")
+    add("--coco", type=Path, metavar="FILE", help="write the regions found as COCO JSON, which labelling tools open")
+    add(
+        "--region-threshold",
+        type=float,
+        metavar="VALUE",
+        help="with --coco: map value from which on; default: threshold",
+    )
     add("--workers", type=int, default=2, help=f"processes that hold the model, for more than {PART_IMAGES} images")
     add("--threads", type=int, default=1, help="CPU threads of a worker; default 1")
     add("--use-gpu", action="store_true", help="one GPU for every worker")
@@ -86,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         Exit code: 1 if an image scores above --fail-above.
     """
-    _check(args)
+    view = _check(args)
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     bundle = load_bundle(args.model)
     _check_class_names(bundle, inputs.images)
@@ -97,37 +116,48 @@ def run(args: argparse.Namespace) -> int:
         args.threads,
         "cuda" if args.use_gpu else "cpu",
         args.max_pixels,
-        tile_overlap(args.tile, args.overlap),
+        view,
     )
-    own = bundle.config.scoring.threshold if task.overlap is None else None
-    threshold = own if args.threshold is None else args.threshold
+    typed = [f"--{name.replace('_', '-')}" for name in ("threshold", "fail_above") if getattr(args, name) is not None]
+    remind_of_view(typed, task)
+    threshold = label_threshold(args.threshold, task)
+    if args.coco is not None:
+        task = task._replace(region_threshold=map_threshold(args.region_threshold, threshold, task))
     for line in skipped_summary(inputs.skipped):
         print(f"left out: {line}", file=sys.stderr)
     if args.output is None:
-        rows, summary = _score_only(args, task, inputs.images, threshold)
+        rows, summary, regions = _score_only(args, task, inputs.images, threshold)
     else:
-        rows, summary = _score_into(args.output.expanduser().resolve(), args, task, inputs.images, threshold)
+        rows, summary, regions = _score_into(args.output.expanduser().resolve(), args, task, inputs.images, threshold)
     summary = {**summary, "left_out": counts_by_reason(inputs.skipped)}
+    if args.coco is not None and task.region_threshold is not None:
+        write_coco(args.coco, coco_document(rows.to_pylist(), regions, task, task.region_threshold))
     print(json.dumps(summary) if args.json else _text(rows, summary))
+    if args.store_threshold is not None and summary["scored"]:
+        keep_threshold(task, rows["pred_score"].drop_null().to_numpy(), args.store_threshold)
     if not summary["scored"]:
         raise _nothing_scored(summary["unreadable"][0]["error"])
     return _fail_above(args.fail_above, rows)
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse options that make no sense, before anything takes time."""
+def _check(args: argparse.Namespace) -> View:
+    """The way of looking. Refuses options that make no sense, before anything takes time."""
     if min(args.num_samples, args.workers, args.threads, args.max_pixels) < 1 or args.seed < 0:
         raise ConfigError("--num-samples, --workers, --threads and --max-pixels are at least 1, --seed at least 0.")
-    for name in ("threshold", "fail_above"):
+    if args.region_threshold is not None and args.coco is None:
+        raise ConfigError("--region-threshold is of regions: give --coco too.")
+    if args.store_threshold is not None and not Path(args.model).is_dir():
+        raise ConfigError(f"--store-threshold writes into the model: give --model as its folder, not {args.model}.")
+    for name in ("threshold", "fail_above", "region_threshold", "store_threshold"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; scores are between 0 and 1.")
+            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; it is between 0 and 1.")
     if args.class_name is not None and args.class_name_from is not None:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():
         raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
-    tile_overlap(args.tile, args.overlap)
     require_gpu(args.use_gpu)
+    return make_view(args.tile, args.overlap, args.roi)
 
 
 def _check_class_names(bundle: Bundle, images: Sequence[ImageInput]) -> None:
@@ -162,7 +192,7 @@ def _fail_above(limit: float | None, rows: pa.Table) -> int:
 
 def _score_only(
     args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], threshold: float | None
-) -> tuple[pa.Table, dict[str, Any]]:
+) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
     """Keep nothing but what is printed."""
     parts = _parts(images)
     by_part: dict[int, list[ScoredImage]] = {}
@@ -175,14 +205,16 @@ def _score_only(
         for number, part in enumerate(parts)
         for position, result in zip(part, by_part[number], strict=True)
     ]
-    table = complete(pa.Table.from_pylist(rows, PART), task.bundle.version, threshold)
+    parts_table = pa.Table.from_pylist(rows, PART)
+    table = complete(parts_table, task.bundle.version, threshold)
     plan = ScoringPlan.make(task, images)
-    return table, {**summarise(table, task.bundle, threshold), **plan._asdict(), "rows": table.to_pylist()}
+    summary = {**summarise(table, task, threshold), **plan._asdict(), "rows": table.to_pylist()}
+    return table, summary, regions_of(parts_table)
 
 
 def _score_into(
     folder: Path, args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], threshold: float | None
-) -> tuple[pa.Table, dict[str, Any]]:
+) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
     """Write a folder of results, or what is missing of it."""
     with claim(folder):
         parts = _parts(images)
@@ -194,7 +226,7 @@ def _score_into(
         with progress(len(images), "image", len(images) - left) as advance:
             for number, scored in _score(args, task, images, parts, todo, advance):
                 results.add(number, scored)
-        return results.finish(task.bundle, threshold)
+        return results.finish(task, threshold)
 
 
 def _parts(images: Sequence[ImageInput]) -> list[list[int]]:
@@ -209,12 +241,11 @@ def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int
         print(f"Nothing to do: {counted(total, 'image')} done before, in {args.output}.", file=sys.stderr)
         return
     before = f"; {done:,} of {total:,} were done before" if done else ""
-    where = "here" if left <= PART_IMAGES else f"on {args.workers} workers"
-    tiles = "" if task.overlap is None else f", in tiles that overlap by {task.overlap:g}"
+    where = "here" if left <= PART_IMAGES else f"on {counted(args.workers, 'worker')}"
     target = f", into {args.output}" if args.output else ""
     print(
         f"Scoring {counted(left, 'image')} {where}{before}: model version {task.bundle.version}, "
-        f"R = {args.num_samples}, seed {args.seed}{tiles}{target}.",
+        f"R = {args.num_samples}, seed {args.seed}, {task.looked_at}{target}.",
         file=sys.stderr,
     )
 
@@ -243,7 +274,7 @@ def _score(
     work = [{"part": number, "images": json.dumps([images[at] for at in parts[number]])} for number in todo]
     for row in through_actors(work, PartScorer, options, args.workers, args.use_gpu):
         advance(len(row["pred_score"]))
-        columns = (row["pred_score"], row["uncertainty"], row["error"], row["overlay"])
+        columns = [row[name] for name in ScoredImage._fields]
         yield int(row["part"]), [_scored(*values) for values in zip(*columns, strict=True)]
 
 
@@ -272,11 +303,15 @@ class PartScorer:
             pixels = decode_image(image.read(), self._task.max_pixels)
             prediction = self._task.predict(self._detector, pixels, image.class_name)
         except BayesPFLError as error:
-            return ScoredImage(None, None, str(error), None)
+            return ScoredImage(None, None, str(error), None, None)
         except OSError as error:
-            return ScoredImage(None, None, error.strerror or str(error), None)
+            return ScoredImage(None, None, error.strerror or str(error), None, None)
         drawn = encode_png(_drawn(pixels, prediction.anomaly_map)) if self._overlays else None
-        return ScoredImage(prediction.image_score, prediction.uncertainty, None, drawn)
+        regions = None
+        if self._task.region_threshold is not None:
+            outlines = outlined_regions(prediction.anomaly_map, self._task.region_threshold, *pixels.size)
+            regions = json.dumps([*pixels.size, outlines])
+        return ScoredImage(prediction.image_score, prediction.uncertainty, None, drawn, regions)
 
 
 def _drawn(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
@@ -286,13 +321,15 @@ def _drawn(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
     return overlay(small, anomaly_map)
 
 
-def _scored(score: float | None, uncertainty: float | None, error: str | None, png: bytes | None) -> ScoredImage:
+def _scored(
+    score: float | None, uncertainty: float | None, error: str | None, png: bytes | None, regions: str | None
+) -> ScoredImage:
     """What Ray Data's columns hold of one image: it turns None among numbers into NaN."""
     if error is not None:
-        return ScoredImage(None, None, error, None)
+        return ScoredImage(None, None, error, None, None)
     assert score is not None
     assert uncertainty is not None
-    return ScoredImage(float(score), float(uncertainty), None, png)
+    return ScoredImage(float(score), float(uncertainty), None, png, regions)
 
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
@@ -308,7 +345,9 @@ def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
         lines.append(f"\n{count} scored, the highest above; all of them in {summary['output']}:")
         lines.append("  gallery.html, scores.parquet, scores.arrow, summary.json, maps/")
     if summary["threshold"] is not None:
-        lines.append(f"{summary['anomalous']:,} at or above the threshold of {summary['threshold']:g}")
+        lines.append(
+            f"{summary['anomalous']:,} at or above the threshold of {summary['threshold']:g} for {summary['looked_at']}"
+        )
     else:
         lines.append(f"No verdicts: {summary['no_label_because']}.")
     failed = summary["unreadable"]

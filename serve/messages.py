@@ -66,7 +66,8 @@ class ReplicaAnswer(NamedTuple):
     image_score: float
     uncertainty: float
     anomaly_map: np.ndarray | None
-    """(side, side), or of the image's size for tiles or a region, float32 in [0, 1], if asked for or if the model knows a threshold, so that it has regions."""
+    """(side, side), or of the image's size for tiles or a region, float32 in [0, 1]; if asked for, or if the model
+    knows a threshold, so that it has regions."""
     model: ModelInfo
     compute_ms: float
 

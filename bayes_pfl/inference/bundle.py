@@ -215,6 +215,33 @@ def _verify(folder: Path, record: Any, head: bytes) -> None:
         )
 
 
+def store_threshold(bundle: Bundle, threshold: float, looked_at: str) -> None:
+    """Write a threshold into the configuration of a bundle on disk; its weights and its version stay.
+
+    Args:
+        bundle: a loaded one.
+        threshold: image score from which an image is called anomalous.
+        looked_at: the way of looking that it was made for, as of `View.name`.
+
+    Raises:
+        BundleError: the bundle cannot be written.
+    """
+    path = bundle.folder / "bundle.json"
+    config = {**bundle.record["config"]}
+    config["scoring"] = {**config.get("scoring", {}), "threshold": threshold, "threshold_for": looked_at}
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps({**bundle.record, "config": config}, indent=1, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise BundleError(f"Cannot write {path} ({error.strerror or error}): make the folder writable.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def training_images(bundle: Bundle) -> frozenset[str]:
     """SHA-256 of every image the bundle was trained on.
 

@@ -17,7 +17,7 @@ from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.images import ImageLike, is_one_image, noise_key, rgb_image
 from bayes_pfl.inference.prediction import Prediction, is_clear, prediction, prompt_scores, within
 from bayes_pfl.inference.tiling import TiledScores, tiled_scores
-from bayes_pfl.inference.view import View
+from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
 from bayes_pfl.methods.method import ImageQuery
@@ -165,9 +165,12 @@ class Detector:
         if num_samples != "auto":
             nested = self.predict_nested(images, class_names, [num_samples], seed)
             return [predictions[num_samples] for predictions in nested]
-        threshold = self.config.scoring.threshold if threshold is None else threshold
+        own = self.config.scoring.threshold_for in (None, WHOLE.name(self.config.backbone.image_size))
+        threshold = self.config.scoring.threshold if threshold is None and own else threshold
         if threshold is None:
-            raise ConfigError('num_samples="auto" needs a threshold: give one, or use a bundle that has one.')
+            raise ConfigError(
+                'num_samples="auto" needs a threshold: give one, or use a bundle that has one for whole images.'
+            )
         self._check_names(images, class_names)
         return [
             self.predict_features_until(*self._encode(image), name, threshold, seed)
@@ -293,9 +296,9 @@ class Detector:
     ) -> Prediction:
         """One image as a view looks at it: `predict`, or `predict_tiled`, of all of it or of a region alone.
 
-        No pixel outside the region counts in the score: it equals that of the image cut to the region's box. The maps of
-        a region are (height, width) of the image and 0 outside; where a mask tells the region, the maximum of the map is
-        that inside the mask, and the uncertainty that of its box.
+        No pixel outside the region counts in the score: it equals that of the image cut to the region's box. The maps
+        of a region are (height, width) of the image and 0 outside; where a mask tells the region, the maximum of the
+        map is that inside the mask, and the uncertainty that of its box.
 
         Args:
             image: see `predict`.

@@ -1,4 +1,4 @@
-"""A way of looking at an image: as a whole or in tiles, all of it or a region of interest. A threshold belongs to one."""
+"""A way of looking at an image, which a threshold belongs to: as a whole or in tiles, all of it or a region."""
 
 import hashlib
 import math

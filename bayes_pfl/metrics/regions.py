@@ -1,7 +1,7 @@
 """One map and its mask -> scores of normal and of anomalous pixels, and the latter's regions."""
 
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +25,14 @@ class PixelSplit(NamedTuple):
 def split_pixels(
     maps: Iterable[np.ndarray],
     masks: Iterable[np.ndarray],
+    inside: Iterable[np.ndarray] | None = None,
 ) -> Iterator[PixelSplit]:
     """The pixels of each pair; a mask is anomalous where it is not 0. Images may differ in size.
 
     Args:
         maps: scores (height, width) of each image.
         masks: the same shapes.
+        inside: the same shapes, True where pixels count; None: everywhere.
 
     Yields:
         The pixels of one image, by class.
@@ -39,10 +41,11 @@ def split_pixels(
         DataError: a map is not two-dimensional or its mask has another shape, a mask holds values
             between 0 and 1, or there are more maps than masks or the reverse.
     """
+    counted = repeat(None) if inside is None else iter(inside)
     for index, (scores, mask) in enumerate(zip_longest(maps, masks)):
         if scores is None or mask is None:
             raise DataError(f"Map {index} and mask {index} must both be there: give each map its mask.")
-        yield _split(index, np.asarray(scores), np.asarray(mask))
+        yield _split(index, np.asarray(scores), np.asarray(mask), next(counted))
 
 
 def as_floats(scores: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -59,7 +62,7 @@ def as_floats(scores: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape
     return scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
 
 
-def _split(index: int, scores: np.ndarray, mask: np.ndarray) -> PixelSplit:
+def _split(index: int, scores: np.ndarray, mask: np.ndarray, inside: np.ndarray | None) -> PixelSplit:
     if scores.ndim != 2 or mask.shape != scores.shape:
         raise DataError(
             f"Map {index} has shape {scores.shape} and its mask {mask.shape}: "
@@ -69,10 +72,13 @@ def _split(index: int, scores: np.ndarray, mask: np.ndarray) -> PixelSplit:
     if mask.dtype.kind == "f" and not np.array_equal(anomalous, mask):
         raise DataError(f"Mask {index} holds values between 0 and 1: binarize it first.")
     scores = as_floats(scores)
+    normal = ~anomalous
+    if inside is not None:
+        anomalous, normal = anomalous & inside, normal & inside
     if not anomalous.any():
         none = scores[:0, 0]
-        return PixelSplit(scores.ravel(), none, none.astype(np.int64))
-    return PixelSplit(scores[~anomalous], scores[anomalous], _region_area(anomalous))
+        return PixelSplit(scores[normal], none, none.astype(np.int64))
+    return PixelSplit(scores[normal], scores[anomalous], _region_area(anomalous))
 
 
 def _region_area(anomalous: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, " anomalous"]:

@@ -65,18 +65,20 @@ class PixelHistogram:
         self,
         maps: Iterable[np.ndarray],
         masks: Iterable[np.ndarray],
+        inside: Iterable[np.ndarray] | None = None,
     ) -> None:
         """Count the pixels of more maps.
 
         Args:
             maps: probabilities (height, width) of each image.
             masks: the same shapes; anomalous where not 0.
+            inside: the same shapes, True where pixels count; None: everywhere.
 
         Raises:
             DataError: a map and its mask do not fit each other, or a score is not within [0, 1];
                 the maps before it are counted.
         """
-        for pixels in split_pixels(maps, masks):
+        for pixels in split_pixels(maps, masks, inside):
             normal, anomalous = _bins(pixels.normal), _bins(pixels.anomalous)
             weight = np.rint(REGION_UNIT / pixels.region_area).astype(np.int64)
             np.add.at(self.normal, normal, 1)

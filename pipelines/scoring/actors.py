@@ -16,6 +16,7 @@ from bayes_pfl.data.shards import read_shard
 from bayes_pfl.errors import ImageError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector, Prediction
+from bayes_pfl.inference.view import View
 
 
 def through_actors(
@@ -117,5 +118,29 @@ def truth_mask(
     if decoded.shape == shape:
         return (decoded != 0).astype(np.float32)
     if shape[0] != shape[1]:
-        raise ImageError("the mask is not of the image's size, so its tiles cannot be measured")
+        raise ImageError("the mask is not of the image's size, so its tiles or region cannot be measured")
     return mask_tensor(decoded, shape[0]).numpy()
+
+
+def inside_region(view: View, truth: np.ndarray | None, label: int, prediction: Prediction) -> list[np.ndarray] | None:
+    """Which pixels of an image count in an evaluation.
+
+    Args:
+        view: how it was looked at.
+        truth: (height, width), 1 where defective; None if that is not known.
+        label: 1 for an anomalous image, else 0.
+        prediction: gives the size.
+
+    Returns:
+        One (height, width) array, True inside the region; None without a region.
+
+    Raises:
+        ImageError: all that is wrong with the image lies outside the region: it is neither normal nor anomalous.
+    """
+    if view.region is None:
+        return None
+    height, width = prediction.anomaly_map.shape
+    inside = view.region.inside(width, height)
+    if label == 1 and truth is not None and truth.any() and not truth[inside].any():
+        raise ImageError("its defect lies outside the region, so it counts neither as normal nor as anomalous")
+    return [inside]

@@ -14,12 +14,13 @@ from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.data.shards import replacing
-from bayes_pfl.errors import BayesPFLError, ConfigError
+from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.prediction import Prediction
+from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.metrics import PixelHistogram
-from pipelines.scoring.actors import load_detector, read_row, through_actors, truth_mask
+from pipelines.scoring.actors import inside_region, load_detector, read_row, through_actors, truth_mask
 
 CHUNK = 16
 """Images of one category that go through an actor as one piece of work, and what a killed evaluation loses at most."""
@@ -36,11 +37,18 @@ class ScoringTask(NamedTuple):
     threads: int
     device: str
     max_pixels: int
-    overlap: float | None = None
-    """Least share of a tile that the next one covers too; None: the image as a whole."""
+    view: View = WHOLE
+    """How images are looked at."""
+    region_threshold: float | None = None
+    """Map value from which a pixel belongs to a region; None: no regions are wanted."""
+
+    @property
+    def looked_at(self) -> str:
+        """The way of looking in words: what a threshold belongs to."""
+        return self.view.name(self.bundle.config.backbone.image_size)
 
     def predict(self, detector: Detector, image: Image.Image, class_name: str) -> Prediction:
-        """The prediction of one image, as a whole or in tiles.
+        """The prediction of one image.
 
         Args:
             detector: the model.
@@ -48,38 +56,13 @@ class ScoringTask(NamedTuple):
             class_name: what it shows.
 
         Returns:
-            Numbers of `Detector.predict`, or of `Detector.predict_tiled`.
+            The numbers of `Detector.predict_view`.
 
         Raises:
             ClassNameError: the name is blank or too long.
-            ImageError: the image is too narrow for tiles.
+            ImageError: the image is too narrow for tiles, or the region does not fit it.
         """
-        if self.overlap is None:
-            return detector.predict([image], [class_name], self.num_samples, self.seed)[0]
-        return detector.predict_tiled(image, class_name, self.overlap, self.num_samples, self.seed)
-
-
-def tile_overlap(tile: bool, overlap: float | None) -> float | None:
-    """What --tile and --overlap say together.
-
-    Args:
-        tile: whether images are looked at in tiles.
-        overlap: share of a tile that the next one covers too; None: the usual 0.5.
-
-    Returns:
-        The overlap; None for whole images.
-
-    Raises:
-        ConfigError: it is out of range, or given without tiles.
-
-    >>> tile_overlap(True, None), tile_overlap(False, None)
-    (0.5, None)
-    """
-    if overlap is not None and not tile:
-        raise ConfigError("--overlap is of tiles: give --tile too.")
-    if overlap is not None and not 0 <= overlap < 1:
-        raise ConfigError(f"--overlap is {overlap:g}; give a share of a tile, at least 0 and below 1.")
-    return (0.5 if overlap is None else overlap) if tile else None
+        return detector.predict_view(image, class_name, self.view, self.num_samples, self.seed)
 
 
 class ScoredSamples(NamedTuple):
@@ -113,8 +96,9 @@ class ChunkScorer:
                 pixels = decode_image(image, self._task.max_pixels)
                 prediction = self._task.predict(self._detector, pixels, name)
                 truth = truth_mask(mask, label, prediction, self._task.max_pixels)
+                inside = inside_region(self._task.view, truth, label, prediction)
                 if truth is not None:
-                    histogram.update([prediction.anomaly_map], [truth])
+                    histogram.update([prediction.anomaly_map], [truth], inside)
                 score, uncertainty = prediction.image_score, prediction.uncertainty
             except BayesPFLError as error:  # one image never ends an evaluation: it is listed
                 problem = str(error)
@@ -137,7 +121,7 @@ class FinishedChunks:
 
     def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
         question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
-        question += [task.num_samples, task.seed, task.max_pixels, task.overlap]
+        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at]
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 

@@ -32,7 +32,7 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
         earlier = store.read_json("metrics.json")
     except DamagedError:
         earlier = {}  # moved aside as another evaluation's
-    same = ("model", "num_samples", "seed", "datasets")
+    same = ("model", "num_samples", "seed", "datasets", "looked_at")
     if earlier is None or (isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in same)):
         return
     if is_remote(store.root):
@@ -90,8 +90,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
         f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), "
         f"R = {result['num_samples']}."
     ]
-    if result["tile_overlap"] is not None:
-        notes.append(f"Images were looked at in tiles that overlap by {result['tile_overlap']:g}.")
+    notes.append(f"Looked at: {result['looked_at']}.")
     if result["trained_on_images_evaluated"]:
         notes.append(
             f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result."

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from bayes_pfl.data.remote import is_remote, list_files, list_tree, local_copy
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.walk import IMAGE_SUFFIXES, SkippedFile, composed, is_image, list_images, select_images
-from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.errors import ConfigError, DataError, ImageError
+from bayes_pfl.inference.view import RegionOfInterest, View
 from pipelines.scoring.actors import read_row
 
 FROM_FOLDER = "folder"
@@ -47,6 +48,43 @@ class Inputs(NamedTuple):
 
     images: list[ImageInput]
     skipped: list[SkippedFile]
+
+
+def make_view(tile: bool, overlap: float | None, region: str | None) -> View:
+    """What --tile, --overlap and --roi say together.
+
+    Args:
+        tile: whether images are looked at in tiles.
+        overlap: share of a tile that the next one covers too; None: the usual 0.5.
+        region: `x,y,width,height`, or a mask by path or URI; None: all of the image.
+
+    Returns:
+        The way of looking.
+
+    Raises:
+        ConfigError: a value is out of range, or the mask cannot be read.
+
+    >>> make_view(True, None, "1,2,30,40").name(112)
+    'tiles of 112 px that overlap by 0.5, region 1,2,30,40'
+    """
+    if overlap is not None and not tile:
+        raise ConfigError("--overlap is of tiles: give --tile too.")
+    view = View((0.5 if overlap is None else overlap) if tile else None, _region(region))
+    view.check()
+    return view
+
+
+def _region(text: str | None) -> RegionOfInterest | None:
+    if text is None:
+        return None
+    if not is_remote(text) and not Path(text).is_file():
+        return RegionOfInterest.from_text(text)
+    try:
+        return RegionOfInterest.from_mask(local_copy(text).read_bytes())
+    except ImageError as error:
+        raise ConfigError(f"--roi {text} cannot be used: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"--roi {text} cannot be read: {error.strerror or error}.") from error
 
 
 def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from: str | None) -> Inputs:

@@ -7,6 +7,7 @@ import numpy as np
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image, decode_mask
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.view import WHOLE, View
 from pipelines.platform.html import ReportImage
 from pipelines.scoring.actors import read_row
 
@@ -17,7 +18,7 @@ def report_image(
     num_samples: int,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
-    overlap: float | None = None,
+    view: View = WHOLE,
 ) -> ReportImage:
     """Predict one sample; the same noise gives the same map as in an evaluation.
 
@@ -27,7 +28,7 @@ def report_image(
         num_samples: R.
         seed: of the noise.
         max_pixels: largest image that is decoded, width x height.
-        overlap: of tiles; None: the image as a whole.
+        view: how it is looked at.
 
     Returns:
         The sample with its prediction.
@@ -37,10 +38,7 @@ def report_image(
     """
     data, mask = read_row(ref.shard, ref.row)
     image = decode_image(data, max_pixels)
-    if overlap is None:
-        prediction = detector.predict([image], [ref.class_name], num_samples, seed)[0]
-    else:
-        prediction = detector.predict_tiled(image, ref.class_name, overlap, num_samples, seed)
+    prediction = detector.predict_view(image, ref.class_name, view, num_samples, seed)
     return ReportImage(
         ref.sample_id,
         image,

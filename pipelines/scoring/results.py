@@ -15,19 +15,15 @@ import pyarrow.parquet as pq
 
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import OutputError
-from bayes_pfl.inference.bundle import Bundle
 from pipelines.platform.html import write_page
 from pipelines.scoring.evaluation import ScoringTask
 from pipelines.scoring.inputs import ImageInput
+from pipelines.scoring.thresholds import no_label_because
 
 SHOWN = 500
 """Images in the gallery, those with the highest scores: a page of more is slow to open."""
-
-NO_THRESHOLD = "the model has no threshold; give --threshold"
-"""Why `pred_label` is null."""
-
-THRESHOLD_OF_WHOLE_IMAGES = "the model's threshold belongs to whole images, not to tiles; give --threshold"
 
 PART = pa.schema(
     [
@@ -37,6 +33,7 @@ PART = pa.schema(
         pa.field("uncertainty", pa.float64()),
         pa.field("anomaly_map", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("regions", pa.string()),
     ]
 )
 
@@ -49,6 +46,8 @@ class ScoredImage(NamedTuple):
     error: str | None
     overlay: bytes | None
     """The heat map over the image, PNG, if wanted."""
+    regions: str | None
+    """`RegionsOfImage` in JSON, if wanted."""
 
 
 class ScoringPlan(NamedTuple):
@@ -65,6 +64,10 @@ class ScoringPlan(NamedTuple):
     max_pixels: int
     overlap: float | None
     """Of tiles; None: whole images."""
+    region: str | None
+    """Name of the region of interest; None: all of an image."""
+    region_threshold: float | None
+    """Map value from which a pixel belongs to a region; None: no regions were wanted."""
 
     @classmethod
     def make(cls, task: ScoringTask, inputs: Sequence[ImageInput]) -> "ScoringPlan":
@@ -80,9 +83,9 @@ class ScoringPlan(NamedTuple):
         listed = [[image.sample_id, image.class_name, image.stamp] for image in inputs]
         names = sorted({image.class_name for image in inputs})
         digests = _digest(listed), _digest(names)
-        return cls(
-            task.bundle.version, task.num_samples, task.seed, len(inputs), *digests, task.max_pixels, task.overlap
-        )
+        region = None if task.view.region is None else task.view.region.name
+        question = task.bundle.version, task.num_samples, task.seed, len(inputs)
+        return cls(*question, *digests, task.max_pixels, task.view.overlap, region, task.region_threshold)
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """In what an earlier plan differs.
@@ -93,7 +96,8 @@ class ScoringPlan(NamedTuple):
         Returns:
             Names of fields, those with a plain word for it in front.
         """
-        earlier = {"max_pixels": MAX_PIXELS, "overlap": None, **earlier}
+        defaults = {"max_pixels": MAX_PIXELS, "overlap": None, "region": None, "region_threshold": None}
+        earlier = {**defaults, **earlier}
         names = [name for name, value in self._asdict().items() if name in earlier and earlier[name] != value]
         if "class_names_sha256" in names:
             return ["class name", *names]
@@ -149,29 +153,30 @@ class Results:
         with replacing(self._part(number)) as temporary:
             _write_arrow(pa.Table.from_pylist(rows, PART), temporary)
 
-    def finish(self, bundle: Bundle, threshold: float | None) -> tuple[pa.Table, dict[str, Any]]:
+    def finish(self, task: ScoringTask, threshold: float | None) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
         """Write scores.parquet, scores.arrow and gallery.html, and summary.json last.
 
         Args:
-            bundle: the model.
+            task: the model, and how it predicts.
             threshold: scores from here on are anomalous; None: no labels.
 
         Returns:
-            Table and summary.
+            Table, summary, and the regions of every image.
         """
         tables = []
         for number in range(len(self.parts)):
             with pa.memory_map(str(self._part(number))) as source:
                 tables.append(pa.ipc.open_file(source).read_all())
-        table = complete(pa.concat_tables(tables), bundle.version, threshold)
+        rows = pa.concat_tables(tables, promote_options="default")  # parts of earlier versions have no regions
+        table = complete(rows, task.bundle.version, threshold)
         with replacing(self.folder / "scores.parquet") as temporary:
             pq.write_table(table, temporary)
         with replacing(self.folder / "scores.arrow") as temporary:
             _write_arrow(table, temporary)
-        summary = {**summarise(table, bundle, threshold), **self.plan._asdict(), "output": str(self.folder)}
+        summary = {**summarise(table, task, threshold), **self.plan._asdict(), "output": str(self.folder)}
         write_gallery(self.folder / "gallery.html", table, summary)
         write_json(self.folder / "summary.json", summary)
-        return table, summary
+        return table, summary, regions_of(rows)
 
     def _part(self, number: int) -> Path:
         return self.folder / MANIFEST_FOLDER / "shards" / f"part-{number:06d}.arrow"
@@ -195,7 +200,21 @@ def part_row(image: ImageInput, result: ScoredImage, overlay: str | None = None)
         "uncertainty": result.uncertainty,
         "anomaly_map": overlay,
         "error": result.error,
+        "regions": result.regions,
     }
+
+
+def regions_of(rows: pa.Table) -> list[str | None]:
+    """The regions of every image.
+
+    Args:
+        rows: columns of `PART`.
+
+    Returns:
+        `RegionsOfImage` in JSON; None where there is no score or none were wanted.
+    """
+    names: list[str | None] = [None] * len(rows)
+    return rows["regions"].to_pylist() if "regions" in rows.column_names else names
 
 
 def complete(rows: pa.Table, model_version: str, threshold: float | None) -> pa.Table:
@@ -210,16 +229,17 @@ def complete(rows: pa.Table, model_version: str, threshold: float | None) -> pa.
         The rows with `pred_label` (score >= threshold; null without one) and `model_version`.
     """
     labels = pa.nulls(len(rows), pa.bool_()) if threshold is None else pc.greater_equal(rows["pred_score"], threshold)
+    rows = rows.select([name for name in PART.names if name != "regions"])
     rows = rows.add_column(3, pa.field("pred_label", pa.bool_()), labels)
     return rows.add_column(6, pa.field("model_version", pa.string(), False), pa.array([model_version] * len(rows)))
 
 
-def summarise(table: pa.Table, bundle: Bundle, threshold: float | None) -> dict[str, Any]:
+def summarise(table: pa.Table, task: ScoringTask, threshold: float | None) -> dict[str, Any]:
     """The table in a few figures.
 
     Args:
         table: all rows.
-        bundle: the model.
+        task: the model, and how it predicts.
         threshold: of the labels; None: there are none.
 
     Returns:
@@ -228,20 +248,15 @@ def summarise(table: pa.Table, bundle: Bundle, threshold: float | None) -> dict[
     failed = table.filter(pc.is_null(table["pred_score"]))
     scores = table["pred_score"].drop_null()
     return {
-        "kind": bundle.kind,
+        "kind": task.bundle.kind,
+        "looked_at": task.looked_at,
         "threshold": threshold,
-        "no_label_because": _no_label_because(bundle, threshold),
+        "no_label_because": no_label_because(threshold, task),
         "scored": len(scores),
         "highest": pc.max(scores).as_py(),
         "anomalous": None if threshold is None else pc.sum(pc.cast(table["pred_label"], pa.int64())).as_py(),
         "unreadable": failed.select(["sample_id", "error"]).to_pylist(),
     }
-
-
-def _no_label_because(bundle: Bundle, threshold: float | None) -> str | None:
-    if threshold is not None:
-        return None
-    return NO_THRESHOLD if bundle.config.scoring.threshold is None else THRESHOLD_OF_WHOLE_IMAGES
 
 
 def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
@@ -254,7 +269,10 @@ def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
     """
     ranked = table.filter(pc.is_valid(table["pred_score"])).sort_by([("pred_score", "descending")])
     body = [f"<h1>{counted(summary['scored'], 'image')} by score</h1>"]
-    notes = [f"Model version {summary['model_version']}, R = {summary['num_samples']}, seed {summary['seed']}."]
+    notes = [
+        f"Model version {summary['model_version']}, R = {summary['num_samples']}, seed {summary['seed']}, "
+        f"{summary['looked_at']}."
+    ]
     if summary["threshold"] is not None:
         notes.append(f"{summary['anomalous']:,} reach the threshold of {summary['threshold']:g}.")
     if len(ranked) > SHOWN:
@@ -281,22 +299,6 @@ def _entry(row: dict[str, Any]) -> str:
         f"<p><b>{row['pred_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
         f"uncertainty {row['uncertainty']:.3f}</p></li>"
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    Args:
-        number: how many.
-        noun: in the singular; its plural ends in s.
-
-    Returns:
-        Text.
-
-    >>> counted(1, "image"), counted(1200, "image")
-    ('1 image', '1,200 images')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _digest(value: Any) -> str:

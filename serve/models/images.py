@@ -125,8 +125,8 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE) -> Prepa
         if tiles > limits.max_tiles:
             raise Problem(
                 422,
-                f"The image would be looked at in {tiles:,} tiles of {side} px; send a smaller overlap or a smaller roi, "
-                f"or raise limits.max_tiles of the endpoint ({limits.max_tiles}).",
+                f"The image would be looked at in {tiles:,} tiles of {side} px; send a smaller overlap or a smaller "
+                f"roi, or raise limits.max_tiles of the endpoint ({limits.max_tiles}).",
             )
         return Prepared(np.asarray(image), image.width, image.height)
     return Prepared(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), image.width, image.height)

@@ -17,9 +17,11 @@ from small import painted_shards, random_bundle
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, mask_tensor
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.shards import iterate_rows, shard_paths
-from bayes_pfl.errors import ConfigError, DataError, OutputError
+from bayes_pfl.errors import ClassNameError, ConfigError, DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.view import RegionOfInterest, View
+from bayes_pfl.metrics import pixel_metrics
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.scoring.evaluation import FinishedChunks, ScoringTask, score_samples
@@ -185,6 +187,7 @@ def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):
         table = pa.ipc.open_file(source).read_all()
     rows = table.to_pylist()
     rows[0] |= {"image": b"no image", "sample_id": "=1+1"}
+    rows[2] |= {"class_name": "w " * 60}
     path.unlink()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(pa.Table.from_pylist(rows, table.schema))
@@ -192,9 +195,10 @@ def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):
         model=str(bundle), shards=(str(copy),), num_samples=1, cases=1, tile=True, output=str(tmp_path / "out")
     )
     tiled = evaluate(settings)
-    (problem,) = tiled["not_scored"]
-    assert problem["sample_id"] == "=1+1"
-    assert problem["error"].startswith("not a readable image")
+    first, second = tiled["not_scored"]
+    assert (first["sample_id"], second["sample_id"]) == ("=1+1", rows[2]["sample_id"])
+    assert first["error"].startswith("not a readable image")
+    assert "tokens" in second["error"]
     with (tmp_path / "out/predictions.csv").open(newline="") as file:
         scored = {row["sample_id"]: row["image_score"] for row in csv.DictReader(file)}
     assert scored["'=1+1"] == "nan"
@@ -207,6 +211,51 @@ def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):
     evaluate(settings.model_copy(update={"tile": False}))
     assert json.loads((tmp_path / "out/earlier-1/metrics.json").read_text()) == again
     assert "=1+1: not a readable image" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_region_alone_is_measured(work, tmp_path, monkeypatch):
+    _, shards, bundle, _ = work
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    settings = EvaluateSettings(
+        model=str(bundle), shards=(str(shards),), num_samples=1, cases=1, roi="8,4,48,50", output=str(tmp_path / "out")
+    )
+    result = evaluate(settings)
+    assert result["looked_at"] == "whole images at 64 px, region 8,4,48,50"
+    assert "region 8,4,48,50" in (tmp_path / "out/report.html").read_text()
+    detector, view = Detector.load(bundle), View(None, RegionOfInterest(8, 4, 48, 50))
+    inside, scores, maps, masks, outside = (slice(4, 54), slice(8, 56)), {}, {}, {}, set()
+    for row in iterate_rows(shards):
+        prediction = detector.predict_view(row["image"], row["class_name"], view, 1)
+        mask = decode_mask(row["mask"]) if row["mask"] else np.zeros((64, 64), np.uint8)
+        if mask.any() and not mask[inside].any():
+            outside.add(row["sample_id"])
+            continue
+        scores[row["sample_id"]] = prediction.image_score
+        maps.setdefault(row["category"], []).append(prediction.anomaly_map[inside])
+        masks.setdefault(row["category"], []).append(mask[inside])
+    assert {problem["sample_id"] for problem in result["not_scored"]} == outside
+    with (tmp_path / "out/predictions.csv").open(newline="") as file:
+        kept = {row["sample_id"]: float(row["image_score"]) for row in csv.DictReader(file)}
+    assert {name: score for name, score in kept.items() if name not in outside} == scores
+    for category, entry in result["datasets"]["painted"]["categories"].items():
+        expected = pixel_metrics(maps[category], masks[category]).values
+        for name in ("pixel_auroc", "pixel_ap", "pixel_pro"):
+            assert entry["values"][name] == pytest.approx(expected[name], abs=1e-4)
+
+
+def test_a_category_without_a_usable_name_is_refused_before_anything_is_scored(work, tmp_path):
+    _, shards, bundle, _ = work
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    for path in shard_paths(copy):
+        with pa.OSFile(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        rows = [row | ({"class_name": " "} if row["category"] == "gear" else {}) for row in table.to_pylist()]
+        path.unlink()
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows, table.schema))
+    with pytest.raises(ClassNameError, match=r"Category 'gear'.*blank"):
+        evaluate(EvaluateSettings(model=str(bundle), shards=(str(copy),), output=str(tmp_path / "out")))
 
 
 def test_command_line_says_what_is_missing(work, capsys, tmp_path):

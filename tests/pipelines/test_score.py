@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 from small import painted_shards, random_bundle
 
 from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.heatmap import overlay
+from bayes_pfl.inference.view import RegionOfInterest, View
 from pipelines.cli import main
 
 PROJECT = Path(__file__).parents[2]
@@ -117,9 +119,12 @@ class TestFewImages:
             ([few, "--class-name", "word " * 100], "None of the images could be scored. The first:"),
             ([few, "--class-name", "gear", "--seed", "-1"], "--seed at least 0"),
             ([few, "--class-name", " "], "--class-name is blank"),
-            ([few, "--class-name", "gear", "--threshold", "60"], "scores are between 0 and 1"),
+            ([few, "--class-name", "gear", "--threshold", "60"], "it is between 0 and 1"),
+            ([few, "--class-name", "gear", "--store-threshold", "1.5"], "it is between 0 and 1"),
             ([few, "--class-name", "gear", "--overlap", "0.5"], "give --tile too"),
             ([few, "--class-name", "gear", "--tile", "--overlap", "1"], "below 1"),
+            ([few, "--class-name", "gear", "--roi", "1,2,3"], "give x,y,width,height in pixels"),
+            ([few, "--class-name", "gear", "--roi", few / "broken.png"], "broken.png cannot be used: not a readable"),
         ]:
             assert score(bundle, *given) == 2
             assert part in capsys.readouterr().err
@@ -212,6 +217,125 @@ class TestFewImages:
         assert score(bundle, *whole) == 0
         assert score(bundle, *whole, "--tile") == 2
         assert "other overlap" in capsys.readouterr().err
+
+    def test_a_region_gives_the_numbers_of_the_library(self, bundle, detector, few, tmp_path, capsys):
+        mask = np.zeros((40, 30), np.uint8)
+        mask[5:35, 4:20] = 255
+        mask[5:9, 4:9] = 0
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        Image.new("RGB", (20, 20)).save(few / "small.png")
+        regions = {
+            "4,5,16,30": RegionOfInterest(4, 5, 16, 30),
+            str(tmp_path / "mask.png"): RegionOfInterest.from_mask((tmp_path / "mask.png").read_bytes()),
+        }
+        for given, region in regions.items():
+            output = tmp_path / f"results-{len(given)}"
+            assert score(bundle, few, "--class-name", "gear", "--roi", given, "--output", output, "--json") == 0
+            answer = json.loads(capsys.readouterr().out)
+            assert (answer["region"], answer["looked_at"]) == (region.name, f"whole images at 64 px, {region.name}")
+            rows = {Path(row["sample_id"]).name: row for row in rows_of(output)}
+            expected = detector.predict_view(few / "000.png", "gear", View(None, region), 1)
+            assert rows["000.png"]["pred_score"] == expected.image_score
+            drawn = overlay(decode_image((few / "000.png").read_bytes()), expected.anomaly_map)
+            with Image.open(output / rows["000.png"]["anomaly_map"]) as kept:
+                assert np.array_equal(np.asarray(kept), np.asarray(drawn))
+            assert "is 20 x 20" in rows["small.png"]["error"]
+            assert score(bundle, few, "--class-name", "gear", "--output", output) == 2
+            assert "other region" in capsys.readouterr().err
+
+    def test_regions_are_written_as_coco(self, bundle, detector, few, tmp_path, capsys):
+        given = (few, "--class-name", "gear", "--coco", tmp_path / "new" / "regions.json")
+        maps = {name: detector.predict([few / name], ["gear"], 1)[0].anomaly_map for name in ("000.png", "001.png")}
+        level = float(np.quantile(maps["000.png"], 0.8))
+        assert score(bundle, *given) == 2
+        assert (
+            "no threshold for whole images at 64 px: give --threshold or --region-threshold" in capsys.readouterr().err
+        )
+        assert score(bundle, few, "--class-name", "gear", "--region-threshold", "0.5") == 2
+        assert "give --coco too" in capsys.readouterr().err
+        assert score(bundle, *given, "--region-threshold", level) == 0
+        text = (tmp_path / "new" / "regions.json").read_text()
+        document = json.loads(text)
+        for name in ("--output", "--output"):  # the second time nothing is scored
+            again = (*given, "--threshold", level, name, tmp_path / "results")
+            assert score(bundle, *again) == 0
+            assert (tmp_path / "new" / "regions.json").read_text() == text
+        assert list(rows_of(tmp_path / "results")[0]) == COLUMNS
+        assert score(bundle, few, "--class-name", "gear", "--output", tmp_path / "results") == 2
+        assert "other region_threshold" in capsys.readouterr().err
+        assert document["categories"] == [{"id": 1, "name": "gear"}]
+        assert [image["file_name"] for image in document["images"]] == [str(few / "000.png"), str(few / "001.png")]
+        assert {(image["width"], image["height"]) for image in document["images"]} == {(30, 40)}
+        assert [one["id"] for one in document["annotations"]] == list(range(1, len(document["annotations"]) + 1))
+        for image, name in zip(document["images"], maps, strict=True):
+            regions = [one for one in document["annotations"] if one["image_id"] == image["id"]]
+            inside = maps[name] >= level
+            assert sum(one["area"] for one in regions) == pytest.approx(inside.mean() * 30 * 40, abs=0.01)
+            assert max((one["score"] for one in regions), default=None) == (maps[name].max() if inside.any() else None)
+            for one in regions:
+                x, y, width, height = one["bbox"]
+                corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in one["segmentation"]])
+                assert np.allclose(corners.min(0), (x, y), atol=0.002)
+                assert np.allclose(corners.max(0), (x + width, y + height), atol=0.002)
+                assert (one["category_id"], one["iscrowd"]) == (1, 0)
+
+    def test_a_tool_of_others_reads_the_coco_file(self, bundle, detector, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "wide.png")
+        anomaly_map = detector.predict_tiled(pixels, "plate", 0.5, 1).anomaly_map
+        level = float(np.quantile(anomaly_map, 0.7))
+        given = (tmp_path / "wide.png", "--class-name", "plate", "--tile", "--threshold", level)
+        assert score(bundle, *given, "--coco", tmp_path / "regions.json") == 0
+        opened = COCO(str(tmp_path / "regions.json"))
+        drawn = sum(opened.annToMask(one).astype(int) for one in opened.loadAnns(opened.getAnnIds()))
+        assert np.array_equal(drawn, (anomaly_map >= level).astype(int))
+        loaded = opened.loadRes(list(opened.dataset["annotations"]))
+        assert len(loaded.getAnnIds()) == len(opened.getAnnIds()) > 0
+
+    def test_one_command_keeps_a_threshold_from_normal_images(self, bundle, detector, tmp_path, capsys):
+        own = tmp_path / "own"
+        shutil.copytree(bundle, own)
+        photos = write_images(tmp_path / "good", 10)
+        given = (photos, "--class-name", "gear")
+        assert score(own, *given, "--store-threshold", "0.2", "--json") == 0
+        said = capsys.readouterr()
+        scores = sorted(row["pred_score"] for row in json.loads(said.out)["rows"])
+        assert re.search(r"for whole images at 64 px, which 2 of 10 images reach, is kept in .*own", said.err)
+        assert Detector.load(own).bundle.version == detector.bundle.version
+        assert score(own, *given, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert [row["pred_label"] for row in answer["rows"]] == [
+            row["pred_score"] > scores[7] for row in answer["rows"]
+        ]
+        assert (answer["anomalous"], answer["no_label_because"]) == (2, None)
+        assert score(own, *given, "--tile", "--store-threshold", "0") == 0
+        capsys.readouterr()
+        assert score(own, *given, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert "is for tiles of 64 px that overlap by 0.5, not for whole" in answer["no_label_because"]
+        assert score("embedded", *given, "--store-threshold", "0.1") == 2
+        assert "give --model as its folder, not embedded" in capsys.readouterr().err
+
+    def test_a_threshold_belongs_to_one_way_of_looking(self, bundle, few, tmp_path, capsys):
+        known = tmp_path / "known"
+        shutil.copytree(bundle, known)
+        record = json.loads((known / "bundle.json").read_text())
+        for stored_for, labelled in [(None, ()), ("tiles of 64 px that overlap by 0.5", ("--tile",))]:
+            record["config"]["scoring"] |= {"threshold": 0.0, "threshold_for": stored_for}
+            (known / "bundle.json").write_text(json.dumps(record))
+            for more in ((), ("--tile",), ("--tile", "--overlap", "0.25"), ("--roi", "0,0,20,20")):
+                assert score(known, few / "000.png", "--class-name", "gear", *more, "--json") == 0
+                said = capsys.readouterr()
+                answer = json.loads(said.out)
+                assert answer["rows"][0]["pred_label"] is (True if more == labelled else None)
+                other = f"the model's threshold is for {stored_for or 'whole images at 64 px'}, not for "
+                reason = None if more == labelled else f"{other}{answer['looked_at']}; give --threshold"
+                assert answer["no_label_because"] == reason
+                assert "must come from" not in said.err
+        assert score(known, few / "000.png", "--class-name", "gear", "--tile", "--threshold", "0") == 0
+        said = capsys.readouterr()
+        assert "--threshold must come from scores of tiles of 64 px that overlap by 0.5: one made for" in said.err
+        assert "1 at or above the threshold of 0 for tiles of 64 px that overlap by 0.5" in said.out
 
     def test_other_settings_in_the_same_folder_are_refused(self, bundle, few, tmp_path, capsys):
         output = tmp_path / "results"

@@ -1,0 +1,101 @@
+"""Scored images with their regions -> a COCO JSON file, which labelling tools open."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bayes_pfl.data.shards import replacing
+from bayes_pfl.errors import OutputError
+from bayes_pfl.inference.outlines import OutlinedRegion
+from pipelines.scoring.evaluation import ScoringTask
+
+DECIMALS = 3
+"""Of coordinates, pixels."""
+
+
+class RegionsOfImage(NamedTuple):
+    """The regions of one image, as parts of results keep them: JSON."""
+
+    width: int
+    height: int
+    regions: list[OutlinedRegion]
+
+    @classmethod
+    def from_json(cls, text: str) -> "RegionsOfImage":
+        """Read what `json.dumps` wrote.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The regions.
+        """
+        width, height, regions = json.loads(text)
+        return cls(width, height, [OutlinedRegion(*region) for region in regions])
+
+
+def coco_document(
+    rows: Sequence[dict[str, Any]], regions: Sequence[str | None], task: ScoringTask, threshold: float
+) -> dict[str, Any]:
+    """Images, regions and class names as COCO has them: boxes and polygons in pixels of the upright image.
+
+    Args:
+        rows: rows of the results.
+        regions: of each row, as `RegionsOfImage` in JSON; None for an image without a score, which is left out.
+        task: the model, and how it predicts.
+        threshold: map value from which a pixel belongs to a region.
+
+    Returns:
+        The content of the file.
+    """
+    names = sorted({row["class_name"] for row, outlined in zip(rows, regions, strict=True) if outlined is not None})
+    categories = {name: number for number, name in enumerate(names, 1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for row, outlined in zip(rows, regions, strict=True):
+        if outlined is None:
+            continue
+        image = RegionsOfImage.from_json(outlined)
+        number = len(images) + 1
+        images.append({"id": number, "file_name": row["sample_id"], "width": image.width, "height": image.height})
+        for region in image.regions:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": categories[row["class_name"]],
+                    "bbox": [round(value, DECIMALS) for value in region.box],
+                    "segmentation": [[round(value, DECIMALS) for value in polygon] for polygon in region.polygons],
+                    "area": round(region.area, DECIMALS),
+                    "iscrowd": 0,
+                    "score": region.score,
+                }
+            )
+    return {
+        "info": {
+            "description": f"Regions where the anomaly map reaches {threshold:g}; looked at: {task.looked_at}",
+            "version": task.bundle.version,
+        },
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }
+
+
+def write_coco(path: Path, document: dict[str, Any]) -> None:
+    """Write the file, whole or not at all.
+
+    Args:
+        path: the file.
+        document: its content.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path} ({error.strerror or error}): choose another --coco.") from error
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
