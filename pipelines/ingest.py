@@ -13,7 +13,7 @@ from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.data.walk import SkippedFile, counts_by_reason, printable
 from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
-from bayes_pfl.datasets.checks import check_files, check_listing, check_masks
+from bayes_pfl.datasets.checks import check_files, check_listing, check_masks, check_values
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.names import NameChoices
 from bayes_pfl.datasets.output import begin, claim, gather, notes_of, write_manifest
@@ -167,6 +167,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
         **{key: value for key, value in manifest.items() if key not in ("options", "shards")},
         "ignored": counts_by_reason(listing.ignored),
         "left_out": counts_by_reason(listing.left_out),
+        "read_as": check_values(manifest),
         "empty_masks": len(manifest["empty_masks"]),
         "output": str(output),
         "shards": len(manifest["shards"]),

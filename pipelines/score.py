@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image, encode_png
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode, encode_png
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
@@ -50,7 +50,7 @@ OVERLAY_PX = 1024
 LISTED = 10
 """Images named on the terminal; the table on disk has all."""
 
-PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "uncertainty")
+PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "uncertainty", "read_as")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -300,18 +300,20 @@ class PartScorer:
             Its score, or the reason.
         """
         try:
-            pixels = decode_image(image.read(), self._task.max_pixels)
+            decoded = decode(image.read(), self._task.max_pixels)
+            pixels = decoded.image
             prediction = self._task.predict(self._detector, pixels, image.class_name)
         except BayesPFLError as error:
-            return ScoredImage(None, None, str(error), None, None)
+            return ScoredImage(None, None, str(error), None)
         except OSError as error:
-            return ScoredImage(None, None, error.strerror or str(error), None, None)
+            return ScoredImage(None, None, error.strerror or str(error), None)
         drawn = encode_png(_drawn(pixels, prediction.anomaly_map)) if self._overlays else None
         regions = None
         if self._task.region_threshold is not None:
             outlines = outlined_regions(prediction.anomaly_map, self._task.region_threshold, *pixels.size)
             regions = json.dumps([*pixels.size, outlines])
-        return ScoredImage(prediction.image_score, prediction.uncertainty, None, drawn, regions)
+        read_as = "; ".join(decoded.remarks) or None
+        return ScoredImage(prediction.image_score, prediction.uncertainty, None, drawn, regions, read_as)
 
 
 def _drawn(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
@@ -322,14 +324,19 @@ def _drawn(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
 
 
 def _scored(
-    score: float | None, uncertainty: float | None, error: str | None, png: bytes | None, regions: str | None
+    score: float | None,
+    uncertainty: float | None,
+    error: str | None,
+    png: bytes | None,
+    regions: str | None,
+    read_as: str | None,
 ) -> ScoredImage:
     """What Ray Data's columns hold of one image: it turns None among numbers into NaN."""
     if error is not None:
-        return ScoredImage(None, None, error, None, None)
+        return ScoredImage(None, None, error, None)
     assert score is not None
     assert uncertainty is not None
-    return ScoredImage(float(score), float(uncertainty), None, png, regions)
+    return ScoredImage(float(score), float(uncertainty), None, png, regions, read_as)
 
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
@@ -350,6 +357,7 @@ def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
         )
     else:
         lines.append(f"No verdicts: {summary['no_label_because']}.")
+    lines += [f"read as: {counted(entry['counts'], 'image')}, {entry['values']}" for entry in summary["read_as"]]
     failed = summary["unreadable"]
     lines += [f"not scored: {image['sample_id']}: {image['error']}" for image in failed[:LISTED]]
     if len(failed) > LISTED:

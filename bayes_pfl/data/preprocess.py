@@ -30,8 +30,12 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEPTHS = (10, 12, 14, 16)
 """Bits of a gray image with more than 8, where its file does not state them."""
 
-STATED_BITS, WHITE_IS_ZERO, BITS = "bayes_pfl_stated_bits", "bayes_pfl_white_is_zero", "bayes_pfl_bits"
-"""Notes in `Image.info` that survive copying and turning: what the file states, and what was used."""
+STATED_BITS, WHITE_IS_ZERO = "bayes_pfl_stated_bits", "bayes_pfl_white_is_zero"
+BITS, ASSUMED = "bayes_pfl_bits", "bayes_pfl_assumed"
+"""Notes in `Image.info` that survive copying and turning: what the file states, and what was used or assumed."""
+
+BACKGROUND = (255, 255, 255)
+"""RGB of what lies behind transparent pixels: white, as on a page."""
 
 MAX_PIXELS = 8192 * 8192
 """Larger images are refused from their header, before a pixel is decoded."""
@@ -54,6 +58,8 @@ class Decoded(NamedTuple):
     """How many bits of a gray image with more than 8 were used; None for other images."""
     bits_stated: bool
     """Whether the file or the caller said so, or it was taken from the largest value."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed or left out, each in a few words: "first of 3 pages"."""
 
 
 def decode(
@@ -73,10 +79,18 @@ def decode(
     Raises:
         ImageError: as `decode_image`.
     """
-    image = decode_image(data, max_pixels, max_side_px, bits)
+    stored = _decode(data, max_pixels, max_side_px)
+    profile = stored.info.get("icc_profile")
+    image = rgb(stored, bits)
     pages = count_pages(data)
     used, stated = image.info.get(BITS, (None, False))
-    return Decoded(image, pages, used, stated)
+    remarks = [f"first of {pages} pages"] if pages > 1 else []
+    if used is not None and used < 16 and not stated:
+        remarks.append(f"{used} of 16 bits used, as the largest value shows")
+    remarks += [image.info[ASSUMED]] if ASSUMED in image.info else []
+    if profile and b"sRGB" not in profile.replace(b"\0", b""):
+        remarks.append("colour profile (ICC) not applied")
+    return Decoded(image, pages, used, stated, tuple(remarks))
 
 
 def decode_image(
@@ -84,8 +98,8 @@ def decode_image(
 ) -> Image.Image:
     """Encoded bytes to an upright RGB image.
 
-    Alpha is dropped, not blended, as the published evaluation reads its images; gray of more than 8 bits is scaled so
-    that its full range becomes 0..255; of several frames the first is taken.
+    Transparent pixels are shown over white; gray of more than 8 bits is scaled so that its full range becomes 0..255;
+    of several frames the first is taken.
 
     Args:
         data: the file's bytes.
@@ -137,7 +151,7 @@ def upright(image: Image.Image) -> Image.Image:
     except Exception as error:
         raise ImageError(f"broken or cut short: {error}") from error
     tags: Any = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I") and tags:
+    if image.mode.startswith(("I", "F")) and tags:
         image.info[WHITE_IS_ZERO] = tags.get(262) == 0  # Pillow turns only 8 bits and fewer around
         image.info.setdefault(STATED_BITS, _stated_by_tiff(tags))
     try:
@@ -154,7 +168,7 @@ def rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
         bits: of a gray image with more than 8; None as the file says.
 
     Returns:
-        Its pixels without alpha; the full range of gray with more than 8 bits becomes 0..255.
+        Its pixels over `BACKGROUND`; the full range of gray with more than 8 bits, or floats, becomes 0..255.
 
     Raises:
         ImageError: the mode or its values have no RGB equivalent.
@@ -162,9 +176,11 @@ def rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     if image.mode.startswith("I"):
         return _gray_of_many_bits(image, bits)
     if image.mode.startswith("F"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    elif image.mode == "RGBa":  # premultiplied: Pillow only converts it by way of RGBA
+        return _gray_of_floats(image)
+    if image.mode == "RGBa":  # premultiplied: Pillow only converts it by way of RGBA
         image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return _over_background(image)
     return _converted(image, "RGB")
 
 
@@ -391,6 +407,38 @@ def _gray_of_many_bits(image: Image.Image, bits: int | None) -> Image.Image:
     gray = scaled.astype(np.uint8)
     result = Image.fromarray(255 - gray if image.info.get(WHITE_IS_ZERO) else gray).convert("RGB")
     result.info[BITS] = (used, is_stated)
+    return result
+
+
+def _gray_of_floats(image: Image.Image) -> Image.Image:
+    """Floating-point gray in RGB: of 0..1, or of 0..255 where a value is above 1; other ranges are not guessed at."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 255):  # written so that NaN is refused too
+        raise ImageError("floating-point pixels outside [0, 1] and [0, 255]; save it with 8 or 16 bits")
+    full = 1 if high <= 1 else 255
+    gray = np.round(values * (255 / full)).astype(np.uint8)
+    result = Image.fromarray(255 - gray if image.info.get(WHITE_IS_ZERO) else gray).convert("RGB")
+    if full == 255:
+        result.info[ASSUMED] = "floating-point values taken as 0 to 255, as the largest value shows"
+    return result
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """An image with transparency over `BACKGROUND`; alpha that is 0 everywhere was never meant and does not count."""
+    try:
+        image = image.convert("RGBA")
+    except ValueError as error:
+        raise ImageError(f"has the mode {image.mode}; save it as RGB or gray") from error
+    opaque = _converted(image, "RGB")
+    least, most = image.getchannel("A").getextrema()
+    if least == 255:
+        return opaque
+    if most == 0:
+        opaque.info[ASSUMED] = "alpha not used, as it is 0 everywhere"
+        return opaque
+    result = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image).convert("RGB")
+    result.info[ASSUMED] = "transparent pixels over white"
     return result
 
 

@@ -93,6 +93,21 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
     return remarks
 
 
+def check_values(manifest: dict[str, Any]) -> list[str]:
+    """Lines for what was assumed of files, or left out of them, that is usual: nothing to mend.
+
+    Args:
+        manifest: with the notes of all shards.
+
+    Returns:
+        One line for each assumption.
+    """
+    by_remark: dict[str, list[str]] = {}
+    for remark, path in manifest["read_as"]:
+        by_remark.setdefault(remark, []).append(path)
+    return [f"{_images(len(paths))}: {remark} ({_names(paths)})" for remark, paths in by_remark.items()]
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 image", "2,000 images".
 

@@ -152,7 +152,7 @@ def gather(
         "empty_masks": sorted(path for note in done for path in note["empty_masks"]),
         **{
             key: sorted(entry for note in done for entry in note.get(key, ()))
-            for key in ("large_masks", "full_masks", "turned_masks", "pages", "marked_normals")
+            for key in ("large_masks", "full_masks", "turned_masks", "pages", "marked_normals", "read_as")
         },
         "set_aside": sorted(set_aside),
         "ignored": [[*skipped] for skipped in listing.ignored],

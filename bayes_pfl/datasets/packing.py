@@ -242,6 +242,7 @@ def _pack(task: ShardTask) -> dict[str, Any]:
         "turned_masks": notes.turned_masks,
         "pages": notes.pages,
         "marked_normals": notes.marked_normals,
+        "read_as": notes.read_as,
     }
     write_json(task.sidecar, note)
     return note
@@ -257,6 +258,8 @@ class StoredImage(NamedTuple):
     """As `RecordMask.turned`."""
     pages: int
     """Of the file, of which the first is taken."""
+    remarks: tuple[str, ...]
+    """As `Decoded.remarks`."""
     marked: bool
     """Whether the image is normal and has a mask that marks something."""
 
@@ -293,7 +296,7 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
     if options.max_side_px is not None and max(image.size) > options.max_side_px:
         image, mask = shrink(image, mask, options.max_side_px)
         data = encode_png(image)  # lossless: artefacts of another JPEG pass look like defects
-    return StoredImage(data, image, mask, drawn.turned if drawn else "", decoded.pages, marked)
+    return StoredImage(data, image, mask, drawn.turned if drawn else "", decoded.pages, decoded.remarks, marked)
 
 
 def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
@@ -301,7 +304,7 @@ def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
     options = task.options
     for record in task.records:
         try:
-            data, image, mask, turned, pages, marked = read_record(Path(task.source), options, record)
+            data, image, mask, turned, pages, remarks, marked = read_record(Path(task.source), options, record)
         except ImageError as error:
             notes.set_aside.append(SkippedFile(record.image, str(error)))
             continue
@@ -312,6 +315,7 @@ def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
             notes.marked_normals.append(record.image)
         if pages > 1:
             notes.pages.append((record.image, pages))
+        notes.read_as += [(remark, record.image) for remark in remarks if not remark.startswith("first of")]
         if mask is not None:
             notes.add_mask(record.image, float(mask.mean()), turned)
         yield ShardRow(
@@ -346,6 +350,8 @@ class _ShardNotes:
     """Normal images whose mask marks something."""
     pages: list[tuple[str, int]] = field(default_factory=list)
     """Files of several pages, with their number."""
+    read_as: list[tuple[str, str]] = field(default_factory=list)
+    """What was assumed of a file or left out of it, with its name; pages excepted."""
     turned_masks: list[tuple[str, str]] = field(default_factory=list)
     """Images that EXIF turns and whose masks it does not, with `RecordMask.turned`."""
     counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)

@@ -35,6 +35,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         lines.append(f"{counted(copies, 'image')} {'is' if copies == 1 else 'are'} byte for byte a copy of another")
     for title, reasons in (("left out", summary["left_out"]), ("ignored", summary["ignored"])):
         lines += [f"{title}: {counted(count, 'file')}, {reason}" for reason, count in reasons.items()]
+    lines += [f"read as: {line}" for line in summary["read_as"]]
     aside = summary["set_aside"]
     lines.append(f"set aside: {counted(len(aside), 'image')}")
     lines += [f"  {printable(path)}: {reason}" for path, reason in aside[:LISTED]]

@@ -34,6 +34,7 @@ PART = pa.schema(
         pa.field("anomaly_map", pa.string()),
         pa.field("error", pa.string()),
         pa.field("regions", pa.string()),
+        pa.field("read_as", pa.string()),
     ]
 )
 
@@ -46,8 +47,10 @@ class ScoredImage(NamedTuple):
     error: str | None
     overlay: bytes | None
     """The heat map over the image, PNG, if wanted."""
-    regions: str | None
+    regions: str | None = None
     """`RegionsOfImage` in JSON, if wanted."""
+    read_as: str | None = None
+    """What was assumed of the file, or left out: "first of 3 pages"."""
 
 
 class ScoringPlan(NamedTuple):
@@ -167,7 +170,7 @@ class Results:
         for number in range(len(self.parts)):
             with pa.memory_map(str(self._part(number))) as source:
                 tables.append(pa.ipc.open_file(source).read_all())
-        rows = pa.concat_tables(tables, promote_options="default")  # parts of earlier versions have no regions
+        rows = pa.concat_tables(tables, promote_options="default")  # parts of earlier versions have fewer columns
         table = complete(rows, task.bundle.version, threshold)
         with replacing(self.folder / "scores.parquet") as temporary:
             pq.write_table(table, temporary)
@@ -201,6 +204,7 @@ def part_row(image: ImageInput, result: ScoredImage, overlay: str | None = None)
         "anomaly_map": overlay,
         "error": result.error,
         "regions": result.regions,
+        "read_as": result.read_as,
     }
 
 
@@ -255,6 +259,7 @@ def summarise(table: pa.Table, task: ScoringTask, threshold: float | None) -> di
         "scored": len(scores),
         "highest": pc.max(scores).as_py(),
         "anomalous": None if threshold is None else pc.sum(pc.cast(table["pred_label"], pa.int64())).as_py(),
+        "read_as": pc.value_counts(table["read_as"].drop_null()).to_pylist(),
         "unreadable": failed.select(["sample_id", "error"]).to_pylist(),
     }
 

@@ -164,6 +164,18 @@ class TestCommandLine:
         assert summary["metrics"] == ["image"]
         assert summary["digest"] == read_manifest(tmp_path / "out")["digest"]
 
+    def test_what_was_assumed_of_files_is_said_and_is_no_fault(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tree = painted.Tree(tmp_path / "in")
+        tree.image("bad/1.png")
+        (tmp_path / "in" / "good").mkdir()
+        for name in ("1.png", "2.png"):
+            Image.linear_gradient("L").convert("I;16").point(lambda value: value * 16).save(tmp_path / "in/good" / name)
+        assert call(ingest, "folder", "--source", tmp_path / "in", "--output", tmp_path / "out", "--strict") == 0
+        said = capsys.readouterr().out
+        assert "read as: 2 images: 12 of 16 bits used, as the largest value shows (good/1.png, good/2.png)" in said
+
     def test_options_reach_the_shards(self, tmp_path: Path) -> None:
         painted.paint("mvtec", tmp_path / "in")
         (tmp_path / "ingest.yaml").write_text("splits: [train]\nname: nuts\n")

@@ -37,6 +37,7 @@ COLUMNS = [
     "anomaly_map",
     "model_version",
     "error",
+    "read_as",
 ]
 
 
@@ -93,6 +94,19 @@ class TestFewImages:
             assert row["model_version"] == detector.bundle.version
         assert answer["scored"] == 2
         assert "ray" not in answer["rows"][2]["error"]
+
+    def test_what_was_assumed_of_a_file_is_said(self, bundle, few, capsys):
+        frames = [Image.fromarray(np.full((30, 40), value, np.uint8)) for value in (10, 90, 200)]
+        for name in ("pages.tif", "film.webp"):
+            frames[0].save(few / name, save_all=True, append_images=frames[1:])
+        assert score(bundle, few, "--class-name", "gear", "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["read_as"] == [{"values": "first of 3 pages", "counts": 2}]
+        said = {Path(row["sample_id"]).name: row["read_as"] for row in answer["rows"]}
+        assert said["pages.tif"] == said["film.webp"] == "first of 3 pages"
+        assert said["000.png"] is None
+        assert score(bundle, few, "--class-name", "gear") == 0
+        assert "read as: 2 images, first of 3 pages" in capsys.readouterr().out
 
     def test_a_threshold_labels_and_fail_above_sets_the_exit_code(self, bundle, detector, few, capsys):
         given = (few / "000.png", few / "001.png", "--class-name", "gear")

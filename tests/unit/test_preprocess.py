@@ -55,7 +55,7 @@ class TestImages:
             (stored(Image.fromarray(GRAY).convert("P")), GRAY[..., None].repeat(3, 2)),
             (stored(Image.fromarray(GRAY > 99)), (GRAY > 99)[..., None].repeat(3, 2) * 255),
             (stored(with_alpha(255)), COLOUR),
-            (stored(with_alpha(0)), COLOUR),  # alpha is dropped, not blended
+            (stored(with_alpha(0)), COLOUR),  # alpha that hides everything was never meant
             (stored(Image.fromarray(GRAY).convert("LA")), GRAY[..., None].repeat(3, 2)),
             (stored(Image.fromarray(RAMP_16_BIT)), GRAY[..., None].repeat(3, 2)),
             (stored(Image.fromarray(RAMP_16_BIT), "TIFF"), GRAY[..., None].repeat(3, 2)),
@@ -96,10 +96,12 @@ class TestImages:
         data = stored(Image.fromarray(COLOUR), "PNG", exif=exif)
         np.testing.assert_array_equal(np.asarray(decode_image(data)), turns[orientation](COLOUR))
 
-    def test_a_palettes_transparency_is_dropped_without_a_warning(self) -> None:
+    def test_a_palettes_transparency_is_shown_over_white_without_a_warning(self) -> None:
         palette = Image.fromarray(COLOUR).quantize(16)
-        data = stored(palette, "PNG", transparency=bytes(range(16)))
-        np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(palette.convert("RGB")))
+        data = stored(palette, "PNG", transparency=bytes(range(0, 256, 17)))
+        alpha = np.asarray(palette)[..., None] * 17 / 255
+        expected = np.asarray(palette.convert("RGB")) * alpha + 255 * (1 - alpha)
+        np.testing.assert_allclose(np.asarray(decode_image(data)), expected, atol=1)
 
     @pytest.mark.parametrize(
         ("data", "reason"),

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from bayes_pfl.data.preprocess import decode, decode_image, mask_tensor, vanishes
 from bayes_pfl.errors import ImageError
@@ -70,11 +70,11 @@ def test_a_stated_depth_counts_even_for_a_dark_image(data):
 
 
 def test_a_stated_depth_that_the_values_exceed_is_not_believed():
-    assert decode(png(scaled(16), b"sBIT", b"\x0c"))[2:] == (16, False)
+    assert decode(png(scaled(16), b"sBIT", b"\x0c"))[2:4] == (16, False)
 
 
 def test_the_caller_may_state_the_depth():
-    assert decode(png(scaled(10)), bits=12)[2:] == (12, True)
+    assert decode(png(scaled(10)), bits=12)[2:4] == (12, True)
     with pytest.raises(ImageError, match="leave the number of bits out"):
         decode(png(scaled(16)), bits=12)
 
@@ -103,8 +103,63 @@ def test_pages_are_counted():
     sink = io.BytesIO()
     frames[0].save(sink, format="TIFF", save_all=True, append_images=frames[1:])
     decoded = decode(sink.getvalue())
-    assert (decoded.pages, decoded.bits) == (3, None)
+    assert (decoded.pages, decoded.bits, decoded.remarks) == (3, None, ("first of 3 pages",))
     assert np.asarray(decoded.image).max() == 10
+
+
+def file_of(image, kind="PNG", **options):
+    sink = io.BytesIO()
+    image.save(sink, format=kind, **options)
+    return sink.getvalue()
+
+
+def test_transparent_pixels_are_shown_over_white_and_that_is_said():
+    rng = np.random.default_rng(5)
+    pixels = rng.integers(0, 256, (12, 20, 4), dtype=np.uint8)
+    alpha = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
+    gray = pixels[..., [0, 3]]
+    for data, wanted in (
+        (file_of(Image.fromarray(pixels)), expected),
+        (file_of(Image.fromarray(pixels), "WEBP", lossless=True, exact=True), expected),
+        (file_of(Image.fromarray(pixels), "TIFF"), expected),
+        (file_of(Image.fromarray(gray, "LA")), expected[..., :1].repeat(3, 2)),
+    ):
+        decoded = decode(data)
+        assert decoded.remarks == ("transparent pixels over white",)
+        np.testing.assert_allclose(np.asarray(decoded.image), wanted, atol=1)
+    one = Image.fromarray(pixels[..., :3])
+    assert decode(file_of(one, transparency=tuple(pixels[0, 0, :3].tolist()))).image.getpixel((0, 0)) == (255, 255, 255)
+    pixels[..., 3] = 255
+    assert decode(file_of(Image.fromarray(pixels))).remarks == ()
+
+
+def test_floats_are_of_0_to_1_or_of_0_to_255_and_nothing_else():
+    gray = GRAY.astype(np.float32)
+    for values, remarks in ((gray / 255, 0), (gray, 1)):
+        decoded = decode(file_of(Image.fromarray(values), "TIFF"))
+        np.testing.assert_array_equal(np.asarray(decoded.image)[..., 0], GRAY)
+        assert len(decoded.remarks) == remarks
+    for values in (gray - 1, gray * 2, gray * np.nan, np.where(gray > 9, np.inf, gray).astype(np.float32)):
+        with pytest.raises(ImageError, match="floating-point"):
+            decode(file_of(Image.fromarray(values), "TIFF"))
+
+
+def test_a_colour_profile_that_is_not_applied_is_said():
+    image = Image.fromarray(GRAY.astype(np.uint8)).convert("RGB")
+    assert (
+        decode(file_of(image, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())).remarks
+        == ()
+    )
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for kind in ("PNG", "JPEG", "TIFF"):
+        assert decode(file_of(image, kind, icc_profile=lab)).remarks == ("colour profile (ICC) not applied",)
+
+
+def test_what_was_assumed_is_said():
+    assert decode(png(scaled(12))).remarks == ("12 of 16 bits used, as the largest value shows",)
+    assert decode(png(scaled(12), b"sBIT", b"\x0c")).remarks == ()
+    assert decode(png(scaled(16))).remarks == ()
 
 
 def test_a_mask_vanishes_where_no_pixel_of_its_tensor_is_left():
