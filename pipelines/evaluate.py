@@ -38,6 +38,9 @@ from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.report_images import positions_by_rank, report_image
 
+LISTED = 5
+"""Images that a line names; metrics.json has all."""
+
 
 class EvaluateSettings(Settings):
     """What is evaluated on what."""
@@ -55,6 +58,7 @@ class EvaluateSettings(Settings):
     tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
     overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
     roi: str | None = Field(None, description="region alone: x,y,width,height in pixels, or a mask image; none: all")
+    full_resolution: bool = Field(False, description="measure pixels at the images' own size, not at the model's")
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
@@ -97,6 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlap", type=float, metavar="SHARE", help="with --tile: share that the next tile covers")
     parser.add_argument("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image")
     parser.add_argument(
+        "--full-resolution", action="store_true", help="measure pixels at the images' own size, not at the model's"
+    )
+    parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
     parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
@@ -124,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     settings = read_config(EvaluateSettings, args.config, args.set)
     names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    changes |= {name: True for name in ("allow_overlap", "tile") if getattr(args, name)}
+    changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
     result = evaluate(settings)
     code = UNRECORDED if "tracking_problem" in result else 0
@@ -134,6 +141,13 @@ def run(args: argparse.Namespace) -> int:
     for name, dataset in result["datasets"].items():
         print(f"\n{name}")
         print(table(percent_rows(dataset), decimals=1))
+    if vanished := result["vanished"]:
+        more = f" and {len(vanished) - LISTED:,} more" if len(vanished) > LISTED else ""
+        print(
+            f"\n{len(vanished):,} {'image has' if len(vanished) == 1 else 'images have'} a defect that vanishes at the "
+            f"model's size, and whose pixels count in no figure: {', '.join(vanished[:LISTED])}{more}. "
+            "--full-resolution or --tile measures it.",
+        )
     for problem in result["not_scored"]:
         print(f"not scored: {problem['sample_id']}: {problem['error']}", file=sys.stderr)
     print(f"\nReport: {result['report']}" + (f" (also in MLflow run {result['run_id']})" if result["run_id"] else ""))
@@ -183,15 +197,18 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "seed": settings.seed,
         "tile_overlap": view.overlap,
         "looked_at": task.looked_at,
+        "full_resolution": settings.full_resolution,
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
+        "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
         "not_scored": [
             {"sample_id": refs[position].sample_id, "error": problem}
             for position, problem in sorted(scored.problems.items())
         ],
         "report": f"{store.root}/report.html",
     }
-    tracked, own = _tracked(settings, bundle, whole=not overlap and settings.categories is None and view == WHOLE)
+    whole = not overlap and settings.categories is None and view == WHOLE and not settings.full_resolution
+    tracked, own = _tracked(settings, bundle, whole=whole)
     result["run_id"] = tracked.run_id
     images = _extreme_images(settings, task, datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
@@ -253,7 +270,8 @@ def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
 
 def _task(settings: EvaluateSettings, bundle: Bundle, view: View) -> ScoringTask:
     device = "cuda" if settings.use_gpu else "cpu"
-    return ScoringTask(bundle, settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, view)
+    question = (settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, view)
+    return ScoringTask(bundle, *question, full_resolution=settings.full_resolution)
 
 
 def _score(

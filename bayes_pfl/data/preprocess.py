@@ -303,6 +303,37 @@ def mask_tensor(mask: np.ndarray, size: int) -> "torch.Tensor":
     return torch.from_numpy(_resize_mask(mask, size, size)).to(torch.float32)
 
 
+def truth_at(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask at the size of a model's maps, for metrics: as `mask_tensor`, and NaN where a defect has vanished.
+
+    A region of the mask (8 neighbours) of which no pixel is left is neither found nor missed by a map of that size: the
+    pixels where it lies count as neither anomalous nor normal.
+
+    Args:
+        mask: (height, width) of 0 and 1.
+        size: of the map's side, pixels.
+
+    Returns:
+        float32 (size, size) of 0, 1 and NaN.
+
+    >>> mask = np.zeros((8, 8), np.uint8)
+    >>> mask[0, 0] = mask[4:, 4:] = 1
+    >>> truth_at(mask, 2)
+    array([[nan,  0.],
+           [ 0.,  1.]], dtype=float32)
+    """
+    from scipy import ndimage
+
+    truth = _resize_mask(mask, size, size).astype(np.float32)
+    rows, columns = np.nonzero(mask)
+    if len(rows):
+        region = ndimage.label(mask, structure=np.ones((3, 3)))[0][rows, columns]
+        rows, columns = rows * size // mask.shape[0], columns * size // mask.shape[1]
+        lost = (np.bincount(region, weights=truth[rows, columns]) == 0)[region]
+        truth[rows[lost], columns[lost]] = np.nan
+    return truth
+
+
 def vanishes(mask: np.ndarray, width: int, height: int) -> bool:
     """Whether a mask has anomalous pixels and none is left when it is resized as `mask_tensor` does.
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.data.preprocess import decode, encode_mask, encode_png, shrink
+from bayes_pfl.data.preprocess import decode, encode_mask, encode_png, shrink, vanishes
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import (
     MANIFEST_FOLDER,
@@ -33,6 +33,9 @@ from bayes_pfl.datasets.masks import record_mask
 from bayes_pfl.datasets.record import NORMAL, Record
 from bayes_pfl.datasets.source import read_file
 from bayes_pfl.errors import DataError, ImageError
+
+MODEL_SIDES = (112, 518)
+"""Input of the embedded model and of the published recipe, pixels: masks that vanish there are named."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +321,8 @@ def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
         notes.read_as += [(remark, record.image) for remark in remarks if not remark.startswith("first of")]
         if mask is not None:
             notes.add_mask(record.image, float(mask.mean()), turned)
+            lost = [side for side in MODEL_SIDES if vanishes(mask, side, side)]
+            notes.read_as += [(f"mask vanishes at a model's input of {side} px", record.image) for side in lost]
         yield ShardRow(
             sample_id=f"{options.dataset}/{record.image}",
             dataset=options.dataset,

@@ -27,7 +27,9 @@ def split_pixels(
     masks: Iterable[np.ndarray],
     inside: Iterable[np.ndarray] | None = None,
 ) -> Iterator[PixelSplit]:
-    """The pixels of each pair; a mask is anomalous where it is not 0. Images may differ in size.
+    """The pixels of each pair; a mask is anomalous where it is not 0, and NaN where a pixel is of neither class.
+
+    Images may differ in size.
 
     Args:
         maps: scores (height, width) of each image.
@@ -68,11 +70,12 @@ def _split(index: int, scores: np.ndarray, mask: np.ndarray, inside: np.ndarray 
             f"Map {index} has shape {scores.shape} and its mask {mask.shape}: "
             "resize the mask to the map's height and width."
         )
-    anomalous = mask != 0
-    if mask.dtype.kind == "f" and not np.array_equal(anomalous, mask):
+    ignored = np.isnan(mask) if mask.dtype.kind == "f" else np.zeros(mask.shape, bool)
+    anomalous = (mask != 0) & ~ignored
+    if mask.dtype.kind == "f" and not np.array_equal(anomalous[~ignored], mask[~ignored]):
         raise DataError(f"Mask {index} holds values between 0 and 1: binarize it first.")
     scores = as_floats(scores)
-    normal = ~anomalous
+    normal = ~(anomalous | ignored)
     if inside is not None:
         anomalous, normal = anomalous & inside, normal & inside
     if not anomalous.any():

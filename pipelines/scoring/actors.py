@@ -10,7 +10,7 @@ import torch
 
 from bayes_pfl import errors
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, mask_tensor
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, truth_at
 from bayes_pfl.data.remote import local_copy
 from bayes_pfl.data.shards import read_shard
 from bayes_pfl.errors import ImageError
@@ -106,7 +106,8 @@ def truth_mask(
         max_pixels: largest mask that is decoded, width x height.
 
     Returns:
-        (height, width), 1 where defective; all 0 for a normal image; None for an anomalous one without a mask.
+        (height, width), 1 where defective, NaN where a defect vanishes at that size; all 0 for a normal image; None for
+        an anomalous one without a mask.
 
     Raises:
         ImageError: the mask cannot be decoded, or is not of the size of an image that was scored in tiles.
@@ -119,7 +120,7 @@ def truth_mask(
         return (decoded != 0).astype(np.float32)
     if shape[0] != shape[1]:
         raise ImageError("the mask is not of the image's size, so its tiles or region cannot be measured")
-    return mask_tensor(decoded, shape[0]).numpy()
+    return truth_at(decoded, shape[0])
 
 
 def inside_region(view: View, truth: np.ndarray | None, label: int, prediction: Prediction) -> list[np.ndarray] | None:

@@ -41,6 +41,8 @@ class ScoringTask(NamedTuple):
     """How images are looked at."""
     region_threshold: float | None = None
     """Map value from which a pixel belongs to a region; None: no regions are wanted."""
+    full_resolution: bool = False
+    """Whether maps are scaled up to the images before pixels are counted."""
 
     @property
     def looked_at(self) -> str:
@@ -66,7 +68,7 @@ class ScoringTask(NamedTuple):
 
 
 class ScoredSamples(NamedTuple):
-    """Image scores by position, histograms by group, and why some images have no score."""
+    """Image scores by position, histograms by group, why some images have no score, and whose defects vanish."""
 
     scores: np.ndarray
     """NaN for an image without a score."""
@@ -74,6 +76,8 @@ class ScoredSamples(NamedTuple):
     histograms: dict[str, PixelHistogram]
     problems: dict[int, str]
     """Position -> sentence."""
+    vanished: list[int]
+    """Positions of images with a defect that vanishes at the size of the maps."""
 
 
 class ChunkScorer:
@@ -88,16 +92,19 @@ class ChunkScorer:
         columns = ("shards", "rows", "class_names", "labels")
         shards, numbers, names, labels = (rows[name][0].tolist() for name in columns)
         histogram = PixelHistogram()
-        scores, uncertainties, problems = [], [], []
+        scores, uncertainties, problems, vanished = [], [], [], []
         for shard, row, name, label in zip(shards, numbers, names, labels, strict=True):
-            score, uncertainty, problem = np.nan, np.nan, ""
+            score, uncertainty, problem, lost = np.nan, np.nan, "", False
             try:
                 image, mask = read_row(shard, row, self._opened)
                 pixels = decode_image(image, self._task.max_pixels)
                 prediction = self._task.predict(self._detector, pixels, name)
+                if self._task.full_resolution:
+                    prediction = prediction._replace(anomaly_map=scaled_to(prediction.anomaly_map, pixels.size))
                 truth = truth_mask(mask, label, prediction, self._task.max_pixels)
                 inside = inside_region(self._task.view, truth, label, prediction)
                 if truth is not None:
+                    lost = bool(np.isnan(truth).any())
                     histogram.update([prediction.anomaly_map], [truth], inside)
                 score, uncertainty = prediction.image_score, prediction.uncertainty
             except BayesPFLError as error:  # one image never ends an evaluation: it is listed
@@ -105,15 +112,30 @@ class ChunkScorer:
             scores.append(score)
             uncertainties.append(uncertainty)
             problems.append(problem)
+            vanished.append(lost)
         output: dict[str, Any] = {
             "positions": [np.asarray(rows["positions"][0], np.int64)],
             "scores": [np.array(scores)],
             "uncertainties": [np.array(uncertainties)],
             "problems": [json.dumps(problems)],
+            "vanished": [np.array(vanished, np.int64)],
         }
         for name, values in histogram.to_arrays().items():
             output[f"histogram_{name}"] = [values]
         return output
+
+
+def scaled_to(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map scaled bilinearly to the size of its image.
+
+    Args:
+        anomaly_map: (height, width) float32.
+        size: wanted width and height, pixels.
+
+    Returns:
+        float32 of that size.
+    """
+    return np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
 
 
 class FinishedChunks:
@@ -121,7 +143,7 @@ class FinishedChunks:
 
     def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
         question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
-        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at]
+        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "vanished"]
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 
@@ -196,14 +218,15 @@ def score_samples(
         advance: called with numbers of images that are done.
 
     Returns:
-        Scores, histograms and problems.
+        Scores, histograms, problems, and whose defects vanish.
     """
-    result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {})
+    result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {}, [])
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
         result.scores[positions], result.uncertainties[positions] = row["scores"], row["uncertainties"]
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
+        result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())
         histogram = PixelHistogram.from_arrays({name: row[f"histogram_{name}"] for name in HISTOGRAM})
         group = groups[positions[0]]
         earlier = result.histograms.get(group)

@@ -205,7 +205,7 @@ def dataset_job(model: str, folder: str, split: str | None, num_samples: int) ->
     methods: dict[str, Any] = {}
     for name, values in scores.items():
         methods[name] = {"image_auroc": image_auroc_interval(values, labels)._asdict()}
-        if name in maps and any(mask.any() for mask in masks):
+        if name in maps and any((mask == 1).any() for mask in masks):
             methods[name]["pixel_auroc"] = pixel_auroc_interval(maps[name], masks)._asdict()
     return {"images": len(refs), "anomalous": int(labels.sum()), "methods": methods}
 

@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small import painted_shards, random_bundle
 
@@ -24,6 +25,7 @@ from bayes_pfl.inference.view import RegionOfInterest, View
 from bayes_pfl.metrics import pixel_metrics
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.ingest import ingest
 from pipelines.scoring.evaluation import FinishedChunks, ScoringTask, score_samples
 
 pytestmark = pytest.mark.ray
@@ -263,3 +265,33 @@ def test_command_line_says_what_is_missing(work, capsys, tmp_path):
     assert "is no bundle" in capsys.readouterr().err
     assert main(["evaluate"]) == 2
     assert "--shards" in capsys.readouterr().err
+
+
+def test_defects_that_vanish_count_in_no_figure_and_are_named(work, tmp_path):
+    _, _, bundle, _ = work
+    for name, size in (("good/1.png", 0), ("bad/tiny.png", 2), ("bad/big.png", 300)):
+        pixels, mask = np.full((640, 640, 3), 120, np.uint8), np.zeros((640, 640), np.uint8)
+        pixels[40 : 40 + size, 40 : 40 + size] = 255
+        mask[40 : 40 + size, 40 : 40 + size] = 255
+        for path, values in ((f"in/part/{name}", pixels), (f"in/part/ground_truth/{name}", mask)):
+            if size or "ground_truth" not in path:
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(tmp_path / path)
+    ingest("folder", tmp_path / "in", tmp_path / "shards")
+    settings = EvaluateSettings(
+        model=str(bundle), shards=(str(tmp_path / "shards"),), num_samples=1, cases=0, output=str(tmp_path / "out")
+    )
+    result = evaluate(settings)
+    (vanished,) = result["vanished"]
+    assert vanished.endswith("bad/tiny.png")
+    larger = evaluate(settings.model_copy(update={"full_resolution": True, "output": str(tmp_path / "large")}))
+    assert larger["vanished"] == []
+    detector, maps, masks = Detector.load(bundle), [], []
+    for row in iterate_rows(tmp_path / "shards"):
+        anomaly_map = detector.predict([row["image"]], [row["class_name"]], 1)[0].anomaly_map
+        maps.append(np.asarray(Image.fromarray(anomaly_map).resize((640, 640), Image.Resampling.BILINEAR)))
+        masks.append(np.zeros((640, 640)) if row["mask"] is None else decode_mask(row["mask"]))
+    flat = np.ravel(masks), np.ravel(maps)
+    (measured,) = larger["datasets"].values()
+    (category,) = measured["categories"].values()
+    assert math.isclose(category["values"]["pixel_auroc"], roc_auc_score(*flat), abs_tol=1e-4)

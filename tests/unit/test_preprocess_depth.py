@@ -7,8 +7,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from scipy import ndimage
 
-from bayes_pfl.data.preprocess import decode, decode_image, mask_tensor, vanishes
+from bayes_pfl.data.preprocess import decode, decode_image, mask_tensor, truth_at, vanishes
 from bayes_pfl.errors import ImageError
 from bayes_pfl.inference.images import rgb_image
 
@@ -160,6 +161,27 @@ def test_what_was_assumed_is_said():
     assert decode(png(scaled(12))).remarks == ("12 of 16 bits used, as the largest value shows",)
     assert decode(png(scaled(12), b"sBIT", b"\x0c")).remarks == ()
     assert decode(png(scaled(16))).remarks == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_regions_that_vanish_are_ignored_and_all_others_are_as_the_tensor_has_them(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((60, 90), np.uint8)
+    for _ in range(6):
+        row, column, side = rng.integers(0, 50), rng.integers(0, 80), rng.integers(1, 9)
+        mask[row : row + side, column : column + side] = 1
+    truth, plain = truth_at(mask, 15), mask_tensor(mask, 15).numpy()
+    ignored = np.isnan(truth)
+    np.testing.assert_array_equal(truth[~ignored], plain[~ignored])
+    assert not plain[ignored].any()
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    expected = np.zeros((15, 15), bool)
+    for region in range(1, count + 1):
+        cells = {(row * 15 // 60, column * 15 // 90) for row, column in np.argwhere(labels == region)}
+        if not any(plain[cell] for cell in cells):
+            for cell in cells:
+                expected[cell] = True
+    np.testing.assert_array_equal(ignored, expected)
 
 
 def test_a_mask_vanishes_where_no_pixel_of_its_tensor_is_left():
