@@ -8,7 +8,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bayes_pfl.data.preprocess import decode_image, rgb, upright
+from bayes_pfl.data.colours import rgb
+from bayes_pfl.data.preprocess import decode_image, upright
 from bayes_pfl.errors import ImageError
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
