@@ -201,10 +201,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
         "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
-        "not_scored": [
-            {"sample_id": refs[position].sample_id, "error": problem}
-            for position, problem in sorted(scored.problems.items())
-        ],
+        "not_scored": [{"sample_id": refs[at].sample_id, "error": why} for at, why in sorted(scored.problems.items())],
         "report": f"{store.root}/report.html",
     }
     whole = not overlap and settings.categories is None and view == WHOLE and not settings.full_resolution

@@ -1,4 +1,4 @@
-"""Pixels of any mode -> RGB of 8 bits: gray of many bits and floats scaled, palettes looked up, transparency over white.
+"""Pixels of any mode -> RGB of 8 bits: gray of many bits and floats scaled, palettes looked up, alpha over white.
 
 A 16-bit gray file often holds 10, 12 or 14 bits of a camera. How many count is what the file states (a PNG's sBIT, a
 TIFF's BitsPerSample or MaxSampleValue) if its values fit, else the smallest of 10, 12, 14 and 16 bits that holds its

@@ -1,7 +1,7 @@
 """The bytes of a DICOM file -> its first frame, as the file says that it is to be looked at.
 
 Stored values go through the modality transform (rescale or table) and the first window or table of values of interest;
-MONOCHROME1 is turned around, so that 0 is black as everywhere. Gray without a window is taken as gray of any other file:
+MONOCHROME1 is turned around, so that 0 is black as everywhere. Gray without a window is taken as that of any file:
 unsigned values over the range of their bits, signed or rescaled ones from the lowest to the highest of the image. Read
 are uncompressed data, RLE and JPEG of 8 bits; whatever else there is gets a sentence. pydicom comes with the extra
 `medical`.
@@ -34,8 +34,8 @@ _TAGS = [
     "Columns", "GreenPaletteColorLookupTableData", "GreenPaletteColorLookupTableDescriptor", "HighBit",
     "LargestImagePixelValue", "ModalityLUTSequence", "NumberOfFrames", "PerFrameFunctionalGroupsSequence",
     "PhotometricInterpretation", "PixelData", "PixelPaddingValue", "PixelRepresentation", "PlanarConfiguration",
-    "RedPaletteColorLookupTableData", "RedPaletteColorLookupTableDescriptor", "RescaleIntercept", "RescaleSlope", "Rows",
-    "SamplesPerPixel", "SharedFunctionalGroupsSequence", "VOILUTFunction", "VOILUTSequence", "WindowCenter",
+    "RedPaletteColorLookupTableData", "RedPaletteColorLookupTableDescriptor", "RescaleIntercept", "RescaleSlope",
+    "Rows", "SamplesPerPixel", "SharedFunctionalGroupsSequence", "VOILUTFunction", "VOILUTSequence", "WindowCenter",
     "WindowWidth",
 ]  # fmt: skip
 """Elements that are read; all others, patients' names among them, never leave the file."""
@@ -259,11 +259,11 @@ class _Transform:
 
     def _stretched(self, values: np.ndarray, unsigned: np.ndarray) -> np.ndarray:
         """Shares of the range between the lowest and the highest value of the image, padding left out."""
-        there = np.bincount(unsigned.ravel(), minlength=len(values)) > 0
+        used = np.bincount(unsigned.ravel(), minlength=len(values)) > 0
         if self.padding is not None:
             padding = int(self.padding) % len(values)
-            there[padding] &= there.sum() == 1
-        low, high = values[there].min(), values[there].max()
+            used[padding] &= used.sum() == 1
+        low, high = values[used].min(), values[used].max()
         return np.asarray((values - low) / max(high - low, 1e-9))
 
 
@@ -280,14 +280,14 @@ def _through_table(values: np.ndarray, item: Any) -> tuple[np.ndarray, int]:
 
 def _of_first_frame(file: Any, name: str, otherwise: Any) -> Any:
     """An element's value: of the file, or of the functional groups of the first frame or of all."""
-    places = [file]
+    datasets = [file]
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         if file.get(groups):
             group = file.get(groups)[0]
             kinds = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
-            places += [group.get(kind)[0] for kind in kinds if group.get(kind)]
-    found = (place.get(name) for place in places)
-    return next((value for value in found if value not in (None, "")), otherwise)
+            datasets += [group.get(kind)[0] for kind in kinds if group.get(kind)]
+    values = (dataset.get(name) for dataset in datasets)
+    return next((value for value in values if value not in (None, "")), otherwise)
 
 
 def _first_number(value: Any) -> float:

@@ -1,8 +1,8 @@
 """Bytes to pixels to tensors: the only place that decodes, resizes and normalises.
 
 Everything that leaves here is RGB and upright, whatever the file was: gray, palette, with alpha, 16-bit, CMYK, turned
-by an EXIF note, a PNG that calls itself .jpg, or DICOM (`dicom.py`). torch is imported where a tensor is made: ingestion decodes in many
-processes and needs none of its 200 MB.
+by an EXIF note, a PNG that calls itself .jpg, or DICOM (`dicom.py`). torch is imported where a tensor is made:
+ingestion decodes in many processes and needs none of its 200 MB.
 """
 
 import io
