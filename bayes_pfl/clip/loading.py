@@ -44,6 +44,13 @@ def package_path(name: str) -> Path:
 
 def _architecture(name: str) -> str:
     """open_clip's name of the architecture, registering a JSON file first where the configuration names one."""
+    # hf-hub:... and local-dir:... are names too
+    if not name.endswith(".json") and ":" not in name and name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.3)
+        raise BackboneError(
+            f"open_clip has no architecture '{name}'; did you mean {' or '.join(near) or 'ViT-L-14-336'}? "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists all."
+        )
     if not name.endswith(".json"):
         return name
     path = package_path(name)
@@ -68,12 +75,6 @@ def load_clip(config: BackboneConfig) -> Any:
         BackboneError: one of them cannot be found or loaded, or they contradict the configuration.
     """
     name = _architecture(config.name)
-    if ":" not in name and name not in open_clip.list_models():  # hf-hub:... and local-dir:... are names too
-        near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.3)
-        raise BackboneError(
-            f"open_clip has no architecture '{name}'; did you mean {' or '.join(near) or 'ViT-L-14-336'}? "
-            "`python -c 'import open_clip; print(open_clip.list_models())'` lists all."
-        )
     _refuse_contradiction(config, name)
     seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
     with contextlib.ExitStack() as stack:
