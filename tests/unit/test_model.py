@@ -167,7 +167,7 @@ def test_text_towers_that_read_otherwise_are_refused(tmp_path, text):
         if fits:
             PromptEncoder(clip)
         else:
-            with pytest.raises(BackboneError, match="its text tower is not CLIP's"):
+            with pytest.raises(BackboneError, match="has a text tower that is not CLIP's"):
                 PromptEncoder(clip)
 
 
