@@ -122,7 +122,7 @@ def test_the_pods_of_the_endpoint_have_the_variables_that_the_documents_demand()
     text = (CONFIGS.parent / "docs" / "serving.md").read_text(encoding="utf-8")
     demanded = dict(re.findall(r"^export (RAY_SERVE_\w+)=(\S+)", text, re.M))
     assert demanded[CALLBACK_VARIABLE] == CALLBACK
-    assert "in front of Ray's proxy" in (CONFIGS.parent / "SECURITY.md").read_text(encoding="utf-8")
+    assert "dropped in front of Ray's proxy" in (CONFIGS.parent / "SECURITY.md").read_text(encoding="utf-8")
     cluster = load("rayservice.yaml")["spec"]["rayClusterConfig"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
