@@ -105,16 +105,20 @@ def page(answers: list[Answer]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Write the page."""
+def main(path: Path) -> None:
+    """Write the page.
+
+    Args:
+        path: its file.
+    """
     warnings.simplefilter("ignore")
     names = open_clip.list_models()
     answers = []
     for number, name in enumerate(names, 1):
         answers.append(ask(name))
         print(f"{number}/{len(names)}  {name}  {answers[-1].refusal or 'works'}", file=sys.stderr)
-    PAGE.write_text(page(answers), encoding="utf-8")
+    path.write_text(page(answers), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if sys.argv[1:] else PAGE)

@@ -124,7 +124,8 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         clear(store)
     begun = _claim(settings, store, resume, training, validation)
     missing = [overrides for overrides in wanted if not outcome_of(store, overrides).is_done(sweep)]
-    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - len(ended(store)))
+    searched = max(len(ended(store)), begun.get("searched", 0))  # a search may have proposed a combination twice
+    remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - searched)
     _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining)
     tracked = (
         Run(settings.tracking, begun["run_id"])
@@ -135,13 +136,15 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         tracked.log_params(
             flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation)
         )
-    store.write_json(SWEEP_FILE, {**begun, "run_id": tracked.run_id})
+    begun["run_id"] = tracked.run_id
+    store.write_json(SWEEP_FILE, begun)
     broken: list[Outcome] = []
     with closing(tracked):
         if remaining:
             settings = _with_features(settings)
             start_ray(sweep.cpus_per_trial, float(settings.cluster.use_gpu))
             broken = _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
+            store.write_json(SWEEP_FILE, {**begun, "searched": searched + remaining - len(broken)})
         outcomes = [outcome for outcome in ended(store) if not wanted or _overrides(outcome) in wanted]
         results, folder = gather(settings, store, [*outcomes, *broken], validation)
         tracked.log_folder(folder, "sweep")
@@ -274,7 +277,7 @@ def _run_trials(
             name=f"tune-{time.time_ns()}",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[_note_stopped(store)],
+            callbacks=[_note_stopped(settings, store)],
             failure_config=ray_tune.FailureConfig(max_failures=settings.cluster.max_failures),
         ),
     )
@@ -292,8 +295,11 @@ def _reason(error: Exception | None) -> str:
     return f"{lines[-1]} (the next run tries it again)"
 
 
-def _note_stopped(store: Store) -> Any:
-    """A callback of Tune: a trial that completes without an outcome was stopped early."""
+def _note_stopped(settings: TuneSettings, store: Store) -> Any:
+    """A callback of Tune: a trial that completes without an outcome was stopped early, and its MLflow run is closed.
+
+    Ray may end the trial's process before it has closed its run itself.
+    """
     from ray import tune as ray_tune
 
     class NoteStopped(ray_tune.Callback):
@@ -301,6 +307,7 @@ def _note_stopped(store: Store) -> Any:
             outcome = outcome_of(store, trial.config["overrides"])
             if outcome.result is None and outcome.failure is None:
                 write_stopped(store, trial.config["overrides"])
+                Run(settings.tracking, trial.last_result.get("run_id", "")).finish("KILLED")
 
     return NoteStopped()
 

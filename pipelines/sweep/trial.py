@@ -207,7 +207,7 @@ def _train(
         seconds += time.monotonic() - began
         tracked.log_metrics(terms, step=epoch + 1)
         if epoch + 1 < settings.training.epochs:
-            report = {"epoch": epoch, "total": terms["total"]}
+            report = {"epoch": epoch, "total": terms["total"], "run_id": tracked.run_id}
             if settings.sweep.early_stopping:
                 report[SELECTION] = evaluate_trial(trainer, settings, validation, shards, (1,))[0][SELECTION]
             tune.report(report)
