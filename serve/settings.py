@@ -36,6 +36,9 @@ class Limits(Settings):
 
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="largest request body, bytes")
     max_pixels: int = Field(32_000_000, ge=1, description="largest width x height of an image, pixels")
+    max_webp_pixels: int = Field(
+        8_000_000, ge=1, description="largest WebP, pixels: while it is decoded, 12 ms a megapixel, nothing is answered"
+    )
     max_side_px: int = Field(16_384, ge=1, description="longest side of an image, pixels")
     max_class_name: int = Field(100, ge=1, description="longest class name, characters")
     max_samples: int = Field(50, ge=1, description="largest num_samples")

@@ -5,6 +5,8 @@ TIFF's BitsPerSample or MaxSampleValue) if its values fit, else the smallest of 
 largest value; `decode` says which.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -14,8 +16,12 @@ DEPTHS = (10, 12, 14, 16)
 """Bits of a gray image with more than 8, where its file does not state them."""
 
 STATED_BITS, WHITE_IS_ZERO = "bayes_pfl_stated_bits", "bayes_pfl_white_is_zero"
+FRAMES = "bayes_pfl_frames"
 BITS, ASSUMED = "bayes_pfl_bits", "bayes_pfl_assumed"
 """Notes in `Image.info` that survive copying and turning: what the file states, and what was used or assumed."""
+
+PIXELS_AT_ONCE = 2**20
+"""Pixels that are converted in one step, about 10 ms: other requests of an endpoint are answered meanwhile."""
 
 BACKGROUND = (255, 255, 255)
 """RGB of what lies behind transparent pixels: white, as on a page."""
@@ -38,9 +44,7 @@ def rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
         return _gray_of_many_bits(image, bits)
     if image.mode.startswith("F"):
         return _gray_of_floats(image)
-    if image.mode == "RGBa":  # premultiplied: Pillow only converts it by way of RGBA
-        image = image.convert("RGBA")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         return _over_background(image)
     return converted(image, "RGB")
 
@@ -56,9 +60,12 @@ def _gray_of_many_bits(image: Image.Image, bits: int | None) -> Image.Image:
     if bits is not None and not is_stated:
         raise ImageError(f"has values up to {high}, which are no {bits} bits; leave the number of bits out")
     used = stated if is_stated else next(depth for depth in DEPTHS if high < 1 << depth)
-    full = (1 << used) - 1
-    scaled = np.round(values.astype(np.float64) * (255 / full) if used < 16 else values / 257)
-    gray = scaled.astype(np.uint8)
+    levels = np.arange(1 << used)
+    table = np.round(levels * (255 / (len(levels) - 1)) if used < 16 else levels / 257).astype(np.uint8)
+    gray = np.empty(values.shape, np.uint8)
+    rows = max(1, PIXELS_AT_ONCE // image.width)
+    for top in range(0, len(values), rows):
+        gray[top : top + rows] = table[values[top : top + rows]]
     result = Image.fromarray(255 - gray if image.info.get(WHITE_IS_ZERO) else gray).convert("RGB")
     result.info[BITS] = (used, is_stated)
     return result
@@ -80,20 +87,35 @@ def _gray_of_floats(image: Image.Image) -> Image.Image:
 
 def _over_background(image: Image.Image) -> Image.Image:
     """An image with transparency over `BACKGROUND`; alpha that is 0 everywhere was never meant and does not count."""
-    try:
-        image = image.convert("RGBA")
-    except ValueError as error:
-        raise ImageError(f"has the mode {image.mode}; save it as RGB or gray") from error
-    opaque = converted(image, "RGB")
-    least, most = image.getchannel("A").getextrema()
-    if least == 255:
-        return opaque
+    result = Image.new("RGB", image.size)
+    least, most = 255, 0
+    for top, band in _bands(image, "RGBA"):
+        low, high = np.asarray(band.getchannel("A").getextrema())
+        least, most = min(least, low), max(most, high)
+        if low < 255:
+            band = Image.alpha_composite(Image.new("RGBA", band.size, (*BACKGROUND, 255)), band)
+        result.paste(band.convert("RGB"), (0, top))
     if most == 0:
-        opaque.info[ASSUMED] = "alpha not used, as it is 0 everywhere"
-        return opaque
-    result = Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), image).convert("RGB")
-    result.info[ASSUMED] = "transparent pixels over white"
+        for top, band in _bands(image, "RGBA"):
+            result.paste(band.convert("RGB"), (0, top))
+        result.info[ASSUMED] = "alpha not used, as it is 0 everywhere"
+    elif least < 255:
+        result.info[ASSUMED] = "transparent pixels over white"
     return result
+
+
+def _bands(image: Image.Image, mode: str) -> Iterator[tuple[int, Image.Image]]:
+    """Rows of an image in another mode with the first one's number, some at a time: Pillow holds Python's lock.
+
+    Raises ImageError if Pillow cannot convert it.
+    """
+    rows = max(1, PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(image.height, top + rows)))
+        try:
+            yield top, part.convert(mode)
+        except ValueError as error:
+            raise ImageError(f"has the mode {image.mode}; save it as RGB or gray") from error
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:

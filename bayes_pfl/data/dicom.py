@@ -9,11 +9,12 @@ are uncompressed data, RLE and JPEG of 8 bits; whatever else there is gets a sen
 
 import importlib.util
 import io
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from bayes_pfl.data.parts import BoundedReader
 from bayes_pfl.errors import ImageError
 
 INSTALL = "pip install bayes-pfl[medical]"
@@ -39,6 +40,16 @@ _TAGS = [
     "WindowWidth",
 ]  # fmt: skip
 """Elements that are read; all others, patients' names among them, never leave the file."""
+
+
+_SEQUENCES = (
+    "ModalityLUTSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence",
+    "VOILUTSequence",
+)
+_MOST_READS, _MOST_BYTES_OF_ITEM, _MOST_FRAGMENTS = 200_000, 2**20, 100_000
+"""Bounds on what a file may make pydicom read: some hundred bytes of memory and 6 microseconds for each element."""
 
 
 class DicomImage(NamedTuple):
@@ -117,12 +128,22 @@ def count_frames(data: bytes) -> int:
 
 
 def _elements(data: bytes) -> Any:
-    """The elements that matter, as pydicom's data set."""
+    """The elements that matter, as pydicom's data set; of a sequence that is not parsed yet the first item alone."""
     import pydicom
 
     if _DEFLATED in data:
         raise ImageError("is deflated as a whole, which is not read; save it uncompressed")
-    return pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM", specific_tags=_TAGS)
+    file = pydicom.dcmread(BoundedReader(data, _MOST_READS), force=data[128:132] != b"DICM", specific_tags=_TAGS)
+    order: Literal["little", "big"] = "little" if file.original_encoding[1] is not False else "big"
+    for name in _SEQUENCES:
+        raw: Any = file.get_item(name)
+        if isinstance(getattr(raw, "value", None), bytes):
+            length = int.from_bytes(raw.value[4:8], order)
+            first = raw.value[: 8 + length]  # all of them where the first has no length
+            if len(first) > _MOST_BYTES_OF_ITEM:
+                raise ImageError(f"is DICOM with more in its {name} than is read; save the image alone")
+            file[name] = raw._replace(value=first, length=len(first))
+    return file
 
 
 def _check_size(file: Any, max_pixels: int, max_side_px: int) -> None:
@@ -170,6 +191,8 @@ def _stored_values(file: Any, frames: int) -> tuple[np.ndarray, str]:
         if syntax != _RLE and syntax not in _JPEG:
             name = getattr(meta.get("TransferSyntaxUID"), "name", syntax)
             raise ImageError(f"is compressed as {name}, which is not read; save it uncompressed or as PNG")
+        if file.PixelData.count(b"\xfe\xff\x00\xe0") > _MOST_FRAGMENTS:
+            raise ImageError("is DICOM of more fragments than are read; save the first frame alone")
         frame = get_frame(file.PixelData, 0, number_of_frames=frames)
         if syntax == _RLE:
             _check_run_lengths(frame, file.Rows * file.Columns)

@@ -6,14 +6,15 @@ ingestion decodes in many processes and needs none of its 200 MB.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bayes_pfl.data.colours import ASSUMED, BITS, STATED_BITS, WHITE_IS_ZERO, converted, eight_bits, rgb
+from bayes_pfl.data.colours import ASSUMED, BITS, FRAMES, STATED_BITS, WHITE_IS_ZERO, converted, eight_bits, rgb
 from bayes_pfl.data.dicom import count_frames, decode_dicom, is_dicom
+from bayes_pfl.data.parts import BoundedReader, check_parts, parts
 from bayes_pfl.errors import ImageError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """The only decoders of Pillow that are ever tried; the rest stay out of reach of unknown bytes."""
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 MAX_PIXELS = 8192 * 8192
 """Larger images are refused from their header, before a pixel is decoded."""
@@ -69,7 +68,7 @@ def decode(
     stored = _decode(data, max_pixels, max_side_px)
     profile = stored.info.get("icc_profile")
     image = rgb(stored, bits)
-    pages = count_pages(data)
+    pages = stored.info.get(FRAMES) or count_pages(data)
     used, stated = image.info.get(BITS, (None, False))
     remarks = [f"first of {pages} pages"] if pages > 1 else []
     if used is not None and used < 16 and not stated:
@@ -327,8 +326,11 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
         raise ImageError("the file is empty")
     if is_dicom(data):
         first = decode_dicom(data, max_pixels, max_side_px)
-        first.image.info |= {STATED_BITS: first.stated_bits, WHITE_IS_ZERO: first.white_is_zero}
+        first.image.info[STATED_BITS] = first.stated_bits
+        first.image.info[WHITE_IS_ZERO] = first.white_is_zero
+        first.image.info[FRAMES] = first.frames
         return first.image
+    check_parts(data)
     try:
         image = _opened(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -343,35 +345,23 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
     if max(width, height) > max_side_px:
         raise ImageError(f"{width} x {height} has a side longer than {max_side_px} px")
     if image.format == "PNG" and image.mode.startswith("I"):
-        image.info[STATED_BITS] = next((data[start] for kind, start, end in _chunks(data) if kind == b"sBIT"), 0)
+        image.info[STATED_BITS] = next((data[start] for kind, start, end in parts(data) if kind == b"sBIT"), 0)
     return upright(image)
 
 
 def _opened(data: bytes) -> Image.Image:
     """An image whose header was read; notes in a PNG that are too long for Pillow are left out."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(BoundedReader(data), formats=FORMATS)
     except ValueError:
-        texts = [(start - 8, end + 4) for kind, start, end in _chunks(data) if kind in (b"tEXt", b"zTXt", b"iTXt")]
+        texts = [(start - 8, end + 4) for kind, start, end in parts(data) if kind in (b"tEXt", b"zTXt", b"iTXt")]
         if not texts:
             raise
-    begin, parts = 0, []
+    begin, rest = 0, []
     for start, end in texts:
-        parts.append(data[begin:start])
+        rest.append(data[begin:start])
         begin = end
-    return Image.open(io.BytesIO(b"".join([*parts, data[begin:]])), formats=FORMATS)
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of the content of each chunk of a PNG; none of another file."""
-    position = len(PNG_SIGNATURE)
-    while data.startswith(PNG_SIGNATURE) and position + 8 <= len(data):
-        start = position + 8
-        end = start + int.from_bytes(data[position : position + 4], "big")
-        if end > len(data):
-            return
-        yield data[position + 4 : start], start, end
-        position = end + 4
+    return Image.open(BoundedReader(b"".join([*rest, data[begin:]])), formats=FORMATS)
 
 
 def _stated_by_tiff(tags: Any) -> int:

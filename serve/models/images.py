@@ -106,12 +106,17 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE) -> Prepa
         Problem: 413 for an image too large, 415 for anything unreadable, 422 for too many tiles.
     """
     whole = view == WHOLE
-    most = ("max_pixels", limits.max_pixels) if whole else ("max_view_pixels", limits.max_view_pixels)
+    bounds = {"max_pixels": limits.max_pixels}
+    if not whole:
+        bounds["max_view_pixels"] = limits.max_view_pixels
+    if data[8:12] == b"WEBP":
+        bounds["max_webp_pixels"] = limits.max_webp_pixels
+    tightest = min(bounds, key=lambda name: bounds[name])
     try:
-        image = decode_image(data, min(limits.max_pixels, most[1]), limits.max_side_px)
+        image = decode_image(data, bounds[tightest], limits.max_side_px)
     except ImageError as error:
         reason = str(error)
-        for words, option in (("larger than", most[0]), ("longer than", "max_side_px")):
+        for words, option in (("larger than", tightest), ("longer than", "max_side_px")):
             if words in reason:
                 raise Problem(
                     413,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 from scipy import ndimage
 
+from bayes_pfl.data.colours import rgb
 from bayes_pfl.data.preprocess import decode, decode_image, mask_tensor, truth_at, vanishes
 from bayes_pfl.errors import ImageError
 from bayes_pfl.inference.images import rgb_image
@@ -191,3 +192,25 @@ def test_a_mask_vanishes_where_no_pixel_of_its_tensor_is_left():
     for size in (28, 100, 200):
         assert vanishes(mask, size, size) == (not mask_tensor(mask, size).any())
     assert vanishes(mask, 28, 28)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "P"])
+@pytest.mark.parametrize("alphas", [(0, 256), (0, 1), (255, 256)])
+def test_transparency_in_bands_equals_transparency_at_once(monkeypatch, mode, alphas):
+    draw = np.random.default_rng(7)
+    values = draw.integers(0, 256, (37, 23, 4), np.uint8)
+    values[..., 3] = draw.integers(*alphas, (37, 23))
+    image = Image.fromarray(values)
+    if mode == "P":
+        image = image.quantize(16)
+        image.info["transparency"] = bytes(draw.integers(*alphas, 16, np.uint8))
+    elif mode == "PA":
+        image = Image.fromarray(values[..., :3]).quantize(16).convert("PA")
+        image.putalpha(Image.fromarray(values[..., 3]))
+    else:
+        image = image.convert(mode)
+    colours = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    shown = colours if colours.getchannel("A").getextrema()[1] == 0 else Image.alpha_composite(white, colours)
+    monkeypatch.setattr("bayes_pfl.data.colours.PIXELS_AT_ONCE", 23 * 5)
+    assert np.array_equal(rgb(image), shown.convert("RGB"))
