@@ -72,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--categories", help="comma-separated; default: all")
     add("--limit", type=int, metavar="N", help="at most N images, of every category, split and label")
     add("--max-side", type=int, metavar="PX", help="scale larger images down to this longer side")
+    add(
+        "--bits", type=int, metavar="N", help="of gray images with more than 8; default: as each file or its values say"
+    )
     add("--strict", action="store_true", help="fail where an image would be set aside, or the summary warns")
     add("--name", help="name of the dataset in the shards; default: its own, or the folder's")
     add("--config", type=Path, help="YAML file with these and more options")
@@ -108,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         "categories": args.categories and tuple(name.strip() for name in args.categories.split(",")),
         "limit": args.limit,
         "max_side_px": args.max_side,
+        "bits": args.bits,
         "strict": args.strict or None,
         "name": args.name,
     }
@@ -153,7 +157,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
         _refuse(listing.set_aside, remarks)
     name = config.name or (source.name if description.name == FOLDER.name else description.name)
     above, as_stored = description.mask_above, config.masks_as_stored
-    options = PackingOptions(name, above, config.max_side_px, config.max_pixels, as_stored)
+    options = PackingOptions(name, above, config.max_side_px, config.max_pixels, as_stored, config.bits)
     tasks = plan_shards(source, output, options, listing.records, config.rows_per_shard, config.bytes_per_shard)
     with nullcontext() if isinstance(output, str) else claim(output):
         written, progress = _write(output, tasks, config.strict)

@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--fail-above", type=float, metavar="SCORE", help="exit with 1 if an image scores higher, and name it")
     add("--max-pixels", type=int, default=MAX_PIXELS, help=f"largest width x height of an image; default {MAX_PIXELS}")
+    add(
+        "--bits", type=int, metavar="N", help="of gray images with more than 8; default: as each file or its values say"
+    )
     add("--tile", action="store_true", help="look at large images tile by tile, at their own resolution")
     add("--overlap", type=float, metavar="SHARE", help="with --tile: share of a tile that the next covers; default 0.5")
     add("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image of the images' size")
@@ -117,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         "cuda" if args.use_gpu else "cpu",
         args.max_pixels,
         view,
+        bits=args.bits,
     )
     typed = [f"--{name.replace('_', '-')}" for name in ("threshold", "fail_above") if getattr(args, name) is not None]
     remind_of_view(typed, task)
@@ -144,6 +148,8 @@ def _check(args: argparse.Namespace) -> View:
     """The way of looking. Refuses options that make no sense, before anything takes time."""
     if min(args.num_samples, args.workers, args.threads, args.max_pixels) < 1 or args.seed < 0:
         raise ConfigError("--num-samples, --workers, --threads and --max-pixels are at least 1, --seed at least 0.")
+    if args.bits is not None and not 9 <= args.bits <= 16:
+        raise ConfigError(f"--bits is {args.bits}; gray of more than 8 bits has 9 to 16.")
     if args.region_threshold is not None and args.coco is None:
         raise ConfigError("--region-threshold is of regions: give --coco too.")
     if args.store_threshold is not None and not Path(args.model).is_dir():
@@ -300,7 +306,7 @@ class PartScorer:
             Its score, or the reason.
         """
         try:
-            decoded = decode(image.read(), self._task.max_pixels)
+            decoded = decode(image.read(), self._task.max_pixels, bits=self._task.bits)
             pixels = decoded.image
             prediction = self._task.predict(self._detector, pixels, image.class_name)
         except BayesPFLError as error:

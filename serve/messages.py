@@ -47,6 +47,8 @@ class Question(NamedTuple):
     """Send the map back in any case: it is larger than all the rest together."""
     view: View = WHOLE
     """How the image is looked at."""
+    bits: int | None = None
+    """Of gray with more than 8; None: as the file or its values say."""
 
 
 class Job(NamedTuple):

@@ -51,6 +51,8 @@ class PackingOptions:
     max_pixels: int
     masks_as_stored: bool | None = None
     """Whether masks were drawn on pixels as they are stored, before EXIF turns them; None: as their size says."""
+    bits: int | None = None
+    """Of gray with more than 8, which is then stored with 8 as PNG; None keeps the file, which is read as it says."""
 
     def plain(self) -> dict[str, Any]:
         """The options as JSON has them, without those that say nothing.
@@ -58,10 +60,8 @@ class PackingOptions:
         Returns:
             Their values by name.
         """
-        values = asdict(self)
-        return (
-            values if self.masks_as_stored is not None else {k: v for k, v in values.items() if k != "masks_as_stored"}
-        )
+        optional = ("masks_as_stored", "bits")
+        return {key: value for key, value in asdict(self).items() if value is not None or key not in optional}
 
 
 @dataclass(frozen=True)
@@ -282,8 +282,10 @@ def read_record(source: Path, options: PackingOptions, record: Record) -> Stored
         ImageError: the image or its mask cannot be used; the message is the reason.
     """
     data = read_file(source, record.image)
-    decoded = decode(data, options.max_pixels)
+    decoded = decode(data, options.max_pixels, bits=options.bits)
     image = decoded.image
+    if options.bits is not None and decoded.bits is not None:
+        data = encode_png(image)
     try:
         drawn = record_mask(
             source, record, data, image.size, options.mask_above, options.masks_as_stored, options.max_pixels

@@ -59,6 +59,12 @@ class IngestConfig(Settings):
         description="scale larger images down to this longer side, pixels; none: keep the files as they are",
     )
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="set larger images aside, pixels")
+    bits: int | None = Field(
+        default=None,
+        ge=9,
+        le=16,
+        description="of gray images with more than 8, which are stored with 8; none: as each file says or its values",
+    )
     strict: bool = Field(default=False, description="anything that the summary warns of is an error")
     name: str | None = Field(
         default=None,

@@ -43,6 +43,8 @@ class ScoringTask(NamedTuple):
     """Map value from which a pixel belongs to a region; None: no regions are wanted."""
     full_resolution: bool = False
     """Whether maps are scaled up to the images before pixels are counted."""
+    bits: int | None = None
+    """Of gray images with more than 8; None: as each file or its values say."""
 
     @property
     def looked_at(self) -> str:

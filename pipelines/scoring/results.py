@@ -64,13 +64,16 @@ class ScoringPlan(NamedTuple):
     """Over names, class names and stamps, in order."""
     class_names_sha256: str
     """Over the different class names."""
-    max_pixels: int
-    overlap: float | None
+    max_pixels: int = MAX_PIXELS
+    """As all that follow: what a plan means that was written without it."""
+    overlap: float | None = None
     """Of tiles; None: whole images."""
-    region: str | None
+    region: str | None = None
     """Name of the region of interest; None: all of an image."""
-    region_threshold: float | None
+    region_threshold: float | None = None
     """Map value from which a pixel belongs to a region; None: no regions were wanted."""
+    bits: int | None = None
+    """Of gray images with more than 8; None: as each file or its values say."""
 
     @classmethod
     def make(cls, task: ScoringTask, inputs: Sequence[ImageInput]) -> "ScoringPlan":
@@ -88,7 +91,7 @@ class ScoringPlan(NamedTuple):
         digests = _digest(listed), _digest(names)
         region = None if task.view.region is None else task.view.region.name
         question = task.bundle.version, task.num_samples, task.seed, len(inputs)
-        return cls(*question, *digests, task.max_pixels, task.view.overlap, region, task.region_threshold)
+        return cls(*question, *digests, task.max_pixels, task.view.overlap, region, task.region_threshold, task.bits)
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """In what an earlier plan differs.
@@ -99,8 +102,7 @@ class ScoringPlan(NamedTuple):
         Returns:
             Names of fields, those with a plain word for it in front.
         """
-        defaults = {"max_pixels": MAX_PIXELS, "overlap": None, "region": None, "region_threshold": None}
-        earlier = {**defaults, **earlier}
+        earlier = {**self._field_defaults, **earlier}
         names = [name for name, value in self._asdict().items() if name in earlier and earlier[name] != value]
         if "class_names_sha256" in names:
             return ["class name", *names]

@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2 (KServe, Triton): inference over HTTP.
 
-Inputs: `image` BYTES [n], the encoded files; `class_name` BYTES [n] or [1]. Request parameters: `num_samples`, `seed`.
+Inputs: `image` BYTES [n], the encoded files; `class_name` BYTES [n] or [1]. Request parameters: `num_samples`, `seed`, `bits`.
 Outputs: `pred_score` FP64 [n], `uncertainty` FP64 [n], and on demand `anomaly_map` FP32 [n, side, side].
 """
 
@@ -60,10 +60,11 @@ def _add_inference(router: APIRouter, service: Service) -> None:
         number, seed = _whole_number(given, "num_samples", 10, 1), _whole_number(given, "seed", 0, 0)
         if version is not None:
             check_version(await client.describe(), version)
+        bits = None if "bits" not in given.parameters else _whole_number(given, "bits", 16, 9, 16)
         want_map = "anomaly_map" in wanted
         answers = await asyncio.gather(
             *(
-                service.raw(data, name, Question(class_name, number, seed, want_map))
+                service.raw(data, name, Question(class_name, number, seed, want_map, bits=bits))
                 for data, class_name in zip(images, class_names, strict=True)
             )
         )
@@ -98,11 +99,11 @@ def _wanted_outputs(given: InferRequest) -> list[str]:
     return wanted
 
 
-def _whole_number(given: InferRequest, key: str, default: int, lowest: int) -> int:
+def _whole_number(given: InferRequest, key: str, default: int, lowest: int, highest: int = 2**31 - 1) -> int:
     """A request parameter. Raises Problem 422 unless it is a whole number in range."""
     value = given.parameters.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value < 2**31:
-        raise Problem(422, f"{key}: not a whole number from {lowest} to {2**31 - 1}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise Problem(422, f"{key}: not a whole number from {lowest} to {highest}.")
     return value
 
 

@@ -48,6 +48,10 @@ class ViewOptions(Settings):
         description="region of interest, `x,y,width,height` in pixels: nothing outside counts, the map is 0 there",
     )
 
+    bits: int | None = Field(
+        None, ge=9, le=16, description="of a gray image with more than 8; none: as the file or its largest value says"
+    )
+
     @model_validator(mode="after")
     def _overlap_is_of_tiles(self) -> Self:
         if self.overlap is not None and not self.tile:
@@ -104,7 +108,7 @@ class ScoreOptions(ViewOptions):
             The question; it wants a map only if something is made of it.
         """
         drawn = self.map != "none" or self.mask or (self.threshold, self.region_threshold) != (None, None)
-        return Question(self.class_name, self.num_samples, self.seed, drawn, self.view(region))
+        return Question(self.class_name, self.num_samples, self.seed, drawn, self.view(region), self.bits)
 
 
 class MapOptions(ViewOptions):
@@ -122,7 +126,7 @@ class MapOptions(ViewOptions):
         Returns:
             The question.
         """
-        return Question(self.class_name, self.num_samples, self.seed, True, self.view())
+        return Question(self.class_name, self.num_samples, self.seed, True, self.view(), self.bits)
 
 
 class Answer(BaseModel):

@@ -111,7 +111,7 @@ class ModelClient:
     async def _score(self, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
         model = self.latest or await self.describe()
         for attempt in range(SIZES_TRIED):
-            prepared = await self.decoder.prepare(data, model.image_size, question.view)
+            prepared = await self.decoder.prepare(data, model.image_size, question.view, question.bits)
             job = Job(prepared.pixels, question, self.decoder.limits.answer_timeout_s)
             outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):
@@ -146,7 +146,8 @@ class ModelClient:
             async with asyncio.timeout(SHADOW_S):
                 outcome = await challenger.score(job)
                 if isinstance(outcome, Outgrown):
-                    pixels = (await self.decoder.prepare(data, outcome.model.image_size)).pixels
+                    side, bits = outcome.model.image_size, job.question.bits
+                    pixels = (await self.decoder.prepare(data, side, bits=bits)).pixels
                     outcome = await challenger.score(job._replace(pixels=pixels))
         except Exception as error:
             logger.warning("shadow failed", extra={"model": self.name, "reason": type(error).__name__})

@@ -37,13 +37,14 @@ class Decoder:
         self.threads = ThreadPoolExecutor(limits.decoders, "decode")
         self.large = asyncio.Semaphore(limits.decoders)
 
-    async def prepare(self, data: bytes, side: int, view: View = WHOLE) -> Prepared:
+    async def prepare(self, data: bytes, side: int, view: View = WHOLE, bits: int | None = None) -> Prepared:
         """Decode an image in one of the threads, and resize it unless the view needs its own size.
 
         Args:
             data: an encoded file.
             side: of the model's input, pixels.
             view: how it is looked at.
+            bits: of gray with more than 8; None as the file or its values say.
 
         Returns:
             The pixels and the size before.
@@ -51,7 +52,8 @@ class Decoder:
         Raises:
             Problem: 413 for an image too large, 415 for anything unreadable, 422 for too many tiles.
         """
-        return await asyncio.get_running_loop().run_in_executor(self.threads, prepare, data, side, self.limits, view)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, prepare, data, side, self.limits, view, bits)
 
     async def region(self, data: bytes) -> RegionOfInterest:
         """Decode a region's mask in one of the threads.
@@ -88,7 +90,7 @@ def mask_region(data: bytes, limits: Limits) -> RegionOfInterest:
         raise Problem(413 if too_large else 422, f"roi_mask is refused: {error}.") from error
 
 
-def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE) -> Prepared:
+def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE, bits: int | None = None) -> Prepared:
     """As `Decoder.prepare`, in this thread.
 
     Resized exactly as the Detector resizes: that it does so once more, to the same size, changes nothing.
@@ -98,6 +100,7 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE) -> Prepa
         side: of the model's input, pixels.
         limits: pixels, side and tiles.
         view: how it is looked at.
+        bits: of gray with more than 8; None as the file or its values say.
 
     Returns:
         The pixels and the size before.
@@ -113,7 +116,7 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE) -> Prepa
         bounds["max_webp_pixels"] = limits.max_webp_pixels
     tightest = min(bounds, key=lambda name: bounds[name])
     try:
-        image = decode_image(data, bounds[tightest], limits.max_side_px)
+        image = decode_image(data, bounds[tightest], limits.max_side_px, bits)
     except ImageError as error:
         reason = str(error)
         for words, option in (("larger than", tightest), ("longer than", "max_side_px")):

@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import painted
 import pytest
 from PIL import Image
 from s3fs import S3FileSystem
 
 from bayes_pfl.config import parse_config
-from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.shards import iterate_rows, read_manifest
@@ -175,6 +176,23 @@ class TestCommandLine:
         assert call(ingest, "folder", "--source", tmp_path / "in", "--output", tmp_path / "out", "--strict") == 0
         said = capsys.readouterr().out
         assert "read as: 2 images: 12 of 16 bits used, as the largest value shows (good/1.png, good/2.png)" in said
+
+    def test_bits_that_are_said_are_those_of_every_image(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = np.arange(600).reshape(20, 30)
+        for name, brightest in (("good/1.png", 4000), ("bad/1.png", 800), ("bad/2.png", 9000)):
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((values * brightest // 599).astype(np.uint16)).save(tmp_path / "in" / name)
+        given = ("folder", "--source", tmp_path / "in", "--output", tmp_path / "out", "--bits", "12")
+        assert call(ingest, *given, "--json") == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert [entry[0] for entry in summary["set_aside"]] == ["bad/2.png"]
+        assert "no 12 bits" in summary["set_aside"][0][1]
+        stored = {row["sample_id"]: decode_image(row["image"]) for row in iterate_rows(tmp_path / "out")}
+        dark = np.asarray(stored["in/bad/1.png"])[..., 0]
+        assert np.array_equal(dark, np.round((values * 800 // 599) * (255 / 4095)))
+        assert np.asarray(stored["in/good/1.png"]).max() == round(4000 * 255 / 4095)
 
     def test_options_reach_the_shards(self, tmp_path: Path) -> None:
         painted.paint("mvtec", tmp_path / "in")

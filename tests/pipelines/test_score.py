@@ -232,6 +232,22 @@ class TestFewImages:
         assert score(bundle, *whole, "--tile") == 2
         assert "other overlap" in capsys.readouterr().err
 
+    def test_bits_are_as_said(self, bundle, detector, tmp_path, capsys):
+        values = np.random.default_rng(0).integers(0, 900, (40, 30)).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / "dark.png")
+        data = (tmp_path / "dark.png").read_bytes()
+        given = (tmp_path / "dark.png", "--class-name", "plate", "--json")
+        scores = []
+        for more, bits in [((), 10), (("--bits", "12"), 12)]:
+            assert score(bundle, *given, *more) == 0
+            (row,) = json.loads(capsys.readouterr().out)["rows"]
+            expected = detector.predict([decode_image(data, bits=bits)], ["plate"], 1)[0].image_score
+            assert row["pred_score"] == expected
+            scores.append(expected)
+        assert scores[0] != scores[1]
+        assert score(bundle, *given, "--bits", "8") == 2
+        assert "9 to 16" in capsys.readouterr().err
+
     def test_a_region_gives_the_numbers_of_the_library(self, bundle, detector, few, tmp_path, capsys):
         mask = np.zeros((40, 30), np.uint8)
         mask[5:35, 4:20] = 255

@@ -11,6 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
+from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.inference.view import RegionOfInterest, View
 
 PNG = {"Content-Type": "image/png"}
@@ -45,6 +46,26 @@ def test_views_give_the_numbers_of_the_library(
     assert answer["looked_at"] == view.name(56)
     drawn = post(client, data, "/v1/map", class_name="plate", num_samples=3, seed=5, kind="npy", **query)
     assert np.array_equal(np.load(io.BytesIO(drawn.content), allow_pickle=False), expected.anomaly_map)
+
+
+def test_bits_are_as_said(client: TestClient, detector: Detector) -> None:
+    values = np.random.default_rng(0).integers(0, 900, (70, 90)).astype(np.uint16)
+    data = encoded(values)
+    for query, bits in (({}, 10), ({"bits": 12}, 12)):
+        (expected,) = detector.predict([decode_image(data, bits=bits)], ["plate"], 3)
+        answer = post(client, data, class_name="plate", num_samples=3, **query).json()
+        assert answer["pred_score"] == expected.image_score
+        body = {
+            "inputs": [
+                {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(data).decode()]},
+                {"name": "class_name", "datatype": "BYTES", "shape": [1], "data": ["plate"]},
+            ],
+            "parameters": {"num_samples": 3, **query},
+        }
+        outputs = client.post("/v2/models/first/infer", json=body).json()["outputs"]
+        assert outputs[0]["data"] == [expected.image_score]
+    assert post(client, data, bits=9).status_code == 415
+    assert post(client, data, bits=8).status_code == 422
 
 
 def test_a_mask_tells_the_region_of_a_whole_batch(client: TestClient, detector: Detector) -> None:
