@@ -109,6 +109,8 @@ class ServeSettings(Settings):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
+        if self.requests_per_second and self.burst < self.ingress_replicas:
+            raise ValueError("burst is smaller than ingress_replicas, which share it; raise it")
         names = [model.name for model in self.models]
         if len(set(names)) != len(names):
             raise ValueError("two models have the same name; name each differently")
