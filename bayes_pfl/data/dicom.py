@@ -152,7 +152,7 @@ def _check_size(file: Any, max_pixels: int, max_side_px: int) -> None:
         raise ImageError("is DICOM without an image")
     width, height = int(file.Columns), int(file.Rows)
     if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels")
+        raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels (max_pixels)")
     if max(width, height) > max_side_px:
         raise ImageError(f"{width} x {height} has a side longer than {max_side_px} px")
     if file.get("SamplesPerPixel", 1) not in (1, 3) or file.get("BitsAllocated") not in (1, 8, 16):

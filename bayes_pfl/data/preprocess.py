@@ -341,7 +341,7 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
         raise ImageError(f"not a readable image ({', '.join(FORMATS)})") from error
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels")
+        raise ImageError(f"{width} x {height} is larger than {max_pixels} pixels (max_pixels)")
     if max(width, height) > max_side_px:
         raise ImageError(f"{width} x {height} has a side longer than {max_side_px} px")
     if image.format == "PNG" and image.mode.startswith("I"):

@@ -84,17 +84,19 @@ def predict_ref(
         detector: the model.
         ref: the sample.
         num_samples: numbers of samples R.
-        shards: frozen features; None decodes and encodes the image.
+        shards: frozen features; None decodes and encodes the image. The mask is that of the row in any case: what
+            vanishes at the size of the features is known from it alone.
 
     Returns:
         Predictions by R, and the mask (see `truth_mask`).
     """
-    if shards is not None:
-        sample = shards.load(ref)
-        features, masks = collate([sample])
-        return detector.predict_features(features, sample.draw_key, ref.class_name, num_samples), masks[0].numpy()
     image, mask = read_row(ref.shard, ref.row)
-    nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
+    if shards is None:
+        nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
+    else:
+        sample = shards.load(ref)
+        features, _ = collate([sample])
+        nested = detector.predict_features(features, sample.draw_key, ref.class_name, num_samples)
     return nested, truth_mask(mask, ref.label, nested[num_samples[0]])
 
 

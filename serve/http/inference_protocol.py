@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2 (KServe, Triton): inference over HTTP.
 
-Inputs: `image` BYTES [n], the encoded files; `class_name` BYTES [n] or [1]. Request parameters: `num_samples`, `seed`, `bits`.
+Inputs: `image` BYTES [n], the encoded files; `class_name` BYTES [n] or [1]. Request parameters: `num_samples`,
+`seed`, `bits`.
 Outputs: `pred_score` FP64 [n], `uncertainty` FP64 [n], and on demand `anomaly_map` FP32 [n, side, side].
 """
 
