@@ -180,4 +180,5 @@ def pad_class_tokens(tokens: list[list[int]], device: torch.device | None = None
     """
     length = max(len(ids) for ids in tokens)
     padded = [ids + [0] * (length - len(ids)) for ids in tokens]
-    return ClassTokens(torch.tensor(padded, device=device), torch.tensor([len(ids) for ids in tokens], device=device))
+    lengths = torch.tensor([len(ids) for ids in tokens])
+    return ClassTokens(torch.tensor(padded).to(device), lengths.to(device))

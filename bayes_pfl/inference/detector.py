@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import bfloat16_products, multiplies_bfloat16, placed, usable_device
@@ -15,18 +16,21 @@ from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ConfigError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.images import ImageLike, is_one_image, noise_key, rgb_image
-from bayes_pfl.inference.prediction import Prediction, is_clear, prediction, prompt_scores, within
+from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction, prompt_scores, within
 from bayes_pfl.inference.tiling import TiledScores, tiled_scores
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
-from bayes_pfl.methods.method import ImageQuery
+from bayes_pfl.methods.method import BatchQuery, ImageQuery
 
 MAX_SAMPLES = 20
 """R at which `num_samples="auto"` stops in any case."""
 
 CLEARANCE = 3.0
 """Standard errors by which the image score must clear the threshold for `num_samples="auto"` to stop."""
+
+BATCH = 16
+"""Images that a GPU scores together."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,8 @@ class Detector:
     """A frozen backbone with a trained head: images and class names -> `Prediction`.
 
     A prediction depends on image, class name, R and seed alone: not on the other images of the call, their order, or
-    the process that computes it. `Detector.load` builds one.
+    the process that computes it. On a GPU that holds up to rounding, for `predict` scores `BATCH` images together there;
+    to the bit with `deterministic`. `Detector.load` builds one.
 
     Args:
         bundle: the trained head.
@@ -45,6 +50,7 @@ class Detector:
         device: where to compute.
         precision: see `load`.
         compiled: see `load`.
+        deterministic: see `load`.
 
     Raises:
         BundleError: the head does not fit its configuration.
@@ -66,6 +72,7 @@ class Detector:
         device: torch.device,
         precision: Precision = "float32",
         compiled: bool = False,
+        deterministic: bool = False,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
@@ -80,6 +87,8 @@ class Detector:
             self.method = build_method(bundle.config, self.backbone, device, bundle.weights)
         except RuntimeError as error:
             raise BundleError(f"The head in {bundle.folder} does not fit its configuration: {error}") from error
+        one_by_one = deterministic or bundle.config.model.variant.draws_in_order
+        self._batch = 1 if self.device.type == "cpu" or one_by_one else BATCH
         self._encode_image = self.method.encode_image
         if compiled:
             self._encode_image = torch.compile(self.method.encode_image, dynamic=False)
@@ -91,6 +100,7 @@ class Detector:
         device: str = "cpu",
         precision: Precision = "float32",
         compiled: bool = False,
+        deterministic: bool = False,
     ) -> "Detector":
         """Load a bundle.
 
@@ -101,6 +111,8 @@ class Detector:
                 processor has AMX or on a GPU: maps then differ from the exact ones in the third digit.
             compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
                 compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
+            deterministic: score one by one on a GPU too, where `predict` otherwise scores `BATCH` images together:
+                slower, and an image's numbers do not depend on the others of its call in the last digit either.
 
         Returns:
             The detector.
@@ -112,7 +124,7 @@ class Detector:
         """
         where = usable_device(device)  # before the weights are read
         bundle = load_bundle(source)
-        return cls(bundle, Backbone(bundle.config.backbone), where, precision, compiled)
+        return cls(bundle, Backbone(bundle.config.backbone), where, precision, compiled, deterministic)
 
     def __repr__(self) -> str:
         model = self.bundle.record.get("head_sha256", "")[:12] or "not stored"
@@ -162,6 +174,8 @@ class Detector:
             ClassNameError: a name is blank or too long; nothing was computed then.
             ImageError: an image cannot be read.
         """
+        if num_samples != "auto" and self._batch > 1:
+            return self._predict_batches(images, class_names, num_samples, seed)
         if num_samples != "auto":
             nested = self.predict_nested(images, class_names, [num_samples], seed)
             return [predictions[num_samples] for predictions in nested]
@@ -204,6 +218,23 @@ class Detector:
             self.predict_features(*self._encode(image), name, num_samples, seed, position)
             for position, (image, name) in enumerate(zip(images, class_names, strict=True))
         ]
+
+    @torch.inference_mode()
+    def _predict_batches(
+        self, images: Sequence[ImageLike], class_names: Sequence[str], num_samples: int, seed: int
+    ) -> list[Prediction]:
+        """As `predict`, many images at a time; each batch is copied to the device once and back once."""
+        self._check_names(images, class_names)
+        _check_numbers([num_samples])
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), self._batch):
+            batch = slice(start, start + self._batch)
+            tensors = [image_tensor(rgb_image(image), self.config.backbone.image_size) for image in images[batch]]
+            keys = tuple(noise_key(tensor) for tensor in tensors)
+            features = self._on_device(self._encode_tensors(torch.stack(tensors)))
+            scores = self.method.batch_scores(BatchQuery(features, keys, tuple(class_names[batch]), seed), num_samples)
+            predictions += batch_predictions(scores, self.config.scoring, num_samples)
+        return predictions
 
     @torch.inference_mode()
     def predict_features(
@@ -358,9 +389,15 @@ class Detector:
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
         """Features and noise key of one image: one at a time, products have one shape and give the same bits."""
         tensor = image_tensor(rgb_image(image), self.config.backbone.image_size)
+        return self._on_device(self._encode_tensors(tensor[None])), noise_key(tensor)
+
+    def _encode_tensors(self, images: Tensor) -> Features:
+        """Features of normalised images; to a GPU they go from pinned memory, while it still computes."""
+        if self.device.type == "cuda":
+            images = images.pin_memory()
         with bfloat16_products(self.device, self.precision == "bfloat16"):
-            features = self._encode_image(tensor[None].to(self.device))
-        return self._on_device(features), noise_key(tensor)
+            features: Features = self._encode_image(images.to(self.device, non_blocking=True))
+        return features
 
 
 def _check_numbers(num_samples: Sequence[int]) -> None:

@@ -50,11 +50,11 @@ def image_score(scores: PromptScores, scoring: ScoringConfig) -> float:
     return scoring.text_weight * text + scoring.map_weight * peak
 
 
-def prompt_scores(scores: PromptScores, scoring: ScoringConfig) -> Float[Tensor, "samples bank"]:
+def prompt_scores(scores: PromptScores, scoring: ScoringConfig) -> Float[Tensor, "*batch samples bank"]:
     """Every prompt's own image score.
 
     Args:
-        scores: of one image.
+        scores: of one image, or of several.
         scoring: the weights.
 
     Returns:
@@ -83,6 +83,33 @@ def prediction(scores: PromptScores, scoring: ScoringConfig, num_samples: int) -
         map_score=float(scores.anomaly_map.max()),
         num_samples=num_samples,
     )
+
+
+def batch_predictions(scores: PromptScores, scoring: ScoringConfig, num_samples: int) -> list[Prediction]:
+    """Predictions of several images, computed where their scores lie and copied from there at once.
+
+    Args:
+        scores: of the images, each part with them as its first axis.
+        scoring: weights and smoothing.
+        num_samples: R that the scores were computed with.
+
+    Returns:
+        The numbers of `prediction`, up to rounding.
+    """
+    text, peak = scores.text_scores.mean((1, 2)), scores.anomaly_map.amax((1, 2))
+    numbers = [scoring.text_weight * text + scoring.map_weight * peak]
+    numbers += [prompt_scores(scores, scoring).std((1, 2), correction=0), text, peak]
+    maps = (smooth(scores.anomaly_map, scoring.smoothing_sigma_px), scores.uncertainty_map)
+    packed = torch.cat([torch.stack(numbers, 1), *(part.flatten(1) for part in maps)], 1).cpu().numpy()
+    shape = (len(packed), 2, *scores.anomaly_map.shape[1:])
+    return [
+        Prediction(
+            float(score), float(uncertainty), anomaly, uncertain, float(text_score), float(map_score), num_samples
+        )
+        for (score, uncertainty, text_score, map_score), (anomaly, uncertain) in zip(
+            packed[:, :4], packed[:, 4:].reshape(shape), strict=True
+        )
+    ]
 
 
 def within(

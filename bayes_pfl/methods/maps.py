@@ -5,8 +5,10 @@ product), rows follow band by band (another), and each band is turned into proba
 cache.
 """
 
+import functools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,21 +16,25 @@ from torch.nn import functional as F
 
 
 class PromptScores(NamedTuple):
-    """Result of the first R samples of one image, not smoothed."""
+    """Result of the first R samples of one image, or of a batch of them, not smoothed."""
 
-    anomaly_map: Float[Tensor, "height width"]
+    anomaly_map: Float[Tensor, "*batch height width"]
     """Mean over layers, prompts and samples of the abnormal probability (eq. 12)."""
-    uncertainty_map: Float[Tensor, "height width"]
+    uncertainty_map: Float[Tensor, "*batch height width"]
     """Standard deviation over the B x R prompts of the layers' mean probability."""
-    text_scores: Float[Tensor, "samples bank"]
+    text_scores: Float[Tensor, "*batch samples bank"]
     """Abnormal probability of the global feature, prompt by prompt (s_text before its mean)."""
-    map_maxima: Float[Tensor, "samples bank"]
+    map_maxima: Float[Tensor, "*batch samples bank"]
     """Largest value of every prompt's own map."""
 
 
 BAND = 2**19
 """Values of all maps of a group that a band of rows holds at most: 2 MB, which a core's cache takes. A GPU, where each
 operation costs a launch, takes all rows at once: 64 MB for 4 layers, 5 samples and 3 prompts at 518 px."""
+
+
+VALUES_AT_ONCE = 2**27
+"""Values of all maps of some images that a GPU holds at once: 512 MB, and twice as much for what they are made of."""
 
 
 class MapAccumulator:
@@ -58,8 +64,7 @@ class MapAccumulator:
     ) -> None:
         self.size, self.side, self.num_samples = size, side, sorted(set(num_samples))
         self.low = interpolation(side, size, align_corners)[0].tolist()
-        self.columns = interpolation_matrix(side, size, align_corners).to(device)
-        self.rows = self.columns.T.contiguous()
+        self.columns, self.rows = _interpolations(side, size, align_corners, device or torch.device("cpu"))
         self.first, self.total, self.squares = (torch.zeros(size, size, device=device) for _ in range(3))
         self.added = 0
         self.bank = 0
@@ -126,7 +131,48 @@ class MapAccumulator:
         return PromptScores(*(part.cpu() for part in scores))
 
 
-def interpolation(side: int, size: int, align_corners: bool) -> tuple[Tensor, Float[Tensor, "size"]]:
+def batch_maps(
+    pixel: Float[Tensor, "layers batch samples bank patches"],
+    image: Float[Tensor, "batch samples bank"],
+    size: int,
+    align_corners: bool,
+) -> PromptScores:
+    """Scores of several images from the logits of all their samples, in few large operations.
+
+    Args:
+        pixel: differences abnormal - normal of the patches.
+        image: differences of the global feature.
+        size: side of the resulting maps, pixels.
+        align_corners: how patches are upsampled.
+
+    Returns:
+        The scores that a `MapAccumulator` gives, up to rounding, with the images as first axis; on the logits' device.
+
+    >>> scores = batch_maps(torch.zeros(3, 5, 2, 1, 4), torch.zeros(5, 2, 1), size=4, align_corners=False)
+    >>> scores.anomaly_map.shape, scores.map_maxima.shape
+    (torch.Size([5, 4, 4]), torch.Size([5, 2, 1]))
+    """
+    layers, _, samples, bank, patches = pixel.shape
+    side = int(patches**0.5)
+    columns, rows = _interpolations(side, size, align_corners, pixel.device)
+    at_once = max(1, VALUES_AT_ONCE // (layers * samples * bank * size * size))
+    parts = []
+    for some in pixel.float().unflatten(-1, (side, side)).split(at_once, dim=1):
+        prompts = (rows @ (some @ columns)).sigmoid_().mean(0)
+        deviation, mean = torch.std_mean(prompts, dim=(1, 2), correction=0)
+        parts.append((mean, deviation, prompts.amax((-2, -1))))
+    anomaly, uncertainty, maxima = (torch.cat(part) for part in zip(*parts, strict=True))
+    return PromptScores(anomaly, uncertainty, image.float().sigmoid(), maxima)
+
+
+@functools.lru_cache(maxsize=16)
+def _interpolations(side: int, size: int, align_corners: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The matrix that upsamples columns, and its transpose for rows; kept on the device."""
+    columns = interpolation_matrix(side, size, align_corners).to(device)
+    return columns, columns.T.contiguous()
+
+
+def interpolation(side: int, size: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
     """Bilinear upsampling of `side` to `size` points, along one axis.
 
     Args:
@@ -137,11 +183,11 @@ def interpolation(side: int, size: int, align_corners: bool) -> tuple[Tensor, Fl
     Returns:
         Lower source index of each resulting point, and the weight of the upper one.
     """
-    points = torch.arange(size, dtype=torch.float64)
-    inside = ((points + 0.5) * side / size - 0.5).clamp(min=0)
+    points = np.arange(size, dtype=np.float64)
+    inside = ((points + 0.5) * side / size - 0.5).clip(min=0)
     source = points * (side - 1) / max(1, size - 1) if align_corners else inside
-    low = source.floor().long().clamp(max=side - 1)
-    return low, (source - low).to(torch.float32)
+    low = np.floor(source).astype(np.int64).clip(max=side - 1)
+    return low, (source - low).astype(np.float32)
 
 
 def interpolation_matrix(side: int, size: int, align_corners: bool) -> Float[Tensor, "side size"]:
@@ -156,18 +202,18 @@ def interpolation_matrix(side: int, size: int, align_corners: bool) -> Float[Ten
         A row of `side` values times this matrix is the row upsampled to `size`.
     """
     low, weight = interpolation(side, size, align_corners)
-    matrix = torch.zeros(side, size)
-    points = torch.arange(size)
+    matrix = np.zeros((side, size), np.float32)
+    points = np.arange(size)
     matrix[low, points] += 1 - weight
-    matrix[(low + 1).clamp(max=side - 1), points] += weight
-    return matrix
+    matrix[(low + 1).clip(max=side - 1), points] += weight
+    return torch.from_numpy(matrix)
 
 
-def smooth(anomaly_map: Float[Tensor, "height width"], sigma_px: float) -> Float[Tensor, "height width"]:
+def smooth(anomaly_map: Float[Tensor, "*batch height width"], sigma_px: float) -> Float[Tensor, "*batch height width"]:
     """Gaussian smoothing with reflected borders, cut at four standard deviations.
 
     Args:
-        anomaly_map: any map.
+        anomaly_map: any map, or several of one size.
         sigma_px: standard deviation, pixels; 0 returns the map itself.
 
     Returns:
@@ -175,9 +221,10 @@ def smooth(anomaly_map: Float[Tensor, "height width"], sigma_px: float) -> Float
     """
     if sigma_px == 0:
         return anomaly_map
-    radius = min(int(4 * sigma_px + 0.5), min(anomaly_map.shape) - 1)
+    radius = min(int(4 * sigma_px + 0.5), min(anomaly_map.shape[-2:]) - 1)
     points = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (points / sigma_px).square())
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    padded = F.pad(anomaly_map[None, None], (radius, radius, radius, radius), mode="reflect")
-    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))[0, 0]
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).to(anomaly_map.device)
+    maps = anomaly_map.reshape(-1, 1, *anomaly_map.shape[-2:])
+    padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
+    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3)).view(anomaly_map.shape)

@@ -28,6 +28,16 @@ class ImageQuery(NamedTuple):
     """Position of the image in its call; only the released code's noise depends on it."""
 
 
+class BatchQuery(NamedTuple):
+    """Several images to score together."""
+
+    features: Features
+    """Of all the images."""
+    noise_keys: tuple[bytes, ...]
+    class_names: tuple[str, ...]
+    seed: int = 0
+
+
 @runtime_checkable
 class Method(Protocol):
     """Scores of one image from its features. A method without samples answers every number of samples alike."""
@@ -57,6 +67,18 @@ class Method(Protocol):
 
         Returns:
             By R, exactly the scores that a pass with this R alone gives; in the CPU's memory.
+        """
+        ...
+
+    def batch_scores(self, query: BatchQuery, num_samples: int) -> PromptScores:
+        """Scores of several images in as few operations as for one: for devices where each one costs a launch.
+
+        Args:
+            query: the images.
+            num_samples: R, at least 1.
+
+        Returns:
+            As `scores`, up to rounding, every part with the images as its first axis; on the method's device.
         """
         ...
 

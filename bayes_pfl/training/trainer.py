@@ -95,7 +95,7 @@ class Trainer:
         """
         return TrainingBatch(
             features=Features(*(part.to(self.device).float() for part in features)),
-            label=torch.tensor([float(ref.label) for ref in refs], device=self.device),
+            label=torch.tensor([float(ref.label) for ref in refs]).to(self.device),
             mask=masks.to(self.device),
             class_names=tuple(ref.class_name for ref in refs),
             noise_keys=tuple(ref.sha256.encode() for ref in refs),

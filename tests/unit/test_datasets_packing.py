@@ -102,7 +102,7 @@ def test_images_that_cannot_be_used_are_set_aside_with_the_reason(tmp_path: Path
     assert list(reasons) == [first.image, second.image, third.image, fifth.image]
     assert "cut short" in reasons[first.image]
     assert reasons[second.image] == "its mask is 30 x 20, the image 24 x 16"
-    assert reasons[third.image] == "800 x 40 is larger than 31999 pixels"
+    assert reasons[third.image] == "800 x 40 is larger than 31999 pixels (max_pixels)"
     assert reasons[fifth.image].startswith(f"its mask {fifth.mask}: not a readable image")
     assert manifest["empty_masks"] == [fourth.image]
     assert manifest["rows"] == len(tree.records) - 4 == len(list(iterate_rows(tmp_path / "out")))

@@ -13,8 +13,8 @@ from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import DetectorConfig
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.methods.maps import MapAccumulator, PromptScores
-from bayes_pfl.methods.method import ImageQuery
+from bayes_pfl.methods.maps import MapAccumulator, PromptScores, batch_maps
+from bayes_pfl.methods.method import BatchQuery, ImageQuery
 from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise, ordered_noise
@@ -67,6 +67,30 @@ class PromptFlow:
         self._add_groups(maps, query, starts, self._noise(query, max(num_samples), len(starts) * SAMPLE_GROUP))
         return {number: maps.result(number) for number in num_samples}
 
+    def batch_scores(self, query: BatchQuery, num_samples: int) -> PromptScores:
+        """All samples of several images together. See `Method.batch_scores`.
+
+        Args:
+            query: the images.
+            num_samples: R.
+
+        Returns:
+            Scores of all the images, on the device.
+
+        Raises:
+            ConfigError: `model.variant.draws_in_order` is set: its noise depends on an image's position in a call.
+        """
+        if self.config.model.variant.draws_in_order:
+            raise ConfigError("Images with model.variant.draws_in_order are scored one by one.")
+        width, features = self.backbone.text_width, query.features
+        noise = keyed_noise(query.seed, list(query.noise_keys), num_samples, width).context.to(self.device)
+        context = self.head.sample_context(features, noise)
+        states = self._state_offsets(query.seed, 0, num_samples)
+        prompts = self.head.encode(context, *states, self._class_tokens(*query.class_names), self.encoder)
+        pixel = self.head.pixel_logits(self.head.patch_features(features), prompts.text)
+        size, corners = self.backbone.config.image_size, self.config.model.variant.upsampled_corners
+        return batch_maps(pixel, self.head.image_logits(features, prompts.text), size, corners)
+
     def growing_scores(self, query: ImageQuery, most: int) -> Iterator[tuple[int, PromptScores]]:
         """Scores after each group of samples. See `Method.growing_scores`.
 
@@ -105,7 +129,7 @@ class PromptFlow:
         if noise is None:
             length, width = starts[-1] + SAMPLE_GROUP, self.backbone.text_width
             context = keyed_noise(query.seed, [query.noise_key], length, width).context.to(self.device)
-            return context, [self._state_offsets(query.seed, start) for start in starts]
+            return context, [self._state_offsets(query.seed, start, start + SAMPLE_GROUP) for start in starts]
         groups = [slice(start, start + SAMPLE_GROUP) for start in starts]
         return noise.context, [self.head.sample_states(noise.normal[group], noise.abnormal[group]) for group in groups]
 
@@ -128,13 +152,13 @@ class PromptFlow:
             maps.add(torch.cat(pixel), image)
 
 
-def _class_tokens(class_names: ClassNames, device: torch.device, class_name: str) -> ClassTokens:
-    return pad_class_tokens([class_names.tokens(class_name)], device)
+def _class_tokens(class_names: ClassNames, device: torch.device, *names: str) -> ClassTokens:
+    return pad_class_tokens([class_names.tokens(name) for name in names], device)
 
 
 def _state_offsets(
-    head: BayesPFL, width: int, device: torch.device, seed: int, start: int
+    head: BayesPFL, width: int, device: torch.device, seed: int, start: int, stop: int
 ) -> tuple[OffsetSamples, OffsetSamples]:
-    """The states' samples of one group: they depend on no image, so once for a seed is enough."""
-    noise = keyed_noise(seed, [b""], start + SAMPLE_GROUP, width)
+    """The states' samples from `start` to `stop`: they depend on no image, so once for a seed is enough."""
+    noise = keyed_noise(seed, [b""], stop, width)
     return head.sample_states(noise.normal[start:].to(device), noise.abnormal[start:].to(device))

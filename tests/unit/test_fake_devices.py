@@ -1,0 +1,178 @@
+"""Device paths without a device: torch's fake tensors have no data, and operators that mix devices raise."""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from small import BACKBONE
+
+from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.config import (
+    DetectorConfig,
+    LossConfig,
+    LossVariant,
+    ModelConfig,
+    PromptFlowVariant,
+    RunConfig,
+    ScoringConfig,
+    TrainingConfig,
+)
+from bayes_pfl.data.samples import SampleRef
+from bayes_pfl.inference import detector as detectors
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.training.trainer import Trainer
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "launches.py"
+RELEASED = PromptFlowVariant(
+    mapped_classification=True, attention_pooling=True, amortized_context_flow=True, attention_normalized_keys=True,
+    separate_state_flows=True,
+)  # fmt: skip
+IN_ORDER = PromptFlowVariant(draws_in_order=True)
+CUDA, META = torch.device("cuda"), torch.device("meta")
+IMAGES = [np.zeros((80, 90, 3), np.uint8)] * 3
+NAMES = ["plate", "metal nut", "cable with a clamp"]
+
+
+@pytest.fixture(scope="module")
+def launches() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("launches", FILE)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone(BACKBONE)
+
+
+def detector(backbone: Backbone, variant: PromptFlowVariant, **options: Any) -> Detector:
+    """A detector of random weights on a device that is not there."""
+    config = DetectorConfig(
+        backbone=BACKBONE,
+        model=ModelConfig(num_prompts=2, flow_length=2, variant=variant),
+        scoring=ScoringConfig(smoothing_sigma_px=1, threshold=0.5),
+    )
+    weights = BayesPFL(config.model, Widths.from_backbone(backbone)).state_dict()
+    return Detector(Bundle(Path("bundle"), config, weights, {}), backbone, CUDA, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"deterministic": True}])
+@pytest.mark.parametrize("variant", [PromptFlowVariant(), RELEASED, IN_ORDER], ids=["paper", "released", "in order"])
+def test_predictions(launches: ModuleType, backbone: Backbone, variant: PromptFlowVariant, options: Any) -> None:
+    with launches.fake_device():
+        model = detector(backbone, variant, **options)
+        assert {parameter.device.type for parameter in model.backbone.parameters()} == {"cuda"}
+        assert len(model.predict(IMAGES, NAMES, 7)) == 3
+        nested = model.predict_nested(IMAGES[:1], NAMES[:1], [1, 6])
+        assert nested[0][6].num_samples == 6
+
+
+def test_frozen_features_may_lie_in_the_cpu_s_memory(launches: ModuleType, backbone: Backbone) -> None:
+    with launches.fake_device():
+        model = detector(backbone, PromptFlowVariant())
+        shape = (4, 1, model.backbone.grid[0] * model.backbone.grid[1], model.backbone.patch_width)
+        features = Features(torch.zeros(1, model.backbone.joint_width), torch.zeros(shape, dtype=torch.bfloat16))
+        assert model.predict_features(features, b"key", "plate", [3])[3].anomaly_map.shape == (64, 64)
+        with mock.patch.object(detectors, "is_clear", return_value=False):
+            model.predict_features_until(features, b"key", "plate", 0.5)
+
+
+def test_tiles(launches: ModuleType, backbone: Backbone) -> None:
+    with launches.fake_device():
+        model = detector(backbone, PromptFlowVariant())
+        parts: list[Any] = []
+
+        def tiled(_pixels: Any, size: int, _overlap: float, score: Callable[[Any], Any]) -> Any:
+            parts.append(score(np.zeros((size, size, 3), np.uint8)))
+            raise InterruptedError  # blending is arithmetic in the CPU's memory
+
+        with mock.patch.object(detectors, "tiled_scores", tiled), pytest.raises(InterruptedError):
+            model.predict_tiled(IMAGES[0], "plate", num_samples=3)
+        assert {part.device.type for part in parts[0]} == {"cpu"}
+
+
+def test_a_tensor_that_is_left_behind_is_found(launches: ModuleType, backbone: Backbone) -> None:
+    with launches.fake_device():
+        model = detector(backbone, PromptFlowVariant())
+        model._on_device = lambda features: Features(*(part.cpu() for part in features))  # type: ignore[method-assign]
+        with pytest.raises(Exception, match=r"[Dd]evice"):
+            model.predict(IMAGES, NAMES, 2)
+
+
+@contextlib.contextmanager
+def fake_training(launches: ModuleType) -> Iterator[None]:
+    """A fake device for gradients: reads of loss terms and of Adam's step are left out, and autocast is the CPU's."""
+    autocast = torch.autocast
+    with (
+        launches.fake_device(),
+        mock.patch.object(Trainer, "_checked_terms", return_value={}),
+        mock.patch("torch.optim.adam._get_value", return_value=1.0),
+        mock.patch.object(torch, "autocast", lambda _, dtype: autocast("cpu", dtype)),
+    ):
+        yield
+
+
+def trainer(backbone: Backbone, **training: Any) -> Trainer:
+    second = "second_stage_epochs" in training
+    run = RunConfig(
+        backbone=BACKBONE,
+        model=ModelConfig(num_prompts=2, flow_length=2, variant=RELEASED if second else PromptFlowVariant()),
+        loss=LossConfig(variant=LossVariant()),
+        training=TrainingConfig(batch_size=6, epochs=3, gradient_clip_norm=1.0, **training),
+    )
+    return Trainer(run, backbone, META, 1, 1)
+
+
+def step(model: Trainer) -> None:
+    refs = [SampleRef("", i, f"{i}.png", "c", NAMES[i % 3], i % 2, f"{i:064}") for i in range(6)]
+    model.step(model.batch(torch.zeros(6, 3, 64, 64), torch.zeros(6, 64, 64), refs))
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"accumulation_parts": 3}, {"mixed_precision": True}, {"second_stage_epochs": 1}],
+    ids=["plain", "accumulated", "mixed", "two stages"],
+)
+def test_training_steps(launches: ModuleType, backbone: Backbone, training: dict[str, Any]) -> None:
+    with fake_training(launches):
+        model = trainer(backbone, **training)
+        step(model)
+        if "second_stage_epochs" in training:
+            model.begin_second_stage()
+            step(model)
+        state = model.state()
+        assert {value.device.type for value in state.tensors.values()} == {"cpu"}
+        other = trainer(backbone, **training)
+        other.load_state(state)
+        step(other)
+
+
+def test_a_batch_that_is_left_behind_is_found(launches: ModuleType, backbone: Backbone) -> None:
+    with fake_training(launches):
+        model = trainer(backbone)
+        refs = [SampleRef("", i, f"{i}.png", "c", NAMES[i % 3], i % 2, f"{i:064}") for i in range(6)]
+        batch = model.batch(torch.zeros(6, 3, 64, 64), torch.zeros(6, 64, 64), refs)
+        with pytest.raises(Exception, match=r"[Dd]evice"):
+            model.step(batch._replace(mask=torch.zeros(6, 64, 64)))
+
+
+def test_launches_stay_few(launches: ModuleType, backbone: Backbone) -> None:
+    with launches.fake_device():
+        model = detector(backbone, PromptFlowVariant())
+        alone, batch = launches.count(model, 1, 10), launches.count(model, 16, 10)
+    assert (alone["waits"], batch["waits"]) == (1, 1)
+    assert alone["launches"] <= launches.MOST_ALONE
+    assert batch["an_image"] <= launches.MOST_IN_A_BATCH
