@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.config import Settings, parse_config, read_config
+from bayes_pfl.config import DetectorOptions, Settings, parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
@@ -26,7 +26,7 @@ from bayes_pfl.methods.builder import class_names
 from bayes_pfl.metrics import dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import ReportImage, percent_rows, table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
@@ -36,6 +36,7 @@ from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_mod
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.inputs import make_view
+from pipelines.scoring.options import add_detector_options, check_device, typed_options
 from pipelines.scoring.report_images import positions_by_rank, report_image
 
 LISTED = 5
@@ -54,6 +55,7 @@ class EvaluateSettings(Settings):
     workers: int = Field(2, ge=1, description="actors that hold a model")
     threads: int = Field(1, ge=1, description="torch threads of an actor")
     use_gpu: bool = Field(False, description="one GPU for every actor")
+    options: DetectorOptions = DetectorOptions()
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")
     tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
     overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
@@ -103,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full-resolution", action="store_true", help="measure pixels at the images' own size, not at the model's"
     )
+    add_detector_options(parser)
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
@@ -132,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
+    changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
     result = evaluate(settings)
     code = UNRECORDED if "tracking_problem" in result else 0
@@ -173,17 +177,14 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
     view = make_view(settings.tile, settings.overlap, settings.roi)
-    require_gpu(settings.use_gpu)
+    check_device(settings.options, settings.use_gpu)
     check_store(settings.tracking)
     bundle = load_bundle(settings.model)
     datasets = _datasets(settings)
     refs = [ref for dataset in datasets for ref in dataset.refs]
     overlap = overlapping(bundle, refs)
     if overlap and not settings.allow_overlap:
-        raise DataError(
-            f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing "
-            "about unseen data. Choose other shards, or --allow-overlap to get a marked result."
-        )
+        raise _trained_on(overlap)
     _check_class_names(bundle, refs)
     store = Store(absolute(settings.output or str(home() / "evaluation")))
     store.make()
@@ -195,6 +196,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
         "num_samples": settings.num_samples,
         "seed": settings.seed,
+        "options": settings.options.model_dump(),
         "tile_overlap": view.overlap,
         "looked_at": task.looked_at,
         "full_resolution": settings.full_resolution,
@@ -233,6 +235,14 @@ def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
     check_class_names(names, [ref for ref in refs if ref.category not in usable])
 
 
+def _trained_on(overlap: list[str]) -> DataError:
+    """What to say of images that were trained on."""
+    return DataError(
+        f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing "
+        "about unseen data. Choose other shards, or --allow-overlap to get a marked result."
+    )
+
+
 def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:
     """Samples whose very bytes a model was trained on.
 
@@ -268,7 +278,7 @@ def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
 def _task(settings: EvaluateSettings, bundle: Bundle, view: View) -> ScoringTask:
     device = "cuda" if settings.use_gpu else "cpu"
     question = (settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, view)
-    return ScoringTask(bundle, *question, full_resolution=settings.full_resolution)
+    return ScoringTask(bundle, *question, full_resolution=settings.full_resolution, options=settings.options)
 
 
 def _score(
@@ -315,7 +325,7 @@ def _extreme_images(
     if settings.cases == 0:
         return {}
     question = (task.num_samples, task.seed, task.max_pixels, task.view)
-    detector = Detector(task.bundle, Backbone(task.bundle.config.backbone), _device(settings))
+    detector = Detector(task.bundle, Backbone(task.bundle.config.backbone), _device(settings), **dict(task.options))
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
         order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])

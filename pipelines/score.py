@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode, encode_png
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.checks import counted
@@ -22,13 +23,14 @@ from bayes_pfl.inference.heatmap import overlay
 from bayes_pfl.inference.outlines import outlined_regions
 from bayes_pfl.inference.view import View
 from bayes_pfl.methods.builder import class_names
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
 from pipelines.scoring.actors import load_detector, through_actors
 from pipelines.scoring.coco import coco_document, write_coco
 from pipelines.scoring.evaluation import ScoringTask
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
+from pipelines.scoring.options import add_detector_options, check_device, typed_options
 from pipelines.scoring.results import (
     PART,
     Results,
@@ -96,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=2, help=f"processes that hold the model, for more than {PART_IMAGES} images")
     add("--threads", type=int, default=1, help="CPU threads of a worker; default 1")
     add("--use-gpu", action="store_true", help="one GPU for every worker")
+    add_detector_options(parser)
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -121,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         args.max_pixels,
         view,
         bits=args.bits,
+        options=DetectorOptions(**typed_options(args)),
     )
     typed = [f"--{name.replace('_', '-')}" for name in ("threshold", "fail_above") if getattr(args, name) is not None]
     remind_of_view(typed, task)
@@ -162,7 +166,7 @@ def _check(args: argparse.Namespace) -> View:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():
         raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
-    require_gpu(args.use_gpu)
+    check_device(DetectorOptions(**typed_options(args)), args.use_gpu)
     return make_view(args.tile, args.overlap, args.roi)
 
 
@@ -288,7 +292,7 @@ class PartScorer:
     """A detector and what is asked of it; called by Ray Data with one part after the other."""
 
     def __init__(self, task: ScoringTask, overlays: bool) -> None:
-        self._detector = load_detector(task.bundle, task.threads, task.device)
+        self._detector = load_detector(task.bundle, task.threads, task.device, task.options)
         self._task, self._overlays = task, overlays
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:

@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
     add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
+    add("--precision", choices=("float32", "tf32", "bfloat16"), default="float32", help="of CLIP's products")
+    add(
+        "--compiled",
+        action="store_true",
+        help="hand the image encoder to torch.compile: a replica starts minutes later",
+    )
     add("--refresh", type=float, default=30.0, metavar="SECONDS", help="how often to look for a new model; 0: never")
     add("--tokens-file", metavar="FILE", help="bearer tokens, one a line; without it they come from BAYES_PFL_TOKENS")
     add(
@@ -101,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.gpus and args.address == "local" and not torch.cuda.is_available():
             raise ConfigError("There is no GPU that torch can use here; leave --gpus out, or install its driver.")
+        if args.precision == "tf32" and not args.gpus:
+            raise ConfigError("GPUs alone have --precision tf32: give --gpus too, or choose float32 or bfloat16.")
         settings = settings_of(args)
         check_address(args.host, args.port)
         if args.address == "local":
@@ -163,6 +171,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "threads": args.threads or max(1, usable_cpus() // max(1, args.replicas)),
         "refresh_s": args.refresh,
         "device": "cuda" if args.gpus else "cpu",
+        "options": {"precision": args.precision, "compiled": args.compiled},
     }
     model = {
         "name": args.name,

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from bayes_pfl.config import Settings
+from bayes_pfl.config import DetectorOptions, Settings
 
 
 def host_name(name: str) -> str:
@@ -61,6 +61,7 @@ class ReplicaSettings(Settings):
     source: str = Field("embedded", description="bundle folder, models:/NAME@ALIAS, or embedded")
     revision: str = Field("", description="free text; changing it makes every replica look at its source again")
     threads: int = Field(1, ge=1, description="CPU threads of one replica")
+    options: DetectorOptions = DetectorOptions()
     device: str = Field("cpu", description="torch device: cpu, or cuda where the deployment has num_gpus")
     refresh_s: float = Field(
         30.0, ge=0, description="how often the source is looked at for a new model, seconds; 0: never"

@@ -1,13 +1,17 @@
 """A frozen CLIP -> the same on a device, in a precision: exact float32, or matrix products in bfloat16."""
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def usable_device(name: str | torch.device) -> torch.device:
@@ -31,6 +35,24 @@ def usable_device(name: str | torch.device) -> torch.device:
             "choose cpu, or install its driver."
         ) from error
     return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that is unknown, or not of this device; warn of one that is slow here.
+
+    Args:
+        precision: float32, tf32 or bfloat16.
+        device: where it is to be used.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if precision not in ("float32", "tf32", "bfloat16"):
+        raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
+    if precision == "tf32" and device.type == "cpu":
+        raise ConfigError("precision is 'tf32', which GPUs alone have; choose float32 or bfloat16.")
+    if precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+        logger.warning("This processor has no AMX: float32 is faster on it than bfloat16.")
 
 
 def placed(backbone: Backbone, device: torch.device, reduce: bool = False) -> Backbone:
@@ -78,6 +100,27 @@ def bfloat16_products(device: torch.device, enabled: bool) -> AbstractContextMan
         The context manager.
     """
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+@contextmanager
+def tf32_products(enabled: bool) -> Iterator[None]:
+    """The context in which a GPU multiplies float32 with mantissas of 10 bits.
+
+    Args:
+        enabled: off: the context changes nothing.
+
+    Returns:
+        A context manager.
+    """
+    if not enabled:
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def multiplies_bfloat16() -> bool:

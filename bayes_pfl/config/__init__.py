@@ -1,12 +1,20 @@
 """Every choice of a model and of its training, as frozen settings; an unknown key is an error naming the nearest."""
 
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
-from bayes_pfl.config.run import BackboneConfig, DetectorConfig, RunConfig, ScoringConfig, TrainingConfig
+from bayes_pfl.config.run import (
+    BackboneConfig,
+    DetectorConfig,
+    DetectorOptions,
+    RunConfig,
+    ScoringConfig,
+    TrainingConfig,
+)
 from bayes_pfl.config.settings import Settings, parse_config, read_config
 
 __all__ = [
     "BackboneConfig",
     "DetectorConfig",
+    "DetectorOptions",
     "LossConfig",
     "LossVariant",
     "ModelConfig",

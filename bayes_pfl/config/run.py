@@ -5,7 +5,7 @@ says which value reproduces it.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -65,6 +65,20 @@ class ScoringConfig(Settings):
         if self.text_weight == self.map_weight == 0:
             raise ValueError("text_weight and map_weight cannot both be 0: every image score would be 0")
         return self
+
+
+class DetectorOptions(Settings):
+    """How a model computes: the same model, faster or to the last bit."""
+
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="of CLIP's matrix products: exact, or faster on a GPU (tf32, bfloat16) or AMX (bfloat16)"
+    )
+    compiled: bool = Field(
+        False, description="hand the image encoder to torch.compile: minutes for the first image, then faster"
+    )
+    deterministic: bool = Field(
+        False, description="score one by one on a GPU too, where images are otherwise scored in batches"
+    )
 
 
 class TrainingConfig(Settings):

@@ -1,9 +1,7 @@
 """Images and class names -> predictions. Evaluation, batch scoring and serving all call this one `Detector`."""
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +9,11 @@ import torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.placement import bfloat16_products, multiplies_bfloat16, placed, usable_device
+from bayes_pfl.clip.placement import bfloat16_products, check_precision, placed, tf32_products, usable_device
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ConfigError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.inference.images import ImageLike, is_one_image, noise_key, rgb_image
+from bayes_pfl.inference.images import ImageLike, check_numbers, check_pairs, noise_key, rgb_image
 from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction, prompt_scores, within
 from bayes_pfl.inference.tiling import TiledScores, tiled_scores
 from bayes_pfl.inference.view import WHOLE, View
@@ -32,17 +30,15 @@ CLEARANCE = 3.0
 BATCH = 16
 """Images that a GPU scores together."""
 
-logger = logging.getLogger(__name__)
-
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Detector:
     """A frozen backbone with a trained head: images and class names -> `Prediction`.
 
     A prediction depends on image, class name, R and seed alone: not on the other images of the call, their order, or
-    the process that computes it. On a GPU that holds up to rounding, for `predict` scores `BATCH` images together there;
-    to the bit with `deterministic`. `Detector.load` builds one.
+    the process that computes it. On a GPU, where `predict` scores `BATCH` images together, that holds up to rounding,
+    or to the bit with `deterministic`. `Detector.load` builds one.
 
     Args:
         bundle: the trained head.
@@ -74,15 +70,12 @@ class Detector:
         compiled: bool = False,
         deterministic: bool = False,
     ) -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
+        check_precision(precision, device)
         self.bundle = bundle
         self.config = bundle.config
         self.device = usable_device(device)
         self.precision = precision
         self.backbone = placed(backbone, device, reduce=precision == "bfloat16")
-        if precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
-            logger.warning("This processor has no AMX: float32 is faster on it than bfloat16.")
         try:
             self.method = build_method(bundle.config, self.backbone, device, bundle.weights)
         except RuntimeError as error:
@@ -108,7 +101,8 @@ class Detector:
             source: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
             device: where to compute: `cpu`, `cuda`, `cuda:1`.
             precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed where the
-                processor has AMX or on a GPU: maps then differ from the exact ones in the third digit.
+                processor has AMX or on a GPU: maps then differ from the exact ones in the third digit. `tf32`, of GPUs
+                alone, is between them.
             compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
                 compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
             deterministic: score one by one on a GPU too, where `predict` otherwise scores `BATCH` images together:
@@ -213,7 +207,7 @@ class Detector:
             ImageError: an image cannot be read.
         """
         self._check_names(images, class_names)
-        _check_numbers(num_samples)
+        check_numbers(num_samples)
         return [
             self.predict_features(*self._encode(image), name, num_samples, seed, position)
             for position, (image, name) in enumerate(zip(images, class_names, strict=True))
@@ -225,7 +219,7 @@ class Detector:
     ) -> list[Prediction]:
         """As `predict`, many images at a time; each batch is copied to the device once and back once."""
         self._check_names(images, class_names)
-        _check_numbers([num_samples])
+        check_numbers([num_samples])
         predictions: list[Prediction] = []
         for start in range(0, len(images), self._batch):
             batch = slice(start, start + self._batch)
@@ -263,7 +257,7 @@ class Detector:
             ConfigError: R < 1.
             ClassNameError: the name is blank or too long.
         """
-        _check_numbers(num_samples)
+        check_numbers(num_samples)
         query = ImageQuery(self._on_device(features), key, class_name, seed, position)
         scores = self.method.scores(query, num_samples)
         return {number: prediction(scores[number], self.config.scoring, number) for number in num_samples}
@@ -349,7 +343,7 @@ class Detector:
         """
         start = time.monotonic()
         view.check()
-        _check_numbers([num_samples])
+        check_numbers([num_samples])
         self.check_class_names([class_name])
         pixels = rgb_image(image)
         seen = pixels if view.region is None else view.region.cut(pixels)
@@ -375,14 +369,7 @@ class Detector:
         return Features(*(part.to(self.device, torch.float32) for part in features))
 
     def _check_names(self, images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
-        if is_one_image(images):
-            raise ConfigError("images is one image; give a list of images: [image].")
-        if isinstance(class_names, str):
-            raise ConfigError(
-                f'class_names is one string; give a list with one name for each image: ["{class_names}"].'
-            )
-        if len(images) != len(class_names):
-            raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
+        check_pairs(images, class_names)
         self.check_class_names(class_names)
 
     @torch.inference_mode()
@@ -395,14 +382,7 @@ class Detector:
         """Features of normalised images; to a GPU they go from pinned memory, while it still computes."""
         if self.device.type == "cuda":
             images = images.pin_memory()
-        with bfloat16_products(self.device, self.precision == "bfloat16"):
+        reduced = bfloat16_products(self.device, self.precision == "bfloat16")
+        with reduced, tf32_products(self.precision == "tf32"):
             features: Features = self._encode_image(images.to(self.device, non_blocking=True))
         return features
-
-
-def _check_numbers(num_samples: Sequence[int]) -> None:
-    for number in num_samples:
-        if not isinstance(number, Integral) or isinstance(number, bool):
-            raise ConfigError(f'num_samples is {number!r}; give a number of samples, or "auto".')
-    if not num_samples or min(num_samples) < 1:
-        raise ConfigError("num_samples must be at least 1.")

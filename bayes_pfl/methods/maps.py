@@ -157,8 +157,8 @@ def batch_maps(
     columns, rows = _interpolations(side, size, align_corners, pixel.device)
     at_once = max(1, VALUES_AT_ONCE // (layers * samples * bank * size * size))
     parts = []
-    for some in pixel.float().unflatten(-1, (side, side)).split(at_once, dim=1):
-        prompts = (rows @ (some @ columns)).sigmoid_().mean(0)
+    for part in pixel.float().unflatten(-1, (side, side)).split(at_once, dim=1):
+        prompts = (rows @ (part @ columns)).sigmoid_().mean(0)
         deviation, mean = torch.std_mean(prompts, dim=(1, 2), correction=0)
         parts.append((mean, deviation, prompts.amax((-2, -1))))
     anomaly, uncertainty, maxima = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -10,6 +10,7 @@ import torch
 
 from bayes_pfl import errors
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, truth_at
 from bayes_pfl.data.remote import local_copy
 from bayes_pfl.data.shards import read_shard
@@ -59,19 +60,20 @@ def through_actors(
         raise getattr(errors, kind)(sentence) from error
 
 
-def load_detector(bundle: Bundle, threads: int, device: str) -> Detector:
+def load_detector(bundle: Bundle, threads: int, device: str, options: DetectorOptions) -> Detector:
     """A detector for this process.
 
     Args:
         bundle: the model.
         threads: torch threads that it predicts with.
         device: torch device.
+        options: how it computes.
 
     Returns:
         The detector.
     """
     torch.set_num_threads(threads)
-    return Detector(bundle, Backbone(bundle.config.backbone), torch.device(device))
+    return Detector(bundle, Backbone(bundle.config.backbone), torch.device(device), **dict(options))
 
 
 def read_row(shard: str, row: int, opened: dict[str, pa.Table] | None = None) -> tuple[bytes, bytes | None]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
@@ -45,6 +46,8 @@ class ScoringTask(NamedTuple):
     """Whether maps are scaled up to the images before pixels are counted."""
     bits: int | None = None
     """Of gray images with more than 8; None: as each file or its values say."""
+    options: DetectorOptions = DetectorOptions()
+    """How the model computes."""
 
     @property
     def looked_at(self) -> str:
@@ -87,7 +90,7 @@ class ChunkScorer:
 
     def __init__(self, task: ScoringTask) -> None:
         self._task = task
-        self._detector = load_detector(task.bundle, task.threads, task.device)
+        self._detector = load_detector(task.bundle, task.threads, task.device, task.options)
         self._opened: dict[str, pa.Table] = {}
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -146,6 +149,7 @@ class FinishedChunks:
     def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
         question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
         question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "vanished"]
+        question += [task.options.model_dump()] if task.options != DetectorOptions() else []
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
 from bayes_pfl.datasets.checks import counted
@@ -72,6 +73,8 @@ class ScoringPlan(NamedTuple):
     """Name of the region of interest; None: all of an image."""
     region_threshold: float | None = None
     """Map value from which a pixel belongs to a region; None: no regions were wanted."""
+    options: dict[str, Any] = DetectorOptions().model_dump()
+    """How the model computed."""
     bits: int | None = None
     """Of gray images with more than 8; None: as each file or its values say."""
 
@@ -91,7 +94,16 @@ class ScoringPlan(NamedTuple):
         digests = _digest(listed), _digest(names)
         region = None if task.view.region is None else task.view.region.name
         question = task.bundle.version, task.num_samples, task.seed, len(inputs)
-        return cls(*question, *digests, task.max_pixels, task.view.overlap, region, task.region_threshold, task.bits)
+        return cls(
+            *question,
+            *digests,
+            task.max_pixels,
+            task.view.overlap,
+            region,
+            task.region_threshold,
+            task.options.model_dump(),
+            task.bits,
+        )
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """In what an earlier plan differs.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bayes_pfl import Detector
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.errors import BayesPFLError, BundleError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
 from bayes_pfl.inference.view import WHOLE
@@ -208,7 +209,7 @@ def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | 
     if identity == current:
         return None
     backbone = WatchedBackbone(bundle.config.backbone)
-    detector = Detector(bundle, backbone, torch.device(settings.device))
+    detector = Detector(bundle, backbone, torch.device(settings.device), **dict(settings.options))
     self_test(detector)
     return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, backbone), identity)
 
@@ -221,10 +222,11 @@ def identify(bundle: Bundle, settings: ReplicaSettings) -> str:
         settings: of the replica.
 
     Returns:
-        64 hexadecimal digits; others for other weights, configuration, source, device, or reference window.
+        64 hexadecimal digits; others for other weights, configuration, source, device, options, or reference window.
     """
     window = bundle.folder / REFERENCE
     parts = [bundle.record["head_sha256"], bundle.config.model_dump_json(), settings.source, settings.device]
+    parts += [settings.options.model_dump_json()] if settings.options != DetectorOptions() else []
     parts.append(hashlib.sha256(window.read_bytes()).hexdigest() if window.is_file() else "")
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 

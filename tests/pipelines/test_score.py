@@ -248,6 +248,19 @@ class TestFewImages:
         assert score(bundle, *given, "--bits", "8") == 2
         assert "9 to 16" in capsys.readouterr().err
 
+    def test_options_of_the_detector_are_used_and_belong_to_the_result(self, bundle, few, tmp_path, capsys):
+        given = (few, "--class-name", "gear", "--output", tmp_path / "results")
+        assert score(bundle, *given, "--precision", "bfloat16", "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["options"] == {"precision": "bfloat16", "compiled": False, "deterministic": False}
+        expected = Detector.load(bundle, precision="bfloat16").predict([few / "000.png"], ["gear"], 1)[0]
+        rows = {Path(row["sample_id"]).name: row["pred_score"] for row in rows_of(tmp_path / "results")}
+        assert rows["000.png"] == expected.image_score
+        assert score(bundle, *given) == 2
+        assert "other options" in capsys.readouterr().err
+        assert score(bundle, *given, "--precision", "tf32") == 2
+        assert "--precision tf32" in capsys.readouterr().err
+
     def test_a_region_gives_the_numbers_of_the_library(self, bundle, detector, few, tmp_path, capsys):
         mask = np.zeros((40, 30), np.uint8)
         mask[5:35, 4:20] = 255

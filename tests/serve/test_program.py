@@ -22,7 +22,7 @@ from program import HEADERS, STOP_S, Load, Program, Registry, descendants, runni
 
 from bayes_pfl import Detector
 from bayes_pfl.errors import BayesPFLError, ConfigError
-from serve.main import add_arguments, check_address, settings_of
+from serve.main import add_arguments, check_address, main, settings_of
 
 pytestmark = pytest.mark.ray
 JSON_HEADERS = HEADERS | {"Content-Type": "application/json"}
@@ -193,6 +193,15 @@ def test_other_hosts_are_named_by_an_option(monkeypatch: pytest.MonkeyPatch) -> 
     assert hosts() == ("127.0.0.1", "localhost", "[::1]")
     assert hosts("--host", "0.0.0.0") == ()
     assert hosts(*named) == hosts("--host", "0.0.0.0", *named) == (*hosts(), "inspect.example.com", "10.0.0.5")
+
+
+def test_how_the_model_computes_is_said_by_options(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    replica = settings_of(parser.parse_args(["--precision", "bfloat16", "--compiled"])).models[0].replica
+    assert replica.options.model_dump() == {"precision": "bfloat16", "compiled": True, "deterministic": False}
+    assert main(["--precision", "tf32"]) == 2
+    assert "--gpus" in capsys.readouterr().err
 
 
 def test_an_address_that_is_taken_or_is_none() -> None:
