@@ -22,6 +22,7 @@ COMMANDS = {
         "pipelines.quickstart",
         "the main job on generated images: ingest, train, evaluate, register, serve, report",
     ),
+    "doctor": ("pipelines.doctor", "what this machine has, a self-test, and what to do where something is wrong"),
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
     "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),

@@ -1,0 +1,207 @@
+"""This machine -> what it has, whether everything works, and for what does not a sentence on what to do.
+
+Nothing is downloaded, and nothing is written but MLflow's new database, where there is none yet.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.placement import multiplies_bfloat16
+from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.inference.bundle import EMBEDDED, load_bundle
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.machine import usable_cpus
+from bayes_pfl.temporary_folder import check_temporary_folder
+from pipelines.platform.cluster import check_address
+from pipelines.platform.mlflow_store import check_store, tracking_uri
+from pipelines.platform.settings import TrackingSettings, home
+
+PACKAGES = ("bayes-pfl", "torch", "open_clip_torch", "ray", "mlflow", "pyarrow", "numpy", "scikit-learn")
+GIB = 2**30
+LEAST_ROOM_BYTES = 5 * GIB
+LEAST_SHARED_MEMORY_BYTES = GIB // 2
+TOLERANCE = 1e-4
+"""By which scores on a GPU may differ from those on the CPU, which are in [0, 1]."""
+IMAGES = 16
+
+
+class Finding(NamedTuple):
+    """Something that was looked at."""
+
+    name: str
+    value: str
+    problem: str = ""
+    """What is wrong and what to do; empty if nothing is."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl doctor`.
+
+    Args:
+        parser: gets the options.
+    """
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at everything and print it.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        Exit code: 1 if something is wrong.
+    """
+    findings = []
+    for look in LOOKS:
+        for finding in look():
+            findings.append(finding)
+            if not args.json:
+                print(f"{'!!' if finding.problem else 'ok'}  {finding.name:<18}  {finding.value}", flush=True)
+    problems = [finding.problem for finding in findings if finding.problem]
+    if args.json:
+        print(json.dumps({"ok": not problems, "findings": [finding._asdict() for finding in findings]}))
+    else:
+        print("\n".join(["", *problems]) if problems else "\nNothing is wrong.")
+    return 1 if problems else 0
+
+
+def software() -> Iterator[Finding]:
+    """Versions.
+
+    Returns:
+        A finding for Python and one for each package.
+    """
+    yield Finding("Python", platform.python_version())
+    for package in PACKAGES:
+        try:
+            yield Finding(package, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(package, "not installed", f"{package} is not installed: pip install {package}.")
+
+
+def processor() -> Iterator[Finding]:
+    """CPUs and memory that this process may use.
+
+    Returns:
+        A finding for each.
+    """
+    from ray._common.utils import get_system_memory
+
+    amx = "with" if multiplies_bfloat16() else "without"
+    yield Finding("CPUs", f"{usable_cpus()} of {os.cpu_count()}, {amx} AMX for bfloat16")
+    yield Finding("memory", f"{get_system_memory() / GIB:.1f} GiB")
+
+
+def gpus() -> Iterator[Finding]:
+    """GPUs, and why torch cannot use one that seems to be there.
+
+    Returns:
+        A finding for each GPU, or one that there is none.
+    """
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            yield Finding(f"GPU {number}", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
+        return
+    build = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+    problem = ""
+    if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
+        problem = (
+            f"There seems to be an NVIDIA GPU, but torch cannot use it ({build}): install a driver and a build of torch "
+            "for the same CUDA, and start a container with --gpus all."
+        )
+    yield Finding("GPU", f"none; {build}", problem)
+
+
+def cluster() -> Iterator[Finding]:
+    """Where Ray would run, and whether it could.
+
+    Returns:
+        Findings on the address, the temporary folder and the shared memory.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "local"):
+        yield _tried("Ray", f"the cluster at {address}", lambda: check_address(address))
+        return
+    yield Finding("Ray", "local, started when it is needed")
+    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    yield _tried("temporary folder", str(folder), lambda: check_temporary_folder(folder))
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total
+        problem = f"/dev/shm has {size / 2**20:.0f} MiB, where Ray keeps its objects: start the container with "
+        too_small = size < LEAST_SHARED_MEMORY_BYTES
+        yield Finding("shared memory", f"{size / GIB:.1f} GiB", f"{problem}--shm-size=2g." if too_small else "")
+
+
+def storage() -> Iterator[Finding]:
+    """Where runs are kept, and which CLIP weights are there already.
+
+    Returns:
+        Findings on MLflow's store, the home's disk and the cache of weights.
+    """
+    yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: check_store(TrackingSettings()))
+    disk = next(folder for folder in (home().absolute(), *home().absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(disk).free
+    problem = f"{disk} has less than {LEAST_ROOM_BYTES / GIB:.0f} GiB free: set BAYES_PFL_HOME to a larger disk."
+    yield Finding("disk", f"{free / GIB:.0f} GiB free in {disk}", problem if free < LEAST_ROOM_BYTES else "")
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in _models(Path(HF_HUB_CACHE)))
+    yield Finding("CLIP weights", f"{', '.join(cached) or 'none yet'} in {HF_HUB_CACHE}")
+
+
+def self_test() -> Iterator[Finding]:
+    """The embedded model on every device: scores equal to the CPU's, and images a second.
+
+    Returns:
+        A finding for each device.
+    """
+    bundle = load_bundle(EMBEDDED)
+    backbone = Backbone(bundle.config.backbone)
+    size = bundle.config.backbone.image_size
+    images = [np.full((size, size, 3), 8 * number, np.uint8) for number in range(IMAGES)]
+    for number, image in enumerate(images):
+        image[number : number + 20, 30:50] = 255
+    expected: list[float] = []
+    for name in ("cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))):
+        detector = Detector(bundle, backbone, torch.device(name))
+        detector.predict(images, ["plate"] * IMAGES)
+        start = time.perf_counter()
+        scores = [prediction.image_score for prediction in detector.predict(images, ["plate"] * IMAGES)]
+        speed = IMAGES / (time.perf_counter() - start)
+        expected = expected or scores
+        difference = max(abs(score - wanted) for score, wanted in zip(scores, expected, strict=True))
+        problem = f"Scores on {name} differ from those of the CPU by {difference:.1g}: do not use this device."
+        wrong = not difference <= TOLERANCE
+        yield Finding(f"self-test on {name}", f"{speed:.0f} images/s, R = 10", problem if wrong else "")
+
+
+LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (software, processor, gpus, cluster, storage, self_test)
+
+
+def _tried(name: str, value: str, attempt: Callable[[], object]) -> Finding:
+    """A finding whose problem is what the attempt raises."""
+    try:
+        attempt()
+    except BayesPFLError as error:
+        return Finding(name, value, str(error))
+    return Finding(name, value)
+
+
+def _models(cache: Path) -> list[Path]:
+    """Models of Hugging Face's hub in its cache."""
+    return list(cache.glob("models--*")) if cache.is_dir() else []

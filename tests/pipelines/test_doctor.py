@@ -1,0 +1,69 @@
+"""`bayes-pfl doctor`: what is there is said, what is wrong gets a sentence and exit code 1."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import doctor
+
+
+def examine(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    code = doctor.run(parser.parse_args(["--json"]))
+    answer = json.loads(capsys.readouterr().out)
+    return code, {finding["name"]: finding for finding in answer["findings"]}
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_a_machine_that_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LEAST_ROOM_BYTES", 0)
+    monkeypatch.setattr(doctor, "LEAST_SHARED_MEMORY_BYTES", 0)
+    code, findings = examine(capsys)
+    assert code == 0
+    assert torch.__version__.startswith(findings["torch"]["value"])
+    assert "images/s" in findings["self-test on cpu"]["value"]
+    assert findings["MLflow"]["value"].startswith("sqlite:///")
+
+
+def test_what_is_wrong_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.gpus, doctor.cluster, doctor.storage))
+    monkeypatch.setattr(doctor, "LEAST_SHARED_MEMORY_BYTES", 2**60)
+    monkeypatch.setattr(doctor, "LEAST_ROOM_BYTES", 2**60)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", "/no-such-folder")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "mlruns"))
+    code, findings = examine(capsys)
+    assert code == 1
+    assert "--gpus all" in findings["GPU"]["problem"]
+    assert "does not exist" in findings["temporary folder"]["problem"]
+    assert "--shm-size" in findings["shared memory"]["problem"]
+    assert "BAYES_PFL_HOME" in findings["disk"]["problem"]
+    assert "sqlite" in findings["MLflow"]["problem"]
+
+
+def test_a_cluster_that_does_not_answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.cluster,))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, findings = examine(capsys)
+    assert code == 1
+    assert "No Ray cluster answers" in findings["Ray"]["problem"]
+
+
+def test_a_device_that_computes_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "TOLERANCE", -1.0)
+    (finding,) = [finding for finding in doctor.self_test() if finding.name == "self-test on cpu"]
+    assert "do not use this device" in finding.problem
