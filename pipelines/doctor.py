@@ -120,8 +120,8 @@ def gpus() -> Iterator[Finding]:
     problem = ""
     if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
         problem = (
-            f"There seems to be an NVIDIA GPU, but torch cannot use it ({build}): install a driver and a build of torch "
-            "for the same CUDA, and start a container with --gpus all."
+            f"There seems to be an NVIDIA GPU, but torch cannot use it ({build}): install a driver and a build "
+            "of torch for the same CUDA, and start a container with --gpus all."
         )
     yield Finding("GPU", f"none; {build}", problem)
 
