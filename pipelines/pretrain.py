@@ -111,7 +111,7 @@ def pretrain(settings: PretrainSettings, fresh: bool = False) -> dict[str, Any]:
     store = Store(folder)
     store.make()
     settle(store, _read_state, PREFIX)
-    start_ray(cluster.num_workers * cluster.cpus_per_worker, cluster.num_workers if cluster.use_gpu else 0)
+    start_ray(cluster.num_workers * cluster.cpus_per_worker, cluster.num_workers * cluster.gpus)
     tracked = _tracked_run(settings, folder)
     with closing(tracked):
         pretraining = _fit(settings, store, tracked)

@@ -123,7 +123,7 @@ def train(
     settle(store, read_checkpoint)
     cluster = settings.cluster
     fewest = cluster.min_workers or cluster.num_workers
-    start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest if cluster.use_gpu else 0)
+    start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest * cluster.gpus)
     tracked = tracked_run(settings, name, store, training, validation, parent_run)
     _announce(settings, training, validation)
     with closing(tracked):

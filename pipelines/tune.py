@@ -142,7 +142,7 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
     with closing(tracked):
         if remaining:
             settings = _with_features(settings)
-            start_ray(sweep.cpus_per_trial, float(settings.cluster.use_gpu))
+            start_ray(sweep.cpus_per_trial, settings.cluster.gpus)
             broken = _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
             store.write_json(SWEEP_FILE, {**begun, "searched": searched + remaining - len(broken)})
         outcomes = [outcome for outcome in ended(store) if not wanted or _overrides(outcome) in wanted]
@@ -190,7 +190,7 @@ def _claim(
         "sweep": True,
         "output": True,
         "tracking": True,
-        "cluster": {"cpus_per_worker", "cpus_per_loader", "max_failures", "storage"},
+        "cluster": {"cpus_per_worker", "gpus_per_worker", "cpus_per_loader", "max_failures", "storage"},
         "data": {"train", "features"},
     }
     text = weights_by_content(settings).model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
@@ -260,7 +260,7 @@ def _run_trials(
     }
     measured = [(outcome.result["overrides"], outcome.selection) for outcome in ended(store) if outcome.result]
     asha = ASHAScheduler(time_attr="epoch", metric=SELECTION, mode="max", max_t=settings.training.epochs)
-    resources = {"CPU": sweep.cpus_per_trial, "GPU": float(settings.cluster.use_gpu)}
+    resources = {"CPU": sweep.cpus_per_trial, "GPU": settings.cluster.gpus}
     storage = home() / "ray" if is_remote(store.root) else Path(store.root) / "ray"
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(ray_tune.with_parameters(trial, shared=shared), resources),

@@ -33,7 +33,10 @@ class ClusterSettings(Settings):
         ge=1,
         description="fewest workers to go on with when machines are lost, up to num_workers; none: all of them",
     )
-    use_gpu: bool = Field(False, description="one GPU for every worker")
+    use_gpu: bool = Field(False, description="a GPU for every worker")
+    gpus_per_worker: float = Field(
+        1.0, gt=0, le=1, description="with use_gpu: share of a GPU that a worker or trial reserves"
+    )
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs a training worker reserves")
     cpus_per_loader: float = Field(0.5, gt=0, description="logical CPUs a decoding task reserves")
     threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
@@ -42,6 +45,11 @@ class ClusterSettings(Settings):
         None,
         description="folder or URI that every machine reaches, for checkpoints; none: training/ under BAYES_PFL_HOME",
     )
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that a worker or trial reserves."""
+        return self.gpus_per_worker if self.use_gpu else 0.0
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:

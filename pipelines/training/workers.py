@@ -8,8 +8,22 @@ from bayes_pfl.errors import TrainingError
 from pipelines.platform.settings import ClusterSettings
 from pipelines.training.checkpoints import KEPT
 
-GPU_BACKEND = "cpu:gloo,cuda:nccl"
-"""Sums of losses and gradients lie on the GPU, those of the validation on the CPU."""
+GPU_BACKEND, SHARED_GPU_BACKEND = "cpu:gloo,cuda:nccl", "cpu:gloo,cuda:gloo"
+"""Sums of losses and gradients lie on the GPU, those of the validation on the CPU. NCCL takes one worker a GPU alone."""
+
+
+def backend(cluster: ClusterSettings) -> str:
+    """What exchanges tensors between workers, for each kind of device.
+
+    Args:
+        cluster: what each worker reserves.
+
+    Returns:
+        torch.distributed's name.
+    """
+    if not cluster.use_gpu:
+        return "gloo"
+    return GPU_BACKEND if cluster.gpus_per_worker == 1 else SHARED_GPU_BACKEND
 
 
 def run_workers(
@@ -35,11 +49,11 @@ def run_workers(
     trainer = TorchTrainer(
         loop,  # type: ignore[arg-type]  # Ray hands back what rank 0 returns; its types do not say so
         train_loop_config=work,
-        torch_config=TorchConfig(backend=GPU_BACKEND if cluster.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend=backend(cluster)),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if cluster.use_gpu else {}),
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": cluster.gpus} if cluster.use_gpu else {}),
         ),
         run_config=RunConfig(
             name=name,

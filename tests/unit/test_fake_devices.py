@@ -29,7 +29,11 @@ from bayes_pfl.inference import detector as detectors
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
+from bayes_pfl.metrics import PixelHistogram
 from bayes_pfl.training.trainer import Trainer
+from pipelines.platform.settings import ClusterSettings
+from pipelines.training.validation import _merged
+from pipelines.training.workers import GPU_BACKEND, SHARED_GPU_BACKEND, backend
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "launches.py"
 RELEASED = PromptFlowVariant(
@@ -167,6 +171,29 @@ def test_a_batch_that_is_left_behind_is_found(launches: ModuleType, backbone: Ba
         batch = model.batch(torch.zeros(6, 3, 64, 64), torch.zeros(6, 64, 64), refs)
         with pytest.raises(Exception, match=r"[Dd]evice"):
             model.step(batch._replace(mask=torch.zeros(6, 64, 64)))
+
+
+def test_what_workers_exchange_lies_where_the_backend_serves_it(launches: ModuleType, backbone: Backbone) -> None:
+    sent: list[str] = []
+    with (
+        fake_training(launches),
+        mock.patch("torch.distributed.all_reduce", lambda tensor: sent.append(str(tensor.device))),
+    ):
+        for training in ({}, {"accumulation_parts": 3}):
+            model = trainer(backbone, **training)
+            model.workers = 2
+            step(model)
+    assert set(sent) == {"meta"}  # the device of the trainer, which stands for a GPU
+    sent.clear()
+    with mock.patch("torch.distributed.all_reduce", lambda tensor: sent.append(str(tensor.device))):
+        _merged(PixelHistogram(), 2)
+    assert set(sent) == {"cpu"}
+    for share, both in ((1.0, GPU_BACKEND), (0.25, SHARED_GPU_BACKEND)):
+        cluster = ClusterSettings(use_gpu=True, gpus_per_worker=share)
+        assert backend(cluster) == both
+        assert {part.split(":")[0] for part in both.split(",")} == {"cpu", "cuda"}
+        assert cluster.gpus == share
+    assert backend(ClusterSettings()) == "gloo"
 
 
 def test_launches_stay_few(launches: ModuleType, backbone: Backbone) -> None:
