@@ -9,7 +9,7 @@ from pipelines.platform.settings import ClusterSettings
 from pipelines.training.checkpoints import KEPT
 
 GPU_BACKEND, SHARED_GPU_BACKEND = "cpu:gloo,cuda:nccl", "cpu:gloo,cuda:gloo"
-"""Sums of losses and gradients lie on the GPU, those of the validation on the CPU. NCCL takes one worker a GPU alone."""
+"""Sums of losses and gradients lie on the GPU, those of the validation on the CPU. NCCL takes one worker a GPU."""
 
 
 def backend(cluster: ClusterSettings) -> str:
