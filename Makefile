@@ -24,7 +24,7 @@ check: setup ## style and types
 	$(BIN)/mypy
 
 test: setup check ## everything that CI runs
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 backbones: setup ## docs/backbones.md: which of open_clip's architectures can be the backbone (3 minutes)
 	$(BIN)/python docs/list_backbones.py
