@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from bayes_pfl.config import DetectorOptions
-from bayes_pfl.data.preprocess import MAX_PIXELS, decode, encode_png
+from bayes_pfl.data.preprocess import MAX_PIXELS, Decoded, decode, encode_png
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
@@ -21,7 +21,8 @@ from bayes_pfl.errors import BayesPFLError, ClassNameError, ConfigError, DataErr
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.heatmap import overlay
 from bayes_pfl.inference.outlines import outlined_regions
-from bayes_pfl.inference.view import View
+from bayes_pfl.inference.prediction import Prediction
+from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
@@ -276,7 +277,7 @@ def _score(
             scored = []
             for position in parts[number]:
                 assert scorer is not None
-                scored.append(scorer.score(images[position]))
+                scored += scorer.score_all([images[position]])
                 advance(1)
             yield number, scored
         return
@@ -296,32 +297,50 @@ class PartScorer:
         self._task, self._overlays = task, overlays
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        scored = [self.score(ImageInput(*values)) for values in json.loads(rows["images"][0])]
+        images = [ImageInput(*values) for values in json.loads(rows["images"][0])]
+        together = self._detector.images_at_once if self._task.view == WHOLE else 1
+        groups = (images[start : start + together] for start in range(0, len(images), together))
+        scored = [result for group in groups for result in self.score_all(group)]
         columns = {name: [[getattr(result, name) for result in scored]] for name in ScoredImage._fields}
         return {"part": [int(rows["part"][0])], **columns}
 
-    def score(self, image: ImageInput) -> ScoredImage:
-        """Score one image, or say why not.
+    def score_all(self, images: Sequence[ImageInput]) -> list[ScoredImage]:
+        """Score images together, or say why not.
 
         Args:
-            image: the image.
+            images: as many as the detector scores at once.
 
         Returns:
-            Its score, or the reason.
+            The score of each, or the reason.
         """
+        read = [self._read(image) for image in images]
+        usable = [
+            (each, image.class_name) for each, image in zip(read, images, strict=True) if isinstance(each, Decoded)
+        ]
         try:
-            decoded = decode(image.read(), self._task.max_pixels, bits=self._task.bits)
-            pixels = decoded.image
-            prediction = self._task.predict(self._detector, pixels, image.class_name)
+            pixels, names = [decoded.image for decoded, _ in usable], [name for _, name in usable]
+            predictions = iter(self._task.predict_all(self._detector, pixels, names))
+        except BayesPFLError as error:  # of tiles or a region, which go one by one
+            return [ScoredImage(None, None, str(error), None)] * len(images)
+        return [self._scored(each, next(predictions)) if isinstance(each, Decoded) else each for each in read]
+
+    def _read(self, image: ImageInput) -> Decoded | ScoredImage:
+        """The image's pixels, or why it cannot be scored."""
+        try:
+            self._detector.check_class_names([image.class_name])
+            return decode(image.read(), self._task.max_pixels, bits=self._task.bits)
         except BayesPFLError as error:
             return ScoredImage(None, None, str(error), None)
         except OSError as error:
             return ScoredImage(None, None, error.strerror or str(error), None)
-        drawn = encode_png(_drawn(pixels, prediction.anomaly_map)) if self._overlays else None
+
+    def _scored(self, decoded: Decoded, prediction: Prediction) -> ScoredImage:
+        drawn = encode_png(_drawn(decoded.image, prediction.anomaly_map)) if self._overlays else None
         regions = None
         if self._task.region_threshold is not None:
-            outlines = outlined_regions(prediction.anomaly_map, self._task.region_threshold, *pixels.size)
-            regions = json.dumps([*pixels.size, outlines])
+            size = decoded.image.size
+            outlines = outlined_regions(prediction.anomaly_map, self._task.region_threshold, *size)
+            regions = json.dumps([*size, outlines])
         read_as = "; ".join(decoded.remarks) or None
         return ScoredImage(prediction.image_score, prediction.uncertainty, None, drawn, regions, read_as)
 

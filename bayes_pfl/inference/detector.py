@@ -127,6 +127,11 @@ class Detector:
         return f"Detector({name}, {backbone.name} at {backbone.image_size} px, {self.device}, {self.precision})"
 
     @property
+    def images_at_once(self) -> int:
+        """Images that `predict` scores together: 1 on a CPU or with `deterministic`."""
+        return self._batch
+
+    @property
     def class_name_room(self) -> int:
         """Tokens that a class name may have, its end of text included."""
         return self.method.class_names.room

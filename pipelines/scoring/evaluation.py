@@ -71,6 +71,26 @@ class ScoringTask(NamedTuple):
         """
         return detector.predict_view(image, class_name, self.view, self.num_samples, self.seed)
 
+    def predict_all(
+        self, detector: Detector, images: Sequence[Image.Image], class_names: Sequence[str]
+    ) -> list[Prediction]:
+        """Predictions of several images; whole ones go together where the detector scores them so.
+
+        Args:
+            detector: the model.
+            images: their pixels.
+            class_names: what they show.
+
+        Returns:
+            One for each image.
+
+        Raises:
+            ClassNameError: as `predict`, and `ImageError`.
+        """
+        if self.view == WHOLE and len(images) > 1:
+            return detector.predict(images, class_names, self.num_samples, self.seed)
+        return [self.predict(detector, *pair) for pair in zip(images, class_names, strict=True)]
+
 
 class ScoredSamples(NamedTuple):
     """Image scores by position, histograms by group, why some images have no score, and whose defects vanish."""

@@ -20,12 +20,16 @@ from PIL import Image
 from pycocotools.coco import COCO
 from small import painted_shards, random_bundle
 
-from bayes_pfl.data.preprocess import decode_image
+from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image
 from bayes_pfl.data.shards import iterate_rows
+from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.heatmap import overlay
 from bayes_pfl.inference.view import RegionOfInterest, View
 from pipelines.cli import main
+from pipelines.score import PartScorer
+from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.inputs import find_inputs
 
 PROJECT = Path(__file__).parents[2]
 COLUMNS = [
@@ -231,6 +235,20 @@ class TestFewImages:
         assert score(bundle, *whole) == 0
         assert score(bundle, *whole, "--tile") == 2
         assert "other overlap" in capsys.readouterr().err
+
+    def test_images_that_a_gpu_scores_together_have_their_own_scores(self, bundle, few, tmp_path):
+        task = ScoringTask(load_bundle(bundle), 2, 0, 1, "cpu", MAX_PIXELS)
+        inputs = find_inputs([str(few)], "gear", None).images
+        alone = [PartScorer(task, True).score_all([image])[0] for image in inputs]
+        scorer = PartScorer(task, True)
+        scorer._detector._batch = 2  # as on a GPU
+        rows = {"part": np.array([3]), "images": np.array([json.dumps(inputs)])}
+        (together,) = scorer(rows)["pred_score"]
+        assert [score is None for score in together] == [result.pred_score is None for result in alone]
+        assert sum(score is None for score in together) == 1
+        pairs = [(a, b.pred_score) for a, b in zip(together, alone, strict=True) if a is not None]
+        assert max(abs(a - b) for a, b in pairs) < 1e-6
+        assert [*scorer(rows)["error"][0]] == [result.error for result in alone]
 
     def test_bits_are_as_said(self, bundle, detector, tmp_path, capsys):
         values = np.random.default_rng(0).integers(0, 900, (40, 30)).astype(np.uint16)
