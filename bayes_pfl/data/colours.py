@@ -16,7 +16,7 @@ DEPTHS = (10, 12, 14, 16)
 """Bits of a gray image with more than 8, where its file does not state them."""
 
 STATED_BITS, WHITE_IS_ZERO = "bayes_pfl_stated_bits", "bayes_pfl_white_is_zero"
-FRAMES = "bayes_pfl_frames"
+FRAMES, WIDE = "bayes_pfl_frames", "bayes_pfl_wide"
 BITS, ASSUMED = "bayes_pfl_bits", "bayes_pfl_assumed"
 """Notes in `Image.info` that survive copying and turning: what the file states, and what was used or assumed."""
 
@@ -44,9 +44,22 @@ def rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
         return _gray_of_many_bits(image, bits)
     if image.mode.startswith("F"):
         return _gray_of_floats(image)
+    if image.info.get(WIDE):
+        return _upper_byte(image, bits)
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         return _over_background(image)
     return converted(image, "RGB")
+
+
+def _upper_byte(image: Image.Image, bits: int | None) -> Image.Image:
+    """Colours of 16 bits, of which Pillow reads the upper 8; refused where they are nearly black, or bits stated."""
+    highest = max(high for _, high in np.atleast_2d(image.convert("RGB").getextrema()))
+    if bits is not None or highest < 64:
+        raise ImageError("has colours of 16 bits, of which only the upper 8 are read; save it with 8 bits")
+    image.info.pop(WIDE)
+    result = rgb(image)
+    result.info[ASSUMED] = "upper 8 of the 16 bits of a colour"
+    return result
 
 
 def _gray_of_many_bits(image: Image.Image, bits: int | None) -> Image.Image:

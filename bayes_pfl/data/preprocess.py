@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from bayes_pfl.data.colours import ASSUMED, BITS, FRAMES, STATED_BITS, WHITE_IS_ZERO, converted, eight_bits, rgb
+from bayes_pfl.data.colours import ASSUMED, BITS, FRAMES, STATED_BITS, WHITE_IS_ZERO, WIDE, converted, eight_bits, rgb
 from bayes_pfl.data.dicom import count_frames, decode_dicom, is_dicom
 from bayes_pfl.data.parts import BoundedReader, check_parts, parts
 from bayes_pfl.errors import ImageError
@@ -134,6 +134,8 @@ def upright(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(f"broken or cut short: {error}") from error
     tags: Any = getattr(image, "tag_v2", {})
@@ -346,7 +348,17 @@ def _decode(data: bytes, max_pixels: int, max_side_px: int) -> Image.Image:
         raise ImageError(f"{width} x {height} has a side longer than {max_side_px} px")
     if image.format == "PNG" and image.mode.startswith("I"):
         image.info[STATED_BITS] = next((data[start] for kind, start, end in parts(data) if kind == b"sBIT"), 0)
+    if image.mode in ("RGB", "RGBA", "LA") and _bits_of_a_colour(image, data) == 16:
+        image.info[WIDE] = True
     return upright(image)
+
+
+def _bits_of_a_colour(image: Image.Image, data: bytes) -> int:
+    """Bits of a sample by the header of a PNG or TIFF; 8 for others."""
+    if image.format == "PNG":
+        return data[24]
+    bits = getattr(image, "tag_v2", {}).get(258, 8)
+    return int(bits[0] if isinstance(bits, tuple) else bits)
 
 
 def _opened(data: bytes) -> Image.Image:

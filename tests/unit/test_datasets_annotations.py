@@ -236,3 +236,49 @@ def test_polygons_hold_the_pixels_whose_centres_they_hold(seed: int) -> None:
                 if (y0 <= y + 0.5) != (y1 <= y + 0.5):
                     inside ^= x0 + (y + 0.5 - y0) * (x1 - x0) / (y1 - y0) < x + 0.5
             assert mask[y, x] == inside
+
+
+def test_a_label_that_means_normal_marks_no_defect(tree: painted.Tree) -> None:
+    box = [LEFT - 6, TOP - 2, 20, 10]
+    content = {
+        "images": [{"id": number, "file_name": f"bad/{number}.png"} for number in (1, 2)],
+        "categories": [{"id": 1, "name": "good"}, {"id": 2, "name": "scratch"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": box},
+            {"image_id": 1, "category_id": 2, "segmentation": [FLAT]},
+            {"image_id": 2, "category_id": 2, "segmentation": [FLAT]},
+        ],
+    }
+    tree.write("all.json", json.dumps(content).encode())
+    records = {record.image: record for record in read(tree).records}
+    alone = mask_of(tree, records["bad/2.png"])
+    assert np.array_equal(mask_of(tree, records["bad/1.png"]), alone)
+    content["annotations"] = content["annotations"][:1]
+    tree.write("all.json", json.dumps(content).encode())
+    assert "bad/1.png" not in {record.image for record in read(tree, "all.json").records}  # defective by its folder
+
+
+@pytest.mark.parametrize("names", ["names: [good, scratch]", "names:\n  0: good\n  1: scratch\n", "nc: 2", "- a list"])
+def test_yolo_s_data_yaml_names_the_classes(tmp_path: Path, names: str) -> None:
+    tree = painted.Tree(tmp_path / "s")
+    for number in (1, 2):
+        tree.image(f"images/train/{number}.png")
+    tree.write("labels/train/1.txt", b"0 0.5 0.5 0.9 0.9\n")
+    tree.write("labels/train/2.txt", b"1 0.5 0.5 0.2 0.2\n")
+    tree.write("data.yaml", names.encode())
+    for given in ("labels", str(tree.root / "labels")):
+        records = {record.image: record for record in read(tree, given).records}
+        known = names.startswith("names")
+        assert records["images/train/1.png"].label == int(not known)
+        assert records["images/train/2.png"].defect == ("scratch" if known else "defect")
+
+
+def test_labels_outside_the_source_belong_to_the_only_image_of_their_name(tmp_path: Path) -> None:
+    tree = painted.Tree(tmp_path / "s")
+    for number in (1, 2):
+        tree.image(f"images/{number}.png")
+    other = painted.Tree(tmp_path / "elsewhere")
+    other.write("labels/1.txt", b"")
+    other.write("labels/2.txt", b"0 0.5 0.5 0.2 0.2\n")
+    labels = {record.image: record.label for record in read(tree, str(other.root / "labels")).records}
+    assert labels == {"images/1.png": 0, "images/2.png": 1}

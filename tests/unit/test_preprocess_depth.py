@@ -214,3 +214,31 @@ def test_transparency_in_bands_equals_transparency_at_once(monkeypatch, mode, al
     shown = colours if colours.getchannel("A").getextrema()[1] == 0 else Image.alpha_composite(white, colours)
     monkeypatch.setattr("bayes_pfl.data.colours.PIXELS_AT_ONCE", 23 * 5)
     assert np.array_equal(rgb(image), shown.convert("RGB"))
+
+
+def wide_png(values):
+    """A PNG of 16-bit colours, which Pillow does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_colours_of_16_bits_are_said_and_never_nearly_black():
+    values = np.arange(12 * 20 * 3).reshape(12, 20, 3) * 90
+    decoded = decode(wide_png(values))
+    assert np.array_equal(np.asarray(decoded.image), values >> 8)
+    assert decoded.remarks == ("upper 8 of the 16 bits of a colour",)
+    for data, bits in ((wide_png(values // 16), None), (wide_png(values), 12)):
+        with pytest.raises(ImageError, match="save it with 8 bits"):
+            decode(data, bits=bits)
+
+
+@pytest.mark.parametrize("head", [b"FLIR\0", b"http://ns.adobe.com/xmp/extension/\0"])
+def test_a_camera_s_own_segments_are_no_exif(head):
+    sink = io.BytesIO()
+    Image.new("RGB", (20, 10), (9, 80, 200)).save(sink, "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", 60_000) + head.ljust(59_998, b"x")
+    data = sink.getvalue()
+    assert decode_image(data[:2] + segment * 30 + data[2:]).size == (20, 10)

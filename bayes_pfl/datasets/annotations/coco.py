@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bayes_pfl.datasets.annotations.entry import AnnotatedImage
+from bayes_pfl.datasets.annotations.entry import AnnotatedImage, annotated
 from bayes_pfl.datasets.record import Shape
 
 
@@ -19,18 +19,14 @@ def read_coco(content: dict[str, Any]) -> list[AnnotatedImage]:
         ValueError, KeyError, TypeError: the file is not of this form.
     """
     names = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
-    shapes: dict[Any, list[Shape]] = {image["id"]: [] for image in content["images"]}
-    kinds: dict[Any, str] = {}
+    regions: dict[Any, list[tuple[str, Shape]]] = {image["id"]: [] for image in content["images"]}
     sizes = {image["id"]: _size(image) for image in content["images"]}
     for annotation in content["annotations"]:
         number = annotation["image_id"]
-        if number in shapes:
-            shapes[number] += _shapes(annotation, sizes[number])
-            kinds.setdefault(number, names.get(annotation.get("category_id"), ""))
-    return [
-        AnnotatedImage(str(image["file_name"]), tuple(shapes[image["id"]]), kinds.get(image["id"], ""))
-        for image in content["images"]
-    ]
+        if number in regions:
+            label = names.get(annotation.get("category_id"), "")
+            regions[number] += [(label, shape) for shape in _shapes(annotation, sizes[number])]
+    return [annotated(str(image["file_name"]), regions[image["id"]]) for image in content["images"]]
 
 
 def unpacked_counts(text: str) -> list[int]:

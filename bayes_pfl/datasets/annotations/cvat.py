@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from bayes_pfl.datasets.annotations.entry import AnnotatedImage
+from bayes_pfl.datasets.annotations.entry import AnnotatedImage, annotated
 from bayes_pfl.datasets.annotations.runs import runs_of
 from bayes_pfl.datasets.record import Shape
 
@@ -26,8 +26,7 @@ def read_cvat(root: ElementTree.Element) -> list[AnnotatedImage]:
         size = (int(image.attrib["width"]), int(image.attrib["height"]))
         shapes = [(drawn.get("label") or "", _shape(drawn, size)) for drawn in image]
         regions = [(label, shape) for label, shape in shapes if shape is not None]
-        kind = regions[0][0] if regions else ""
-        entries.append(AnnotatedImage(image.attrib["name"], tuple(shape for _, shape in regions), kind))
+        entries.append(annotated(image.attrib["name"], regions))
     return entries
 
 

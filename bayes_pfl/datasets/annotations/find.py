@@ -1,10 +1,13 @@
 """Annotation files of a source -> the regions of each image; the files are found by their content, or named."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
+
+import yaml
 
 from bayes_pfl.data.walk import composed, suffix_of
 from bayes_pfl.datasets.annotations.coco import read_coco
@@ -225,7 +228,8 @@ def _named_files(source: Source, named: str) -> Iterator[str]:
     inner = composed(PurePosixPath(named).as_posix()).removeprefix("./").rstrip("/")
     outside = Path(named).expanduser().absolute()
     root = source.folder.absolute()
-    if outside.exists() and outside.is_relative_to(root) and not (root / named).exists():
+    is_absolute = Path(named).expanduser().is_absolute()
+    if outside.exists() and outside.is_relative_to(root) and (is_absolute or not (root / named).exists()):
         inner = outside.relative_to(root).as_posix()
     within = [path for path in source.files if composed(path) == inner or composed(path).startswith(f"{inner}/")]
     if within:
@@ -253,10 +257,16 @@ def _may_be_one(source: Source, path: str) -> bool:
 
 
 def _yolo_kinds(source: Source) -> list[str]:
-    """Names of classes from ``classes.txt``, one a line."""
+    """Names of classes from ``classes.txt``, one a line, or from ``names`` of ``data.yaml``: a list, or by number."""
     for path in source.files:
-        if PurePosixPath(path).name.lower() in ("classes.txt", "obj.names"):
+        name = PurePosixPath(path).name.lower()
+        if name in ("classes.txt", "obj.names"):
             return [line.strip() for line in source.read(path).decode("utf-8", "replace").splitlines()]
+        if name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml"):
+            with contextlib.suppress(yaml.YAMLError, AttributeError, ImageError):
+                names = yaml.safe_load(source.read(path)).get("names", [])
+                ordered = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+                return [str(kind) for kind in ordered]
     return []
 
 
@@ -288,7 +298,10 @@ class _ImageIndex:
         return candidates[0] if len(candidates) == 1 else None
 
     def of_stem(self, file: str) -> str | None:
-        """The image that has the file's name, beside it or in "images" where the file is in "labels"."""
+        """The image that has the file's name, beside it or in "images" where the file is in "labels".
+
+        A file outside the source belongs to the only image of its name.
+        """
         whole = PurePosixPath(composed(file).lower()).with_suffix("")
         parts = list(whole.parts)
         places = [parts]
@@ -300,4 +313,8 @@ class _ImageIndex:
             images = self._by_stem.get("/".join(path), [])
             if len(images) == 1:
                 return images[0]
-        return None
+        if not whole.is_absolute():
+            return None
+        namesakes = [path for stem, paths in self._by_stem.items() if stem.endswith(f"/{whole.name}") for path in paths]
+        namesakes += self._by_stem.get(whole.name, [])
+        return namesakes[0] if len(namesakes) == 1 else None

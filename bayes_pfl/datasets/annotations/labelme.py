@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bayes_pfl.data.preprocess import decode_mask
-from bayes_pfl.datasets.annotations.entry import AnnotatedImage
+from bayes_pfl.datasets.annotations.entry import AnnotatedImage, annotated
 from bayes_pfl.datasets.annotations.runs import runs_of
 from bayes_pfl.datasets.record import Shape
 
@@ -26,9 +26,9 @@ def read_labelme(content: dict[str, Any]) -> AnnotatedImage:
     """
     width, height = content.get("imageWidth"), content.get("imageHeight")
     size = (int(width), int(height)) if width and height else None
-    shapes = [shape for drawn in content["shapes"] if (shape := _shape(drawn, size)) is not None]
-    kind = str(content["shapes"][0].get("label") or "") if content["shapes"] else ""
-    return AnnotatedImage(str(content.get("imagePath") or ""), tuple(shapes), kind)
+    shapes = [(str(drawn.get("label") or ""), _shape(drawn, size)) for drawn in content["shapes"]]
+    regions = [(label, shape) for label, shape in shapes if shape is not None]
+    return annotated(str(content.get("imagePath") or ""), regions)
 
 
 def _shape(drawn: dict[str, Any], size: tuple[int, int] | None) -> Shape | None:

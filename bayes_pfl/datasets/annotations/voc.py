@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from bayes_pfl.datasets.annotations.entry import AnnotatedImage
+from bayes_pfl.datasets.annotations.entry import AnnotatedImage, annotated
 from bayes_pfl.datasets.record import Shape
 
 
@@ -20,12 +20,11 @@ def read_voc(root: ElementTree.Element) -> AnnotatedImage:
     """
     width, height = (int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
     size = (width, height) if width and height else None
-    shapes = []
-    kind = ""
+    regions = []
     for drawn in root.iter("object"):
         sides = [drawn.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-        shapes.append(Shape("box", tuple(float(side or "nan") for side in sides), size=size))
-        kind = kind or drawn.findtext("name") or ""
-    if any(value != value for shape in shapes for value in shape.values):
+        box = Shape("box", tuple(float(side or "nan") for side in sides), size=size)
+        regions.append((drawn.findtext("name") or "", box))
+    if any(value != value for _, shape in regions for value in shape.values):
         raise ValueError("an object without a box")
-    return AnnotatedImage(root.findtext("filename") or "", tuple(shapes), kind)
+    return annotated(root.findtext("filename") or "", regions)

@@ -1,6 +1,6 @@
 """YOLO text, one file for each image -> its regions: boxes or outlines, in shares of the image's sides."""
 
-from bayes_pfl.datasets.annotations.entry import AnnotatedImage
+from bayes_pfl.datasets.annotations.entry import AnnotatedImage, annotated
 from bayes_pfl.datasets.record import Shape
 
 
@@ -18,8 +18,7 @@ def read_yolo(text: str, image: str, kinds: list[str]) -> AnnotatedImage:
     Raises:
         ValueError: a line is of neither form.
     """
-    shapes: list[Shape] = []
-    kind = ""
+    regions: list[tuple[str, Shape]] = []
     for line in text.splitlines():
         if not line.strip():
             continue
@@ -28,9 +27,8 @@ def read_yolo(text: str, image: str, kinds: list[str]) -> AnnotatedImage:
             raise ValueError(f"{line.strip()[:60]!r} is no line of a YOLO file")
         if len(values) in (4, 5):  # the fifth is a confidence
             x, y, width, height = values[:4]
-            shapes.append(Shape("box", (x - width / 2, y - height / 2, x + width / 2, y + height / 2), relative=True))
+            shape = Shape("box", (x - width / 2, y - height / 2, x + width / 2, y + height / 2), relative=True)
         else:
-            shapes.append(Shape("polygon", tuple(values[: len(values) // 2 * 2]), relative=True))
-        if not kind and int(number) < len(kinds):
-            kind = kinds[int(number)]
-    return AnnotatedImage(image, tuple(shapes), kind)
+            shape = Shape("polygon", tuple(values[: len(values) // 2 * 2]), relative=True)
+        regions.append((kinds[int(number)] if int(number) < len(kinds) else "", shape))
+    return annotated(image, regions)
