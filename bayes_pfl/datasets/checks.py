@@ -6,7 +6,7 @@ from typing import Any
 from bayes_pfl.data.dicom import INSTALL, MISSING
 from bayes_pfl.data.walk import is_image, printable
 from bayes_pfl.datasets.description import Dataset
-from bayes_pfl.datasets.record import ANOMALOUS, Record
+from bayes_pfl.datasets.record import ANOMALOUS, LONELY_MASK, Record
 from bayes_pfl.datasets.source import DatasetListing
 from bayes_pfl.errors import DataError
 
@@ -31,6 +31,16 @@ def check_listing(listing: DatasetListing, dataset: Dataset, selected: bool) -> 
         remarks.append(
             f"{_images(len(unmasked))} of defects without a mask or annotation that fits by its name, left out: "
             f"{_names(unmasked)}; a mask is called like its image, or <name>_mask, in ground_truth/<kind>/ or beside it"
+        )
+    lonely = [path for path, reason in listing.ignored if reason == LONELY_MASK]
+    bare = [
+        record.image for record in listing.records if record.label == ANOMALOUS and not (record.masks or record.shapes)
+    ]
+    if lonely and bare:
+        remarks.append(
+            f"{_images(len(bare))} of defects without a mask ({_names(bare)}), though {counted(len(lonely), 'mask')} "
+            f"found no image, or more than one ({_names(lonely)}); a mask is called like its image, or <name>_mask, in "
+            "ground_truth/<kind>/ or beside it"
         )
     unclear = [path for path, reason in listing.ignored if is_image(path) and reason.startswith("in ")]
     if unclear:

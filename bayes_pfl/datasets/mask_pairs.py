@@ -172,14 +172,14 @@ class MaskPairs:
         return self._anywhere(stems, of_category)
 
     def _anywhere(self, stems: list[str], category: Folder) -> list[str]:
-        """Masks of this name in one other folder of the category, where no second image has the name."""
+        """Masks of this name in one other folder, of the category or of all, where no second image has the name."""
         for stem in stems:
             if self._same_names[stem] > 1:
                 continue
             hits = [
                 path
                 for path in self._by_stem.get(stem, ())
-                if set(category) <= set(self._roles.essence(folder_of(path)))
+                if set(category) <= (meaning := set(self._roles.essence(folder_of(path)))) or not meaning
             ]
             if len({folder_of(path) for path in hits}) == 1:
                 return sorted(set(hits))

@@ -14,7 +14,7 @@ from bayes_pfl.datasets.header import has_few_values, read_header
 from bayes_pfl.datasets.mask_pairs import MaskPairs, folder_of, separate_masks
 from bayes_pfl.datasets.masks import decode_any_mask
 from bayes_pfl.datasets.names import LEAVE_OUT, VALIDATION, NameChoices, object_name
-from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
+from bayes_pfl.datasets.record import ANOMALOUS, LONELY_MASK, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import ConfigError, DataError, ImageError
 
@@ -106,7 +106,7 @@ class _FolderReader:
         if not reading.records and not reading.set_aside:
             self._refuse_nothing()
         for path in self.mask_files:
-            reading.reasons.setdefault(path, "a mask without an image")
+            reading.reasons.setdefault(path, LONELY_MASK)
 
     def _placement(self, path: str) -> Placement:
         return self._placements(folder_of(path))

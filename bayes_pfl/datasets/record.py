@@ -9,6 +9,10 @@ ANOMALOUS = 1
 Split = Literal["train", "test"]
 
 
+LONELY_MASK = "a mask without an image"
+"""Why a mask is ignored."""
+
+
 class Shape(NamedTuple):
     """A drawn region of an annotation file, in pixels of the image, or in shares of its sides."""
 

@@ -5,15 +5,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import painted
 import pytest
 from PIL import Image
 
 from bayes_pfl.data.dicom import MISSING
 from bayes_pfl.data.preprocess import MAX_PIXELS, count_pages, decode_image
-from bayes_pfl.datasets.checks import check_files
+from bayes_pfl.datasets.catalogue import find
+from bayes_pfl.datasets.checks import check_files, check_listing
 from bayes_pfl.datasets.header import read_header
 from bayes_pfl.datasets.masks import decode_any_mask, record_mask
+from bayes_pfl.datasets.names import NameChoices
+from bayes_pfl.datasets.own import own_images
 from bayes_pfl.datasets.record import Record, Shape
+from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import ImageError
 
 MARK = np.zeros((16, 24), bool)
@@ -162,3 +167,27 @@ def test_dicom_that_is_not_read_is_named_once() -> None:
         "2 DICOM files are not read: a.dcm, b; `pip install bayes-pfl[medical]` reads them"
     ]
     assert check_files({"set_aside": aside[2:]}) == []
+
+
+def test_masks_of_several_categories_may_lie_in_one_folder(tmp_path: Path) -> None:
+    tree = painted.Tree(tmp_path / "s")
+    for path in ("bolt/good/1.png", "bolt/bad/2.png", "nut/good/1.png", "nut/bad/3.png"):
+        tree.image(path)
+    for number in (2, 3):
+        tree.mask(f"masks/{number}.png")
+    listing = find(own_images(NameChoices()), Source(tree.root))
+    assert {record.image: record.mask for record in listing.records if record.label} == {
+        "bolt/bad/2.png": "masks/2.png",
+        "nut/bad/3.png": "masks/3.png",
+    }
+
+
+def test_masks_that_fit_two_images_are_said(tmp_path: Path) -> None:
+    tree = painted.Tree(tmp_path / "s")
+    for path in ("bolt/good/1.png", "bolt/bad/2.png", "nut/good/1.png", "nut/bad/2.png"):
+        tree.image(path)
+    tree.mask("masks/2.png")
+    dataset = own_images(NameChoices())
+    (remark,) = check_listing(find(dataset, Source(tree.root)), dataset, selected=False)
+    assert "2 images of defects without a mask" in remark
+    assert "masks/2.png" in remark
