@@ -107,6 +107,10 @@ class _FolderReader:
             self._refuse_nothing()
         for path in self.mask_files:
             reading.reasons.setdefault(path, LONELY_MASK)
+        for path in self.annotations.unmatched.keys() - self.annotations.files:
+            reading.reasons.setdefault(
+                path, "annotations of images that are not here, or whose name is not theirs alone"
+            )
 
     def _placement(self, path: str) -> Placement:
         return self._placements(folder_of(path))

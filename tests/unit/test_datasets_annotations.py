@@ -282,3 +282,15 @@ def test_labels_outside_the_source_belong_to_the_only_image_of_their_name(tmp_pa
     other.write("labels/2.txt", b"0 0.5 0.5 0.2 0.2\n")
     labels = {record.image: record.label for record in read(tree, str(other.root / "labels")).records}
     assert labels == {"images/1.png": 0, "images/2.png": 1}
+
+
+def test_an_annotated_name_that_two_images_have_is_said(tmp_path: Path) -> None:
+    tree = painted.Tree(tmp_path / "s")
+    for path in ("bolt/good/1.png", "bolt/bad/2.png", "nut/good/1.png", "nut/bad/2.png"):
+        tree.image(path)
+    content = {
+        "images": [{"id": 1, "file_name": "2.png"}],
+        "annotations": [{"image_id": 1, "segmentation": [FLAT]}],
+    }
+    tree.write("ann.json", json.dumps(content).encode())
+    assert "whose name is not theirs alone" in dict(read(tree).ignored)["ann.json"]
