@@ -17,7 +17,7 @@ from serve.settings import Limits, ModelSettings, ServeSettings
 
 LONGEST_DELAY_S = 0.1
 BYTES_PER_PIXEL = 8
-ATTEMPTS = 4
+ATTEMPTS = 8
 """Another program of this machine may hold a probe up; it does not do so every time."""
 
 
