@@ -10,6 +10,15 @@ SOCKET_PATH_BYTES = 107
 ROOM_BYTES = 2**20
 
 
+def temporary_folder() -> Path:
+    """Where Ray keeps its sockets and logs.
+
+    Returns:
+        RAY_TMPDIR, TMPDIR or /tmp.
+    """
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+
+
 def check_temporary_folder(folder: Path) -> None:
     """Look whether Ray can keep its sockets and logs in a folder.
 

@@ -156,10 +156,8 @@ def copied_at_once(*given: Any) -> list[Any]:
     Returns:
         Nothing for each image.
     """
-    copies: list[int] = []
 
     def shape_of(tensor: torch.Tensor) -> Any:
-        copies.append(len(tensor))
         return np.zeros(tuple(tensor.shape), np.float32)
 
     with mock.patch.object(torch.Tensor, "numpy", shape_of):

@@ -23,7 +23,7 @@ from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import EMBEDDED, load_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import usable_cpus
-from bayes_pfl.temporary_folder import check_temporary_folder
+from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from pipelines.platform.cluster import check_address
 from pipelines.platform.mlflow_store import check_store, tracking_uri
 from pipelines.platform.settings import TrackingSettings, home
@@ -137,7 +137,7 @@ def cluster() -> Iterator[Finding]:
         yield _tried("Ray", f"the cluster at {address}", lambda: check_address(address))
         return
     yield Finding("Ray", "local, started when it is needed")
-    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    folder = temporary_folder()
     yield _tried("temporary folder", str(folder), lambda: check_temporary_folder(folder))
     shared = Path("/dev/shm")
     if shared.is_dir():

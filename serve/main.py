@@ -19,7 +19,7 @@ from bayes_pfl.config import parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
 from bayes_pfl.machine import usable_cpus
-from bayes_pfl.temporary_folder import check_temporary_folder
+from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from serve.http.access import read_tokens
 from serve.own_ray import ended_processes, set_environment, shut_down, start_ray
 from serve.settings import ServeSettings
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = settings_of(args)
         check_address(args.host, args.port)
         if args.address == "local":
-            check_temporary_folder(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
+            check_temporary_folder(temporary_folder())
     except BayesPFLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -44,22 +44,22 @@ def rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
         return _gray_of_many_bits(image, bits)
     if image.mode.startswith("F"):
         return _gray_of_floats(image)
-    if image.info.get(WIDE):
-        return _upper_byte(image, bits)
-    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
-        return _over_background(image)
-    return converted(image, "RGB")
-
-
-def _upper_byte(image: Image.Image, bits: int | None) -> Image.Image:
-    """Colours of 16 bits, of which Pillow reads the upper 8; refused where they are nearly black, or bits stated."""
-    highest = max(high for _, high in np.atleast_2d(image.convert("RGB").getextrema()))
-    if bits is not None or highest < 64:
-        raise ImageError("has colours of 16 bits, of which only the upper 8 are read; save it with 8 bits")
-    image.info.pop(WIDE)
-    result = rgb(image)
-    result.info[ASSUMED] = "upper 8 of the 16 bits of a colour"
+    is_wide = bool(image.info.pop(WIDE, False))
+    if is_wide:
+        _check_upper_byte(image, bits)
+    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info
+    result = _over_background(image) if has_alpha else converted(image, "RGB")
+    if is_wide:
+        result.info[ASSUMED] = "upper 8 of the 16 bits of a colour"
     return result
+
+
+def _check_upper_byte(image: Image.Image, bits: int | None) -> None:
+    """Colours of 16 bits, of which Pillow reads the upper 8: ImageError if they are nearly black, or bits stated."""
+    extrema = np.reshape(image.getextrema(), (-1, 2))
+    colours = [int(high) for band, (_, high) in zip(image.getbands(), extrema, strict=True) if band != "A"]
+    if bits is not None or max(colours) < 64:
+        raise ImageError("has colours of 16 bits, of which only the upper 8 are read; save it with 8 bits")
 
 
 def _gray_of_many_bits(image: Image.Image, bits: int | None) -> Image.Image:
@@ -76,9 +76,8 @@ def _gray_of_many_bits(image: Image.Image, bits: int | None) -> Image.Image:
     levels = np.arange(1 << used)
     table = np.round(levels * (255 / (len(levels) - 1)) if used < 16 else levels / 257).astype(np.uint8)
     gray = np.empty(values.shape, np.uint8)
-    rows = max(1, PIXELS_AT_ONCE // image.width)
-    for top in range(0, len(values), rows):
-        gray[top : top + rows] = table[values[top : top + rows]]
+    for top, bottom in _rows(image):
+        gray[top:bottom] = table[values[top:bottom]]
     result = Image.fromarray(255 - gray if image.info.get(WHITE_IS_ZERO) else gray).convert("RGB")
     result.info[BITS] = (used, is_stated)
     return result
@@ -117,14 +116,19 @@ def _over_background(image: Image.Image) -> Image.Image:
     return result
 
 
+def _rows(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """First row and end of bands of `PIXELS_AT_ONCE`."""
+    step = max(1, PIXELS_AT_ONCE // image.width)
+    return ((top, min(image.height, top + step)) for top in range(0, image.height, step))
+
+
 def _bands(image: Image.Image, mode: str) -> Iterator[tuple[int, Image.Image]]:
     """Rows of an image in another mode with the first one's number, some at a time: Pillow holds Python's lock.
 
     Raises ImageError if Pillow cannot convert it.
     """
-    rows = max(1, PIXELS_AT_ONCE // image.width)
-    for top in range(0, image.height, rows):
-        part = image.crop((0, top, image.width, min(image.height, top + rows)))
+    for top, bottom in _rows(image):
+        part = image.crop((0, top, image.width, bottom))
         try:
             yield top, part.convert(mode)
         except ValueError as error:

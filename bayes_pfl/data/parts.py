@@ -84,9 +84,9 @@ def check_parts(data: bytes) -> None:
     for number, part in enumerate(parts(data)):
         if number >= MOST_PARTS:
             raise ImageError(_TOO_MANY)
-        content = data[part.start : part.end] if part.kind in (b"\xe1", b"eXIf", b"EXIF") else b""
-        if part.kind != b"\xe1" or content.startswith(b"Exif\0\0"):  # others of a JPEG are XMP or a camera's own
-            exif.append(content.removeprefix(b"Exif\0\0"))
+        marked = data.startswith(b"Exif\0\0", part.start)  # other APP1 segments of a JPEG are XMP or a camera's own
+        if part.kind in (b"eXIf", b"EXIF") or (part.kind == b"\xe1" and marked):
+            exif.append(data[part.start : part.end].removeprefix(b"Exif\0\0"))
     if sum(map(len, exif)) > MOST_EXIF_BYTES:
         raise ImageError(f"has an EXIF block of more than {MOST_EXIF_BYTES // 2**20} MB; save it again without")
     _check_directory(b"".join(exif))

@@ -7,12 +7,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from bayes_pfl.errors import ConfigError, TrainingError
 from bayes_pfl.machine import ImportFolders, usable_cpus
-from bayes_pfl.temporary_folder import check_temporary_folder
+from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -56,7 +55,7 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
         else:
             cpus = max(2, usable_cpus())
             check_resources("this machine", cpus, gpus_needed, cpus_needed, gpus_needed)
-            check_temporary_folder(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
+            check_temporary_folder(temporary_folder())
             options = {
                 "address": "local",  # also where somebody has a head running on this machine
                 "num_cpus": cpus,

@@ -1,7 +1,6 @@
 """Device paths without a device: torch's fake tensors have no data, and operators that mix devices raise."""
 
 import contextlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from benchmarked import benchmark
 from small import BACKBONE
 
 from bayes_pfl.clip.backbone import Backbone, Features
@@ -35,7 +35,6 @@ from pipelines.platform.settings import ClusterSettings
 from pipelines.training.validation import _merged
 from pipelines.training.workers import GPU_BACKEND, SHARED_GPU_BACKEND, backend
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "launches.py"
 RELEASED = PromptFlowVariant(
     mapped_classification=True, attention_pooling=True, amortized_context_flow=True, attention_normalized_keys=True,
     separate_state_flows=True,
@@ -48,12 +47,7 @@ NAMES = ["plate", "metal nut", "cable with a clamp"]
 
 @pytest.fixture(scope="module")
 def launches() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("launches", FILE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return benchmark("launches")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The slow side of the benchmarks still says what the library says: a ratio to something else would mean nothing."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from benchmarked import benchmark
 from small import random_bundle
 
 from bayes_pfl.clip.backbone import Backbone, Features
@@ -16,18 +16,10 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.maps import smooth
 from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "straightforward.py"
-
 
 @pytest.fixture(scope="module")
 def straightforward() -> ModuleType:
-    """The module itself: with the benchmarks' folder on the path, `serve` would be another one."""
-    spec = importlib.util.spec_from_file_location("straightforward", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("straightforward")
 
 
 @pytest.fixture(scope="module")
