@@ -322,7 +322,7 @@ class PartScorer:
             predictions = iter(self._task.predict_all(self._detector, pixels, names))
         except BayesPFLError as error:  # of tiles or a region, which go one by one
             return [ScoredImage(None, None, str(error), None)] * len(images)
-        return [self._scored(each, next(predictions)) if isinstance(each, Decoded) else each for each in read]
+        return [self._result(each, next(predictions)) if isinstance(each, Decoded) else each for each in read]
 
     def _read(self, image: ImageInput) -> Decoded | ScoredImage:
         """The image's pixels, or why it cannot be scored."""
@@ -334,7 +334,7 @@ class PartScorer:
         except OSError as error:
             return ScoredImage(None, None, error.strerror or str(error), None)
 
-    def _scored(self, decoded: Decoded, prediction: Prediction) -> ScoredImage:
+    def _result(self, decoded: Decoded, prediction: Prediction) -> ScoredImage:
         drawn = encode_png(_drawn(decoded.image, prediction.anomaly_map)) if self._overlays else None
         regions = None
         if self._task.region_threshold is not None:

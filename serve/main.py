@@ -12,10 +12,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from bayes_pfl.config import parse_config
+from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
 from bayes_pfl.machine import usable_cpus
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
     add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
-    add("--precision", choices=("float32", "tf32", "bfloat16"), default="float32", help="of CLIP's products")
+    add("--precision", choices=get_args(Precision), default="float32", help="of CLIP's products")
     add(
         "--compiled",
         action="store_true",

@@ -4,11 +4,13 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.config import Precision
 from bayes_pfl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     Raises:
         ConfigError: as said.
     """
-    if precision not in ("float32", "tf32", "bfloat16"):
+    if precision not in get_args(Precision):
         raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
     if precision == "tf32" and device.type == "cpu":
         raise ConfigError("precision is 'tf32', which GPUs alone have; choose float32 or bfloat16.")

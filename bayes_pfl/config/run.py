@@ -45,6 +45,9 @@ class BackboneConfig(Settings):
         return self
 
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
 class ScoringConfig(Settings):
     """From logits to what a user sees."""
 
@@ -70,7 +73,7 @@ class ScoringConfig(Settings):
 class DetectorOptions(Settings):
     """How a model computes: the same model, faster or to the last bit."""
 
-    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32", description="of CLIP's matrix products: exact, or faster on a GPU (tf32, bfloat16) or AMX (bfloat16)"
     )
     compiled: bool = Field(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import bfloat16_products, check_precision, placed, tf32_products, usable_device
+from bayes_pfl.config import Precision
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ConfigError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
@@ -29,8 +30,6 @@ CLEARANCE = 3.0
 
 BATCH = 16
 """Images that a GPU scores together."""
-
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Detector:

@@ -1,9 +1,9 @@
 """Command-line options of how a model computes, the same in every program that scores."""
 
 import argparse
-from typing import Any
+from typing import Any, get_args
 
-from bayes_pfl.config import DetectorOptions
+from bayes_pfl.config import DetectorOptions, Precision
 from bayes_pfl.errors import ConfigError
 from pipelines.platform.cluster import require_gpu
 
@@ -16,7 +16,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """
     for name, field in DetectorOptions.model_fields.items():
         if name == "precision":
-            parser.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), help=field.description)
+            parser.add_argument("--precision", choices=get_args(Precision), help=field.description)
         else:
             parser.add_argument(f"--{name}", action="store_true", help=field.description)
 

@@ -52,3 +52,11 @@ def url(bundles: dict[str, Path], settings: ServeSettings) -> Iterator[str]:
     handles = {name: LocalHandle(bundles[name]) for name in ("first", "known")}
     with listening(local_app(settings, handles, {})) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def roomy(bundles: dict[str, Path]) -> Iterator[str]:
+    """An endpoint with the limits that are the default."""
+    settings = ServeSettings(models=(ModelSettings(name="first"),), require_token=False)
+    with listening(local_app(settings, {"first": LocalHandle(bundles["first"])}, {})) as address:
+        yield address

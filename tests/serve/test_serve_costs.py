@@ -4,19 +4,16 @@ import gzip
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import raw_requests
 import requests
-from local_endpoint import LocalHandle, listening, local_app
 from starlette.testclient import TestClient
 
 from serve.http.bodies import from_base64
 from serve.http.json_bodies import check_json
 from serve.problems import Problem
-from serve.settings import ModelSettings, ServeSettings
 
 BODY = 32 * 2**20
 MOST_VALUES = 520
@@ -44,14 +41,6 @@ COSTLY = {
     "white space": filled(b"[", b" ", b"]"),
 }
 TENSOR_HEAD = b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":%d}}]}'
-
-
-@pytest.fixture(scope="module")
-def roomy(bundles: dict[str, Path]) -> Iterator[str]:
-    """An endpoint with the limits that are the default."""
-    settings = ServeSettings(models=(ModelSettings(name="first"),), require_token=False)
-    with listening(local_app(settings, {"first": LocalHandle(bundles["first"])}, {})) as address:
-        yield address
 
 
 def peak_bytes(reset: bool = False) -> int:

@@ -5,28 +5,17 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from costly_images import MANY_PARTS, MANY_PIXELS
-from local_endpoint import LocalHandle, listening, local_app
 from test_serve_costs import BODY, TENSOR_HEAD, peak_bytes, send
 
-from serve.settings import Limits, ModelSettings, ServeSettings
+from serve.settings import Limits
 
 LONGEST_DELAY_S = 0.1
 BYTES_PER_PIXEL = 8
 ATTEMPTS = 8
 """Another program of this machine may hold a probe up; it does not do so every time."""
-
-
-@pytest.fixture(scope="module")
-def roomy(bundles: dict[str, Path]) -> Iterator[str]:
-    """An endpoint with the limits that are the default."""
-    settings = ServeSettings(models=(ModelSettings(name="first"),), require_token=False)
-    with listening(local_app(settings, {"first": LocalHandle(bundles["first"])}, {})) as address:
-        yield address
 
 
 class Probes:
