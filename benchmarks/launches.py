@@ -98,7 +98,7 @@ def fake_device() -> Iterator[None]:
         fake_tensor.FakeTensorMode(allow_non_fake_inputs=True),
         mock.patch.object(torch.nn.Module, "_apply", replace_parameters),
         mock.patch.object(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor),
-        mock.patch.object(detectors, "noise_key", return_value=b"key"),
+        mock.patch("bayes_pfl.inference.images.noise_key", return_value=b"key"),
         mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor),
         mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", 0),  # else single numbers are computed for real
         mock.patch.object(detectors, "batch_predictions", copied_at_once),

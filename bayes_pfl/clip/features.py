@@ -36,21 +36,32 @@ class FeatureKey(NamedTuple):
     dtype: str
     shape: tuple[int, int, int, int]
     """(layers, patches, patch width, joint width)."""
+    precision: str = "float32"
+    """Of the encoder's matrix products."""
+
+    def plain(self) -> dict[str, Any]:
+        """The key as JSON has it, without what keys of older folders do not have.
+
+        Returns:
+            Values by name.
+        """
+        return {name: value for name, value in self._asdict().items() if self._field_defaults.get(name) != value}
 
     @classmethod
-    def of(cls, backbone: Backbone, dtype: str) -> "FeatureKey":
-        """The key of a loaded backbone's features in a precision.
+    def of(cls, backbone: Backbone, dtype: str, precision: str = "float32") -> "FeatureKey":
+        """The key of a loaded backbone's features.
 
         Args:
             backbone: the encoder.
-            dtype: a name of `DTYPES`.
+            dtype: a name of `DTYPES`: of the features as they are stored.
+            precision: of the encoder's matrix products.
 
         Returns:
             The key.
         """
         config, grid = backbone.config, backbone.grid
         shape = (len(config.feature_layers), grid[0] * grid[1], backbone.patch_width, backbone.joint_width)
-        return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape)
+        return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape, precision)
 
 
 class EncodedSample(NamedTuple):
@@ -102,7 +113,7 @@ def write_key(folder: Path | str, key: FeatureKey) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    Store(folder).write_json(KEY_FILE, key._asdict())
+    Store(folder).write_json(KEY_FILE, key.plain())
 
 
 def read_key(folder: Path | str) -> FeatureKey:
@@ -138,7 +149,7 @@ class FeatureShards:
 
     def __init__(self, folder: Path | str, backbone: Backbone) -> None:
         self.key = read_key(folder)
-        wanted = FeatureKey.of(backbone, self.key.dtype)
+        wanted = FeatureKey.of(backbone, self.key.dtype, self.key.precision)
         if wanted != self.key:
             different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(self.key, name)]
             raise DataError(

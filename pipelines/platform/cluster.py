@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.machine import ImportFolders, usable_cpus
+from bayes_pfl.machine import ImportFolders, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
+from pipelines.platform.settings import ClusterSettings
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -186,6 +187,46 @@ def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gp
         )
 
 
+def gpus_in_reach() -> float:
+    """GPUs that a program may use: this machine's, or those of the cluster that RAY_ADDRESS names.
+
+    Returns:
+        Their number; with those that the cluster's autoscaler can bring.
+
+    Raises:
+        ConfigError: no cluster answers.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return gpus_here()
+    start_ray(0)
+    return _resources()[1]["GPU"]
+
+
+def with_gpus(cluster: ClusterSettings, workers: int) -> ClusterSettings:
+    """The settings with `use_gpu` decided: GPUs are used where there are some, and shared where there are too few.
+
+    Args:
+        cluster: the settings.
+        workers: workers, or trials, that need one at once.
+
+    Returns:
+        A copy whose `use_gpu` is true or false.
+
+    Raises:
+        ConfigError: GPUs are asked for and there is none.
+    """
+    require_gpu(bool(cluster.use_gpu))
+    if cluster.use_gpu is not None:
+        return cluster
+    gpus = gpus_in_reach()
+    if not gpus:
+        return cluster.model_copy(update={"use_gpu": False})
+    share = min(cluster.gpus_per_worker, gpus / workers)
+    if share < cluster.gpus_per_worker:
+        print(f"{workers} workers share {gpus:g} GPUs: each gets {share:g} of one.", file=sys.stderr)
+    return cluster.model_copy(update={"use_gpu": True, "gpus_per_worker": share})
+
+
 def require_gpu(use_gpu: bool) -> None:
     """Refuse to wait for a GPU that this machine does not have; a cluster that is joined may have one elsewhere.
 
@@ -195,7 +236,5 @@ def require_gpu(use_gpu: bool) -> None:
     Raises:
         ConfigError: there is none.
     """
-    import torch
-
-    if use_gpu and not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
+    if use_gpu and not os.environ.get("RAY_ADDRESS") and not gpus_here():
         raise ConfigError("There is no GPU that torch can use here; leave use_gpu off, or install its driver.")

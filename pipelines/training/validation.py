@@ -1,5 +1,6 @@
 """A head in training -> metrics on the validation images: shared out over the workers, merged without loss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,14 @@ def validate(
     categories = sorted({ref.category for ref in refs})
     scores = torch.zeros(len(refs), dtype=torch.float64)
     histograms = {category: PixelHistogram() for category in categories}
-    for position in range(rank, len(refs), workers):
-        ref = refs[position]
-        predictions, mask = predict_ref(detector, ref, [VALIDATION_SAMPLES], shards)
-        prediction = predictions[VALIDATION_SAMPLES]
-        scores[position] = prediction.image_score
-        if mask is not None:
-            histograms[ref.category].update([prediction.anomaly_map], [mask])
+    mine = range(rank, len(refs), workers)
+    step = 1 if shards is not None else detector.images_at_once
+    for positions in (mine[start : start + step] for start in range(0, len(mine), step)):
+        predicted = _predicted(detector, [refs[position] for position in positions], shards)
+        for position, (prediction, mask) in zip(positions, predicted, strict=True):
+            scores[position] = prediction.image_score
+            if mask is not None:
+                histograms[refs[position].category].update([prediction.anomaly_map], [mask])
     if workers > 1:
         dist.all_reduce(scores)
     pixel = {category: _merged(histogram, workers).metrics() for category, histogram in histograms.items()}
@@ -98,6 +100,22 @@ def predict_ref(
         features, _ = collate([sample])
         nested = detector.predict_features(features, sample.draw_key, ref.class_name, num_samples)
     return nested, truth_mask(mask, ref.label, nested[num_samples[0]])
+
+
+def _predicted(
+    detector: Detector, refs: Sequence[SampleRef], shards: FeatureShards | None
+) -> list[tuple[Prediction, np.ndarray | None]]:
+    """Predictions of samples that are scored together, and their masks."""
+    if shards is not None:
+        nested = [predict_ref(detector, ref, [VALIDATION_SAMPLES], shards) for ref in refs]
+        return [(predictions[VALIDATION_SAMPLES], mask) for predictions, mask in nested]
+    rows = [read_row(ref.shard, ref.row) for ref in refs]
+    names = [ref.class_name for ref in refs]
+    predictions = detector.predict([image for image, _ in rows], names, VALIDATION_SAMPLES)
+    return [
+        (prediction, truth_mask(mask, ref.label, prediction))
+        for ref, (_, mask), prediction in zip(refs, rows, predictions, strict=True)
+    ]
 
 
 def _merged(histogram: PixelHistogram, workers: int) -> PixelHistogram:

@@ -26,7 +26,8 @@ from bayes_pfl.metrics import pixel_metrics
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import ingest
-from pipelines.scoring.evaluation import FinishedChunks, ScoringTask, score_samples
+from pipelines.scoring.evaluation import FinishedChunks, score_samples
+from pipelines.scoring.task import ScoringTask
 
 pytestmark = pytest.mark.ray
 

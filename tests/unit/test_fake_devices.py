@@ -103,7 +103,8 @@ def test_tiles(launches: ModuleType, backbone: Backbone) -> None:
 def test_a_tensor_that_is_left_behind_is_found(launches: ModuleType, backbone: Backbone) -> None:
     with launches.fake_device():
         model = detector(backbone, PromptFlowVariant())
-        model._on_device = lambda features: Features(*(part.cpu() for part in features))  # type: ignore[method-assign]
+        encode = model._encoder
+        model._encoder = lambda pixels: Features(*(part.cpu() for part in encode(pixels)))  # type: ignore[assignment]
         with pytest.raises(Exception, match=r"[Dd]evice"):
             model.predict(IMAGES, NAMES, 2)
 

@@ -1,7 +1,7 @@
 """Noise -> offsets of the prompts' words: image-specific and image-agnostic distribution (sections 3.2, 3.3)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -100,8 +100,9 @@ class ImageSpecificDistribution(nn.Module):
             The draws.
         """
         start, log_q0 = self.density.sample(condition, noise)
-        amortized = isinstance(self.flow, AmortizedPlanarFlow)
-        return Draw(self.flow.start(start, condition) if amortized else self.flow.start(start), log_q0)
+        if isinstance(self.flow, AmortizedPlanarFlow):
+            return Draw(self.flow.start(start, condition), log_q0)
+        return Draw(self.flow.start(start), log_q0)
 
 
 class ImageAgnosticDistribution(nn.Module):
@@ -133,10 +134,9 @@ class ImageAgnosticDistribution(nn.Module):
         starts, log_q0s = (
             torch.cat(parts) for parts in zip(*(self.density.sample(*each) for each in groups), strict=True)
         )
-        return [
-            Draw(flow.start(start), log_q0)
-            for flow, start, log_q0 in zip((self.flows[0], self.flows[-1]), starts, log_q0s, strict=True)
-        ]
+        normal_flow, abnormal_flow = cast("list[PlanarFlow]", [self.flows[0], self.flows[-1]])
+        normal_start, abnormal_start = normal_flow.start(starts[0]), abnormal_flow.start(starts[1])
+        return [Draw(normal_start, log_q0s[0]), Draw(abnormal_start, log_q0s[1])]
 
 
 def offset_samples(draws: Sequence[Draw], epsilon: float) -> list[OffsetSamples]:

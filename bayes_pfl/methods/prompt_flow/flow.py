@@ -64,7 +64,7 @@ def planar_flows(
     Returns:
         Each flow's end and log-determinant: together they are those of one after the other up to rounding.
     """
-    if len(starts) == 1 or starts[0].z.device.type == "cpu":
+    if len(starts) <= 1 or starts[0].z.device.type == "cpu":
         return [planar_flow(*start, epsilon) for start in starts]
     return joined_flows(starts, epsilon)
 
