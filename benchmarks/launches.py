@@ -241,7 +241,7 @@ def main() -> int:
     args = parser.parse_args()
     backbone_config = BackboneConfig(name=args.backbone, pretrained="random:0", image_size=args.image_size)
     config = DetectorConfig(backbone=backbone_config, model=ModelConfig())
-    with torch.device("meta"), mock.patch("bayes_pfl.clip.backbone.weights_digest", return_value=""):
+    with torch.device("meta"), mock.patch("bayes_pfl.clip.backbone.digest_of", return_value=""):
         backbone = Backbone(backbone_config)
     result: dict[str, Any] = {}
     with fake_device():

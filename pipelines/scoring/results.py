@@ -77,7 +77,7 @@ class ScoringPlan(NamedTuple):
     """How the model computed."""
     bits: int | None = None
     """Of gray images with more than 8; None: as each file or its values say."""
-    threshold: float | None = None
+    auto_threshold: float | None = None
     """That `auto` samples decide by; None with a number of samples."""
 
     @classmethod
