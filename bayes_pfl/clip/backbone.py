@@ -151,7 +151,7 @@ class Backbone(nn.Module):
             return (int(grid[0]), int(grid[1])), int(width)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed
-                patches = self.encode_image(torch.zeros(1, 3, size, size)).patches
+                patches = Backbone.encode_image(self, torch.zeros(1, 3, size, size)).patches
         except (RuntimeError, IndexError, AssertionError, AttributeError, TypeError) as error:
             raise BackboneError(
                 f"{self.config.name} has an image encoder that is no vision transformer, or cannot give layers "
