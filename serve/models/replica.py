@@ -219,14 +219,12 @@ def _company(model: LoadedModel, job: Job) -> Hashable:
 
 def _predict(detector: Detector, job: Job) -> Prediction:
     """The prediction of one job."""
-    question = job.question
-    if question.num_samples != "auto":
-        return detector.predict_view(
-            job.pixels, question.class_name, question.view, question.num_samples, question.seed, job.most_seconds
-        )
-    if question.view != WHOLE:
+    question, name = job.question, job.question.class_name
+    if question.view == WHOLE:
+        return detector.predict([job.pixels], [name], question.num_samples, question.seed, question.threshold)[0]
+    if question.num_samples == "auto":
         raise ConfigError("num_samples can be auto for whole images alone; give a number for tiles or a region.")
-    return detector.predict([job.pixels], [question.class_name], "auto", question.seed, question.threshold)[0]
+    return detector.predict_view(job.pixels, name, question.view, question.num_samples, question.seed, job.most_seconds)
 
 
 def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | None:
