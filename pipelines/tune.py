@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.config import read_config
+from bayes_pfl.config import DetectorOptions, read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
@@ -195,6 +195,8 @@ def _claim(
     }
     text = weights_by_content(settings).model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
     text += images_digest(training, validation, settings.data.features)
+    if (settings.sweep.features_dtype, settings.sweep.options) != ("float32", DetectorOptions()):
+        text += settings.sweep.features_dtype + settings.sweep.options.model_dump_json()
     digest = hashlib.sha256(text.encode()).hexdigest()
     begun: dict[str, Any] | None = store.read_json(SWEEP_FILE)
     if begun is None and resume:
@@ -323,7 +325,8 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
             shards=settings.data.train,
             split=settings.data.split,
             output=features,
-            dtype="float32",
+            dtype=settings.sweep.features_dtype,
+            options=settings.sweep.options,
             views=4 if settings.training.augment else 0,
             mosaic_probability=settings.training.mosaic_probability,
             workers=settings.cluster.num_workers,
