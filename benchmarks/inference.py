@@ -8,7 +8,7 @@
 Random weights; one thread; process CPU time, so that other programs disturb little; both sides in turn, medians. The
 memory of each head is measured in a copy of the process, and so is that of one large image in tiles, with the embedded
 model: with few and many tiles, and four times as large. How many samples `num_samples="auto"` takes is counted with the
-embedded model on painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result
+embedded model on painted images. bfloat16 is faster where the processor multiplies it so; the result
 says whether it does, and how fast products of CLIP's shape are in either type. The last line is one JSON object.
 """
 

@@ -77,7 +77,8 @@ class DetectorOptions(Settings):
     """How a model computes: the same model, faster or to the last bit."""
 
     precision: Precision = Field(
-        "float32", description="of CLIP's matrix products: exact, or faster on a GPU (tf32, bfloat16) or AMX (bfloat16)"
+        "float32",
+        description="of CLIP's matrix products: exact, or faster on a GPU (tf32, bfloat16) or some CPUs (bfloat16)",
     )
     compiled: bool = Field(
         False, description="hand the image encoder to torch.compile: minutes for the first image, then faster"
