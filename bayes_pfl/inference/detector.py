@@ -96,9 +96,9 @@ class Detector:
         Args:
             source: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
             device: where to compute: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`.
-            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed where the
-                processor multiplies it fast (AMX, or AVX-512 BF16 of some) or on a GPU: maps then differ from the exact ones in the third digit. `tf32`, of GPUs
-                alone, is between them.
+            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed on a GPU or
+                where the processor multiplies it fast (AMX): maps then differ from the exact ones in the third digit.
+                `tf32`, of GPUs alone, is between them.
             compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
                 compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
             deterministic: score one by one on a GPU too, where `predict` otherwise scores `BATCH` images together:
