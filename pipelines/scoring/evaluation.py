@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +15,20 @@ from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.data.shards import replacing
+from bayes_pfl.data.shards import replacing, require_row
 from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE, View
-from bayes_pfl.metrics import PixelHistogram
+from bayes_pfl.metrics import Metrics, PixelHistogram
 from pipelines.scoring.actors import inside_region, load_detector, read_row, through_actors, truth_mask
 
 CHUNK = 16
 """Images of one category that go through an actor as one piece of work, and what a killed evaluation loses at most."""
+
+OPEN_SHARDS = 8
+"""That an actor holds open: a copy of a shard that is open cannot make room for the next."""
 
 HISTOGRAM = ("bin", "normal", "anomalous", "region_weight")
 
@@ -93,12 +97,12 @@ class ScoringTask(NamedTuple):
 
 
 class ScoredSamples(NamedTuple):
-    """Image scores by position, histograms by group, why some images have no score, and whose defects vanish."""
+    """Image scores by position, pixel metrics by group, why some images have no score, and whose defects vanish."""
 
     scores: np.ndarray
     """NaN for an image without a score."""
     uncertainties: np.ndarray
-    histograms: dict[str, PixelHistogram]
+    pixel: dict[str, Metrics]
     problems: dict[int, str]
     """Position -> sentence."""
     vanished: list[int]
@@ -114,14 +118,14 @@ class ChunkScorer:
         self._opened: dict[str, pa.Table] = {}
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        columns = ("shards", "rows", "class_names", "labels")
-        shards, numbers, names, labels = (rows[name][0].tolist() for name in columns)
+        columns = ("shards", "rows", "sha256", "class_names", "labels")
+        shards, numbers, digests, names, labels = (rows[name][0].tolist() for name in columns)
         histogram = PixelHistogram()
         scores, uncertainties, problems, vanished = [], [], [], []
-        for shard, row, name, label in zip(shards, numbers, names, labels, strict=True):
+        for shard, row, digest, name, label in zip(shards, numbers, digests, names, labels, strict=True):
             score, uncertainty, problem, lost = np.nan, np.nan, "", False
             try:
-                image, mask = read_row(shard, row, self._opened)
+                image, mask = self._read(shard, row, digest)
                 pixels = decode_image(image, self._task.max_pixels)
                 prediction = self._task.predict(self._detector, pixels, name)
                 if self._task.full_resolution:
@@ -149,6 +153,14 @@ class ChunkScorer:
             output[f"histogram_{name}"] = [values]
         return output
 
+    def _read(self, shard: str, row: int, digest: str) -> tuple[bytes, bytes | None]:
+        """Image and mask of a row that must hold the image of this SHA-256."""
+        read = read_row(shard, row, self._opened)
+        require_row(self._opened[shard], shard, row, digest)
+        while len(self._opened) > OPEN_SHARDS:
+            del self._opened[next(iter(self._opened))]
+        return read
+
 
 def scaled_to(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A map scaled bilinearly to the size of its image.
@@ -173,19 +185,41 @@ class FinishedChunks:
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 
-    def read(self) -> dict[int, dict[str, Any]]:
-        """What an earlier, unfinished run left.
+    def positions(self) -> dict[int, list[int]]:
+        """Which images an earlier, unfinished run has scored.
 
         Returns:
-            Rows of `ChunkScorer` by their first position.
+            Positions of each chunk's images, by the first of them.
         """
-        rows = {}
-        for path in sorted(self.folder.glob("chunk-*.arrow")):
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-                row = {name: np.array(table[name][0].values) for name in table.column_names if name != "problems"}
-                rows[int(row["positions"][0])] = {**row, "problems": table["problems"][0].as_py()}
-        return rows
+        chunks = (
+            self._columns(path, ("positions",))["positions"] for path in sorted(self.folder.glob("chunk-*.arrow"))
+        )
+        return {int(positions[0]): positions.tolist() for positions in chunks}
+
+    def row(self, first: int) -> dict[str, Any]:
+        """One chunk of an earlier run.
+
+        Args:
+            first: position of its first image.
+
+        Returns:
+            The row of `ChunkScorer`.
+        """
+        return self._columns(self._path(first), None)
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"chunk-{first:08d}.arrow"
+
+    @staticmethod
+    def _columns(path: Path, names: Sequence[str] | None) -> dict[str, Any]:
+        """Columns of a chunk's file, all of them for None."""
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+            chosen = table.column_names if names is None else names
+            return {
+                name: table[name][0].as_py() if name == "problems" else np.array(table[name][0].values)
+                for name in chosen
+            }
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a chunk, whole or not at all.
@@ -196,11 +230,11 @@ class FinishedChunks:
         self.folder.mkdir(parents=True, exist_ok=True)
         columns = {name: pa.array([value]) for name, value in row.items()}
         with (
-            replacing(self.folder / f"chunk-{int(row['positions'][0]):08d}.arrow") as temporary,
+            replacing(self._path(int(row["positions"][0]))) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
         ):
             table = pa.table(columns)
-            with pa.ipc.new_file(sink, table.schema) as writer:
+            with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
                 writer.write_table(table)
 
     def remove(self) -> None:
@@ -247,16 +281,20 @@ def score_samples(
         Scores, histograms, problems, and whose defects vanish.
     """
     result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {}, [])
+    missing, histograms = Counter(groups), dict[str, PixelHistogram]()
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
         result.scores[positions], result.uncertainties[positions] = row["scores"], row["uncertainties"]
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
         result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())
-        histogram = PixelHistogram.from_arrays({name: row[f"histogram_{name}"] for name in HISTOGRAM})
         group = groups[positions[0]]
-        earlier = result.histograms.get(group)
-        result.histograms[group] = histogram if earlier is None else earlier.merge(histogram)
+        if group not in histograms:
+            histograms[group] = PixelHistogram()
+        histograms[group].add({name: row[f"histogram_{name}"] for name in HISTOGRAM})
+        missing[group] -= len(positions)
+        if not missing[group]:  # chunks come group by group, so few histograms are in memory
+            result.pixel[group] = histograms.pop(group).metrics()
         advance(len(positions))
     return result
 
@@ -265,18 +303,19 @@ def _rows(
     task: ScoringTask, refs: Sequence[SampleRef], groups: Sequence[str], finished: FinishedChunks, actors: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of all chunks: the finished ones, then the others as they come."""
-    earlier = finished.read()
-    yield from earlier.values()
+    earlier, pieces = finished.positions(), chunks(groups)
+    yield from (finished.row(piece[0]) for piece in pieces if earlier.get(piece[0]) == piece)
     work = [
         {
             "positions": positions,
             "shards": [refs[position].shard for position in positions],
             "rows": [refs[position].row for position in positions],
+            "sha256": [refs[position].sha256 for position in positions],
             "class_names": [refs[position].class_name for position in positions],
             "labels": [refs[position].label for position in positions],
         }
-        for positions in chunks(groups)
-        if positions[0] not in earlier
+        for positions in pieces
+        if earlier.get(positions[0]) != positions
     ]
     if not work:
         return

@@ -1,5 +1,6 @@
 """A head in training -> metrics on the validation images: shared out over the workers, merged without loss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +44,39 @@ def validate(
     if not refs:
         return {}
     detector = current_detector(trainer, settings)
-    categories = sorted({ref.category for ref in refs})
     scores = torch.zeros(len(refs), dtype=torch.float64)
-    histograms = {category: PixelHistogram() for category in categories}
-    for position in range(rank, len(refs), workers):
-        ref = refs[position]
-        predictions, mask = predict_ref(detector, ref, [VALIDATION_SAMPLES], shards)
-        prediction = predictions[VALIDATION_SAMPLES]
-        scores[position] = prediction.image_score
-        if mask is not None:
-            histograms[ref.category].update([prediction.anomaly_map], [mask])
+    pixel = {}
+    for category, positions in by_category(refs).items():  # one histogram in memory at a time
+        histogram = PixelHistogram()
+        for position in positions:
+            if position % workers != rank:
+                continue
+            predictions, mask = predict_ref(detector, refs[position], [VALIDATION_SAMPLES], shards)
+            prediction = predictions[VALIDATION_SAMPLES]
+            scores[position] = prediction.image_score
+            if mask is not None:
+                histogram.update([prediction.anomaly_map], [mask])
+        pixel[category] = _merged(histogram, workers).metrics()
     if workers > 1:
         dist.all_reduce(scores)
-    pixel = {category: _merged(histogram, workers).metrics() for category, histogram in histograms.items()}
     results = metrics_by_category([ref.category for ref in refs], [ref.label for ref in refs], scores.numpy(), pixel)
     mean = dataset_mean(results).values
     return {f"validation_{name}": value for name, value in mean.items() if np.isfinite(value)}
+
+
+def by_category(refs: Sequence[SampleRef]) -> dict[str, list[int]]:
+    """Positions of samples by category.
+
+    Args:
+        refs: the samples.
+
+    Returns:
+        Positions in order, categories in alphabetical order.
+    """
+    positions: dict[str, list[int]] = {category: [] for category in sorted({ref.category for ref in refs})}
+    for position, ref in enumerate(refs):
+        positions[ref.category].append(position)
+    return positions
 
 
 def current_detector(trainer: Trainer, settings: TrainSettings) -> Detector:
