@@ -223,14 +223,14 @@ def read_index(folder: Path | str) -> pa.Table:
     return table
 
 
-def shard_sizes(folder: Path | str) -> dict[str, int]:
+def shard_sizes(folder: Path | str) -> dict[str, int | None]:
     """The shards of a folder.
 
     Args:
         folder: path or URI.
 
     Returns:
-        Bytes by name, in order.
+        Bytes by name, in order; None where a store does not tell.
 
     Raises:
         DataError: there are none.
@@ -248,7 +248,7 @@ def _index_path(folder: Path | str) -> Path:
     return local_copy(f"{folder}/{MANIFEST_FOLDER}/{INDEX_FILE}")
 
 
-def _verified(folder: Path | str, sizes: Mapping[str, int]) -> _Verified:
+def _verified(folder: Path | str, sizes: Mapping[str, int | None]) -> _Verified:
     """The index that the manifest names, if it is whole and of these very shards."""
     try:
         manifest: Any = Store(folder).read_json(f"{MANIFEST_FOLDER}/manifest.json")
@@ -258,7 +258,7 @@ def _verified(folder: Path | str, sizes: Mapping[str, int]) -> _Verified:
         path = _index_path(folder)
     except (DamagedError, DataError, TypeError, KeyError):
         return _Verified(None, "has no index")
-    if named != dict(sizes):
+    if named.keys() != sizes.keys() or any(size not in (None, named[name]) for name, size in sizes.items()):
         return _Verified(None, "has an index of other shards")
     try:
         if file_sha256(path) != record.sha256:

@@ -204,11 +204,11 @@ class Store:
         with self._replacing(name) as part:
             self._system.pipe_file(part, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int | None]:
         """Files directly in the folder.
 
         Returns:
-            Bytes by name; none if the folder does not exist.
+            Bytes by name, None where the store does not tell; no names if the folder does not exist.
 
         Raises:
             DataError: it cannot be listed.

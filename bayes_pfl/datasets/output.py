@@ -110,7 +110,7 @@ def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, A
     notes = []
     for task in tasks:
         note = _whole(store, f"{NOTES}/{task.shard}.json") if f"{task.shard}.json" in noted else None
-        notes.append(note if task.done(note, sizes.get(task.shard, 0)) else None)
+        notes.append(note if task.done(note, sizes.get(task.shard) or 0) else None)
     return notes
 
 
