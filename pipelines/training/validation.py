@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 
 from bayes_pfl.clip.features import FeatureShards, collate
 from bayes_pfl.data.samples import SampleRef
+from bayes_pfl.data.shards import require_row
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector, Prediction
 from bayes_pfl.metrics import PixelHistogram, dataset_mean, metrics_by_category
@@ -108,7 +110,9 @@ def predict_ref(
     Returns:
         Predictions by R, and the mask (see `truth_mask`).
     """
-    image, mask = read_row(ref.shard, ref.row)
+    opened: dict[str, pa.Table] = {}
+    image, mask = read_row(ref.shard, ref.row, opened)
+    require_row(opened[ref.shard], ref.shard, ref.row, ref.sha256)
     if shards is None:
         nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
     else:

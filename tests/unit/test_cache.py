@@ -111,7 +111,8 @@ def test_nothing_that_is_not_its_own_is_removed(tmp_path, folder):
     assert len(list(folder.glob("*-[a-f]"))) == 3
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path, folder):
+def test_what_a_killed_process_left_is_cleared(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(cache, "PATIENCE_S", 0.0)
     folder.mkdir(parents=True)
     claim, part = folder / f".{'1' * 24}.claim", folder / f".{'1' * 24}-a.123-abc.part"
     claim.write_bytes(b"")
@@ -137,6 +138,27 @@ def test_too_little_room_on_the_disk_is_a_sentence(tmp_path, folder, monkeypatch
 def test_a_file_that_is_gone_cannot_be_read(tmp_path, folder):
     with pytest.raises(DataError, match="gone cannot be read"):
         local_copy(f"file://{tmp_path}/gone")
+
+
+def copy_slowly(log: Path) -> None:
+    def fetch(target: Path) -> None:
+        with log.open("a") as file:
+            file.write("fetched\n")
+        time.sleep(0.3)
+        target.write_bytes(b"content")
+
+    assert cache.cached("0" * 24, "a", 7, fetch).read_bytes() == b"content"
+
+
+def test_what_several_processes_want_at_once_is_fetched_by_the_first(tmp_path, folder):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=copy_slowly, args=(tmp_path / "log",)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert (tmp_path / "log").read_text() == "fetched\n"
 
 
 def read_all(uris: list[str], answers) -> None:
