@@ -39,8 +39,6 @@ class _Copy(NamedTuple):
     used: float
     path: Path
     size_bytes: int
-    identity: tuple[int, int]
-    """Device and inode."""
 
 
 def cache_folder() -> Path:
@@ -162,7 +160,7 @@ def _copies(folder: Path) -> list[_Copy]:
         if COPY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             with contextlib.suppress(FileNotFoundError):
                 stat = entry.stat(follow_symlinks=False)
-                copies.append(_Copy(stat.st_mtime, Path(entry.path), stat.st_size, (stat.st_dev, stat.st_ino)))
+                copies.append(_Copy(stat.st_mtime, Path(entry.path), stat.st_size))
     return sorted(copies)
 
 
@@ -186,20 +184,19 @@ def _evict(folder: Path, wanted_bytes: int) -> int:
     for copy in _copies(folder):
         if gained >= wanted_bytes or time.time() - copy.used < JUST_USED_S:
             break
-        if copy.identity not in mapped:
+        if copy.path.name not in mapped:
             copy.path.unlink(missing_ok=True)
             gained += copy.size_bytes
     return gained
 
 
-def _mapped() -> set[tuple[int, int]]:
-    """Device and inode of the copies that processes of this machine have mapped, as far as it tells."""
-    identities = set()
+def _mapped() -> set[str]:
+    """Names of the copies that processes of this machine have mapped, as far as it tells."""
+    names = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             for line in maps.read_text(errors="replace").splitlines():
-                fields = line.split(maxsplit=5)
-                if len(fields) == 6 and f"/{FOLDER}/" in fields[5]:
-                    major, minor = (int(number, 16) for number in fields[3].split(":"))
-                    identities.add((os.makedev(major, minor), int(fields[4])))
-    return identities
+                folder, _, name = line.rpartition("/")
+                if folder.endswith(f"/{FOLDER}"):
+                    names.add(name)
+    return names

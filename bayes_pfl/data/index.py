@@ -256,8 +256,12 @@ def _verified(folder: Path | str, sizes: Mapping[str, int | None]) -> _Verified:
         shards: Sequence[Mapping[str, Any]] = manifest["shards"]
         named = {shard["shard"]: shard["size_bytes"] for shard in shards}
         path = _index_path(folder)
-    except (DamagedError, DataError, TypeError, KeyError):
+    except (DamagedError, TypeError, KeyError):
         return _Verified(None, "has no index")
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return _Verified(None, "has no index")
+        raise
     if named.keys() != sizes.keys() or any(size not in (None, named[name]) for name, size in sizes.items()):
         return _Verified(None, "has an index of other shards")
     try:

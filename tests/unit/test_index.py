@@ -8,9 +8,11 @@ import shutil
 import stat
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from plain import plain_shards
@@ -183,6 +185,35 @@ def test_a_byte_of_the_index_flipped_or_cut_off_is_noticed(shards, copy, opened,
         assert len(opened) == len(shard_paths(copy))
         assert "has a damaged index" in caplog.messages[-1]
         assert compare_with_shards(copy) == ["the folder has a damaged index"]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_shards_copied_without_their_manifest_or_index_are_read(shards, copy, caplog, scheme, monkeypatch, tmp_path):
+    monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path / "cache"))
+    expected = [ref[2:8] for ref in index_shards(shards)]
+    (copy / "_manifest" / INDEX_FILE).unlink()
+    assert [ref[2:8] for ref in index_shards(f"{scheme}{copy}")] == expected
+    shutil.rmtree(copy / "_manifest")
+    assert [ref[2:8] for ref in index_shards(f"{scheme}{copy}")] == expected
+    assert [message.split(";")[0] for message in caplog.messages] == [f"{scheme}{copy} has no index"] * 2
+
+
+class BusyFileSystem(LocalFileSystem):
+    """A store that lists files and does not hand out the manifest."""
+
+    protocol = "busy"
+
+    def cat_file(self, path, *args, **kwargs):
+        raise TimeoutError("no answer")
+
+
+fsspec.register_implementation("busy", BusyFileSystem, clobber=True)
+
+
+def test_a_store_that_does_not_answer_is_no_reason_to_read_all_shards(shards, opened):
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read \(no answer\)"):
+        index_shards(f"busy://{shards}")
+    assert opened == []
 
 
 def test_deleted_shards_are_noticed(copy, caplog, capsys):
