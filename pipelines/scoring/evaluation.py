@@ -16,7 +16,7 @@ from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.data.shards import replacing, require_row
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.prediction import Prediction
@@ -136,6 +136,8 @@ class ChunkScorer:
                     lost = bool(np.isnan(truth).any())
                     histogram.update([prediction.anomaly_map], [truth], inside)
                 score, uncertainty = prediction.image_score, prediction.uncertainty
+            except OutputError:  # no room for a copy of a shard, which is nothing of this image
+                raise
             except BayesPFLError as error:  # one image never ends an evaluation: it is listed
                 problem = str(error)
             scores.append(score)
@@ -214,11 +216,12 @@ class FinishedChunks:
     def _columns(path: Path, names: Sequence[str] | None) -> dict[str, Any]:
         """Columns of a chunk's file, all of them for None."""
         with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-            chosen = table.column_names if names is None else names
+            schema = pa.ipc.open_file(source).schema
+            fields = [schema.get_field_index(name) for name in names or schema.names]
+            table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
             return {
                 name: table[name][0].as_py() if name == "problems" else np.array(table[name][0].values)
-                for name in chosen
+                for name in table.column_names
             }
 
     def add(self, row: dict[str, Any]) -> None:
