@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import multiplies_bfloat16
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
-from bayes_pfl.data.preprocess import image_tensor
+from bayes_pfl.data.pixels import image_tensor
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths

@@ -130,7 +130,8 @@ def _evaluation(folder: Path) -> tuple[Any, Any, list[str], Any]:
     from bayes_pfl.data.preprocess import MAX_PIXELS
     from bayes_pfl.data.samples import index_shards
     from bayes_pfl.inference.bundle import load_bundle
-    from pipelines.scoring.evaluation import FinishedChunks, ScoringTask
+    from pipelines.scoring.evaluation import FinishedChunks
+    from pipelines.scoring.task import ScoringTask
 
     refs = index_shards(folder / "shards", "test")
     task = ScoringTask(load_bundle("embedded"), 10, 0, 1, "cpu", MAX_PIXELS)

@@ -19,7 +19,7 @@ from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
@@ -111,12 +111,12 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         TrainingError: no trial has a result.
     """
     settings = with_absolute_paths(settings)
+    settings = settings.model_copy(update={"cluster": with_gpus(settings.cluster, 1)})
     sweep, store = settings.sweep, Store(settings.output)
     wanted = [] if sweep.bayesian_trials else combine(sweep)
     for overrides in wanted or combine(sweep.model_copy(update={"bayesian_trials": None, "random_trials": 5})):
         trial_settings(settings, overrides)  # every value is valid before anything starts
     training, validation = split_samples(settings)
-    require_gpu(settings.cluster.use_gpu)
     check_store(settings.tracking)
     require_masks(training)
     require_selection(validation, settings.backbone.image_size, "A sweep")

@@ -36,21 +36,32 @@ class FeatureKey(NamedTuple):
     dtype: str
     shape: tuple[int, int, int, int]
     """(layers, patches, patch width, joint width)."""
+    precision: str = "float32"
+    """Of the encoder's matrix products."""
+
+    def plain(self) -> dict[str, Any]:
+        """The key as JSON has it, without what keys of older folders do not have.
+
+        Returns:
+            Values by name.
+        """
+        return {name: value for name, value in self._asdict().items() if self._field_defaults.get(name) != value}
 
     @classmethod
-    def of(cls, backbone: Backbone, dtype: str) -> "FeatureKey":
-        """The key of a loaded backbone's features in a precision.
+    def of(cls, backbone: Backbone, dtype: str, precision: str = "float32") -> "FeatureKey":
+        """The key of a loaded backbone's features.
 
         Args:
             backbone: the encoder.
-            dtype: a name of `DTYPES`.
+            dtype: a name of `DTYPES`: of the features as they are stored.
+            precision: of the encoder's matrix products.
 
         Returns:
             The key.
         """
         config, grid = backbone.config, backbone.grid
         shape = (len(config.feature_layers), grid[0] * grid[1], backbone.patch_width, backbone.joint_width)
-        return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape)
+        return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape, precision)
 
 
 class EncodedSample(NamedTuple):
@@ -102,7 +113,7 @@ def write_key(folder: Path | str, key: FeatureKey) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    Store(folder).write_json(KEY_FILE, key._asdict())
+    Store(folder).write_json(KEY_FILE, key.plain())
 
 
 def read_key(folder: Path | str) -> FeatureKey:
@@ -139,7 +150,7 @@ def fitting_key(folder: Path | str, backbone: Backbone) -> FeatureKey:
         DataError: the folder holds no features, or those of another backbone, weights, layers or size.
     """
     key = read_key(folder)
-    wanted = FeatureKey.of(backbone, key.dtype)
+    wanted = FeatureKey.of(backbone, key.dtype, key.precision)
     if wanted != key:
         different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(key, name)]
         raise DataError(

@@ -20,7 +20,7 @@ def usable_device(name: str | torch.device) -> torch.device:
     """A device that torch can compute on here.
 
     Args:
-        name: such as "cpu", "cuda" or "cuda:1".
+        name: such as "cpu", "cuda" or "cuda:1"; "auto": a GPU where there is one, else the CPU.
 
     Returns:
         The device.
@@ -28,6 +28,8 @@ def usable_device(name: str | torch.device) -> torch.device:
     Raises:
         ConfigError: the name is unknown, or there is no such device here.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -77,6 +79,21 @@ def placed(backbone: Backbone, device: torch.device, reduce: bool = False) -> Ba
         changed = changed or not same
         copies[id(tensor)] = tensor if same else _like(tensor, value)
     return copy.deepcopy(backbone, copies) if changed else backbone
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the CPU's memory to a GPU through pinned memory, while the GPU still computes.
+
+    Args:
+        tensor: on any device.
+        device: where it is needed.
+
+    Returns:
+        The tensor there: itself where it is there already.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def is_reduced(backbone: Backbone) -> bool:

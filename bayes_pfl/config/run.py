@@ -45,6 +45,9 @@ class BackboneConfig(Settings):
         return self
 
 
+NumSamples = Annotated[int, Field(ge=1)] | Literal["auto"]
+"""R, or as many as the image score needs to be clear of its threshold (`Detector.predict`)."""
+
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from bayes_pfl.data.augment import augment, keyed_random, mosaic
 from bayes_pfl.data.index import read_index
-from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
+from bayes_pfl.data.pixels import square_pixels
+from bayes_pfl.data.preprocess import decode_image, decode_mask, mask_tensor
 from bayes_pfl.data.remote import is_remote, local_copy
 from bayes_pfl.data.shards import read_shard, require_row
 from bayes_pfl.errors import DataError, ImageError
@@ -43,7 +44,8 @@ class SampleRef(NamedTuple):
 class Sample(NamedTuple):
     """One image and its mask as tensors."""
 
-    image: Float[Tensor, "3 size size"]
+    image: UInt8[Tensor, "3 size size"]
+    """Not normalised yet."""
     mask: Float[Tensor, "size size"]
 
 
@@ -220,7 +222,7 @@ def _load(tables: dict[str, pa.Table], tiles: Sequence[SampleRef], size: int, au
     )
     if augmentation_seed is not None:
         image, mask = augment(image, mask, f"{augmentation_seed}/{tiles[0].sha256}")
-    return Sample(image_tensor(image, size), mask_tensor(mask, size))
+    return Sample(square_pixels(image, size), mask_tensor(mask, size))
 
 
 def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, np.ndarray]:
@@ -239,7 +241,7 @@ def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, n
     return image, mask
 
 
-def stack(samples: Sequence[Sample]) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch size size"]]:
+def stack(samples: Sequence[Sample]) -> tuple[UInt8[Tensor, "batch 3 size size"], Float[Tensor, "batch size size"]]:
     """Images and masks of a batch.
 
     Args:

@@ -16,84 +16,19 @@ from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.data.shards import replacing, require_row
-from bayes_pfl.errors import BayesPFLError, OutputError
-from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.prediction import Prediction
-from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.metrics import Metrics, PixelHistogram
-from pipelines.scoring.actors import inside_region, load_detector, read_row, through_actors, truth_mask
+from pipelines.scoring.actors import inside_region, read_row, truth_mask
+from pipelines.scoring.stages import ReadyImage, Rows, score_pieces, seen_by_model
+from pipelines.scoring.task import ScoringTask
 
 CHUNK = 16
 """Images of one category that go through an actor as one piece of work, and what a killed evaluation loses at most."""
 
 OPEN_SHARDS = 8
-"""That an actor holds open: a copy of a shard that is open cannot make room for the next."""
+"""That a process holds open: a copy of a shard that is open cannot make room for the next."""
 
 HISTOGRAM = ("bin", "normal", "anomalous", "region_weight")
-
-
-class ScoringTask(NamedTuple):
-    """What is asked of the actors: the model, and how it predicts."""
-
-    bundle: Bundle
-    num_samples: int
-    seed: int
-    threads: int
-    device: str
-    max_pixels: int
-    view: View = WHOLE
-    """How images are looked at."""
-    region_threshold: float | None = None
-    """Map value from which a pixel belongs to a region; None: no regions are wanted."""
-    full_resolution: bool = False
-    """Whether maps are scaled up to the images before pixels are counted."""
-    bits: int | None = None
-    """Of gray images with more than 8; None: as each file or its values say."""
-    options: DetectorOptions = DetectorOptions()
-    """How the model computes."""
-
-    @property
-    def looked_at(self) -> str:
-        """The way of looking in words: what a threshold belongs to."""
-        return self.view.name(self.bundle.config.backbone.image_size)
-
-    def predict(self, detector: Detector, image: Image.Image, class_name: str) -> Prediction:
-        """The prediction of one image.
-
-        Args:
-            detector: the model.
-            image: its pixels.
-            class_name: what it shows.
-
-        Returns:
-            The numbers of `Detector.predict_view`.
-
-        Raises:
-            ClassNameError: the name is blank or too long.
-            ImageError: the image is too narrow for tiles, or the region does not fit it.
-        """
-        return detector.predict_view(image, class_name, self.view, self.num_samples, self.seed)
-
-    def predict_all(
-        self, detector: Detector, images: Sequence[Image.Image], class_names: Sequence[str]
-    ) -> list[Prediction]:
-        """Predictions of several images; whole ones go together where the detector scores them so.
-
-        Args:
-            detector: the model.
-            images: their pixels.
-            class_names: what they show.
-
-        Returns:
-            One for each image.
-
-        Raises:
-            ClassNameError: as `predict`, and `ImageError`.
-        """
-        if self.view == WHOLE and len(images) > 1:
-            return detector.predict(images, class_names, self.num_samples, self.seed)
-        return [self.predict(detector, *pair) for pair in zip(images, class_names, strict=True)]
 
 
 class ScoredSamples(NamedTuple):
@@ -109,59 +44,138 @@ class ScoredSamples(NamedTuple):
     """Positions of images with a defect that vanishes at the size of the maps."""
 
 
-class ChunkScorer:
-    """One actor's detector; a call scores one chunk."""
+class ShardImages:
+    """Chunks of rows of shards as an `ImageSource`; a few shards stay open.
+
+    Args:
+        task: how images are looked at and measured.
+    """
 
     def __init__(self, task: ScoringTask) -> None:
-        self._task = task
-        self._detector = load_detector(task.bundle, task.threads, task.device, task.options)
+        self.view, self.image_size = task.view, task.image_size
+        self.max_pixels, self.full_resolution = task.max_pixels, task.full_resolution
         self._opened: dict[str, pa.Table] = {}
 
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        columns = ("shards", "rows", "sha256", "class_names", "labels")
-        shards, numbers, digests, names, labels = (rows[name][0].tolist() for name in columns)
-        histogram = PixelHistogram()
-        scores, uncertainties, problems, vanished = [], [], [], []
-        for shard, row, digest, name, label in zip(shards, numbers, digests, names, labels, strict=True):
-            score, uncertainty, problem, lost = np.nan, np.nan, "", False
-            try:
-                image, mask = self._read(shard, row, digest)
-                pixels = decode_image(image, self._task.max_pixels)
-                prediction = self._task.predict(self._detector, pixels, name)
-                if self._task.full_resolution:
-                    prediction = prediction._replace(anomaly_map=scaled_to(prediction.anomaly_map, pixels.size))
-                truth = truth_mask(mask, label, prediction, self._task.max_pixels)
-                inside = inside_region(self._task.view, truth, label, prediction)
-                if truth is not None:
-                    lost = bool(np.isnan(truth).any())
-                    histogram.update([prediction.anomaly_map], [truth], inside)
-                score, uncertainty = prediction.image_score, prediction.uncertainty
-            except OutputError:  # no room for a copy of a shard, which is nothing of this image
-                raise
-            except BayesPFLError as error:  # one image never ends an evaluation: it is listed
-                problem = str(error)
-            scores.append(score)
-            uncertainties.append(uncertainty)
-            problems.append(problem)
-            vanished.append(lost)
-        output: dict[str, Any] = {
-            "positions": [np.asarray(rows["positions"][0], np.int64)],
-            "scores": [np.array(scores)],
-            "uncertainties": [np.array(uncertainties)],
-            "problems": [json.dumps(problems)],
-            "vanished": [np.array(vanished, np.int64)],
-        }
-        for name, values in histogram.to_arrays().items():
-            output[f"histogram_{name}"] = [values]
-        return output
+    def count(self, rows: Rows) -> int:
+        """See `ImageSource`.
 
-    def _read(self, shard: str, row: int, digest: str) -> tuple[bytes, bytes | None]:
-        """Image and mask of a row that must hold the image of this SHA-256."""
-        read = read_row(shard, row, self._opened)
-        require_row(self._opened[shard], shard, row, digest)
+        Args:
+            rows: a chunk.
+
+        Returns:
+            Its images.
+        """
+        return len(rows["positions"][0])
+
+    def ready(self, rows: Rows, position: int) -> ReadyImage:
+        """See `ImageSource`.
+
+        Args:
+            rows: a chunk.
+            position: of the image in it.
+
+        Returns:
+            The image.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        image = decode_image(self.read(rows, position)[0], self.max_pixels)
+        seen = seen_by_model(image, self.view, self.image_size)
+        return ReadyImage(seen, str(rows["class_names"][0][position]), image.size)
+
+    def read(self, rows: Rows, position: int) -> tuple[bytes, bytes | None]:
+        """Encoded image and mask.
+
+        Args:
+            rows: a chunk.
+            position: of the image in it.
+
+        Returns:
+            The image, and the mask or None.
+
+        Raises:
+            DataError: the shard cannot be read, or holds another image in this row.
+            OutputError: there is no room for a copy of it.
+        """
+        shard, row, digest = (rows[name][0][position] for name in ("shards", "rows", "sha256"))
+        read = read_row(str(shard), int(row), self._opened)
+        require_row(self._opened[str(shard)], str(shard), int(row), str(digest))
         while len(self._opened) > OPEN_SHARDS:
             del self._opened[next(iter(self._opened))]
         return read
+
+    def collector(self, rows: Rows) -> "ChunkResults":
+        """See `ImageSource`.
+
+        Args:
+            rows: a chunk.
+
+        Returns:
+            A collector.
+        """
+        return ChunkResults(self, rows)
+
+
+class ChunkResults:
+    """Scores of a chunk, and the histogram of its pixels.
+
+    Args:
+        source: of its images.
+        rows: the chunk.
+    """
+
+    def __init__(self, source: ShardImages, rows: Rows) -> None:
+        self.source, self.rows = source, rows
+        self.histogram = PixelHistogram()
+        count = source.count(rows)
+        self.scores, self.uncertainties = np.full(count, np.nan), np.full(count, np.nan)
+        self.vanished, self.problems = np.zeros(count, np.int64), [""] * count
+
+    def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
+        """See `Collector`.
+
+        Args:
+            position: of the image in its chunk.
+            ready: the image.
+            prediction: of it.
+
+        Raises:
+            ImageError: its mask cannot be compared with the prediction.
+        """
+        source, label = self.source, int(self.rows["labels"][0][position])
+        if source.full_resolution:
+            prediction = prediction._replace(anomaly_map=scaled_to(prediction.anomaly_map, ready.size))
+        truth = truth_mask(source.read(self.rows, position)[1], label, prediction, source.max_pixels)
+        inside = inside_region(source.view, truth, label, prediction)
+        if truth is not None:
+            self.vanished[position] = np.isnan(truth).any()
+            self.histogram.update([prediction.anomaly_map], [truth], inside)
+        self.scores[position], self.uncertainties[position] = prediction.image_score, prediction.uncertainty
+
+    def refuse(self, position: int, reason: str) -> None:
+        """See `Collector`.
+
+        Args:
+            position: of the image in its chunk.
+            reason: as a sentence.
+        """
+        self.problems[position], self.vanished[position] = reason, 0
+
+    def row(self) -> dict[str, Any]:
+        """See `Collector`.
+
+        Returns:
+            Columns of arrays, and the problems in JSON.
+        """
+        return {
+            "positions": np.asarray(self.rows["positions"][0], np.int64),
+            "scores": self.scores,
+            "uncertainties": self.uncertainties,
+            "problems": json.dumps(self.problems),
+            "vanished": self.vanished,
+            **{f"histogram_{name}": values for name, values in self.histogram.to_arrays().items()},
+        }
 
 
 def scaled_to(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -205,7 +219,7 @@ class FinishedChunks:
             first: position of its first image.
 
         Returns:
-            The row of `ChunkScorer`.
+            The row of `ChunkResults`.
         """
         return self._columns(self._path(first), None)
 
@@ -228,7 +242,7 @@ class FinishedChunks:
         """Keep a chunk, whole or not at all.
 
         Args:
-            row: a row of `ChunkScorer`.
+            row: a row of `ChunkResults`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         columns = {name: pa.array([value]) for name, value in row.items()}
@@ -281,7 +295,7 @@ def score_samples(
         advance: called with numbers of images that are done.
 
     Returns:
-        Scores, histograms, problems, and whose defects vanish.
+        Scores, pixel metrics, problems, and whose defects vanish.
     """
     result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {}, [])
     missing, histograms = Counter(groups), dict[str, PixelHistogram]()
@@ -322,7 +336,7 @@ def _rows(
     ]
     if not work:
         return
-    for row in through_actors(work, ChunkScorer, {"task": task}, actors, task.device == "cuda"):
+    for row in score_pieces(ShardImages(task), task, work, actors):
         arrays = {name: value if name == "problems" else np.asarray(value) for name, value in row.items()}
         finished.add(arrays)
         yield arrays

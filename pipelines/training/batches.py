@@ -10,10 +10,11 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayes_pfl.clip.features import FeatureShards, collate
+from bayes_pfl.clip.placement import on_device
 from bayes_pfl.config import TrainingConfig
+from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.samples import UNAUGMENTED, Mosaics, SampleRef, global_batches
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.method import TrainingBatch
@@ -22,6 +23,8 @@ from pipelines.training.decoding import decode, tile_columns
 
 EpochPlan = list[tuple[list[int], int | None]]
 """Batches in order: positions in the list of references, and the augmentation's seed, or None without augmentation."""
+
+COLUMNS = ("images", "masks")
 
 PLANNED_BATCHES = 256
 """Batches of a plan that Ray's object store holds at a time."""
@@ -141,10 +144,5 @@ def _decoded(
     for (positions, _), batch in zip(plan, dataset.iter_batches(batch_size=None, prefetch_batches=2), strict=True):
         if batch["error"][0]:
             raise DataError(str(batch["error"][0]))
-        yield trainer.batch(
-            _tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions]
-        )
-
-
-def _tensor(column: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(column[0], np.float32))
+        images, masks = (on_device(torch.from_numpy(np.array(batch[name][0])), trainer.device) for name in COLUMNS)
+        yield trainer.batch(normalized(images), masks.float(), [refs[position] for position in positions])

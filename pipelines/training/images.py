@@ -90,7 +90,7 @@ def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef]
         for ref in refs:
             content = [kind, ref.sha256, ref.category, ref.class_name, ref.label, ref.mask_sha256]
             digest.update(json.dumps(content).encode())
-    key = "" if features is None else json.dumps(read_key(features)._asdict(), sort_keys=True)
+    key = "" if features is None else json.dumps(read_key(features).plain(), sort_keys=True)
     return f"{digest.hexdigest()} {key}"
 
 

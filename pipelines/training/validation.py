@@ -47,17 +47,17 @@ def validate(
         return {}
     detector = current_detector(trainer, settings)
     scores = torch.zeros(len(refs), dtype=torch.float64)
+    step = 1 if shards is not None else detector.images_at_once
     pixel = {}
-    for category, positions in by_category(refs).items():  # one histogram in memory at a time
+    for category, members in by_category(refs).items():  # one histogram in memory at a time
         histogram = PixelHistogram()
-        for position in positions:
-            if position % workers != rank:
-                continue
-            predictions, mask = predict_ref(detector, refs[position], [VALIDATION_SAMPLES], shards)
-            prediction = predictions[VALIDATION_SAMPLES]
-            scores[position] = prediction.image_score
-            if mask is not None:
-                histogram.update([prediction.anomaly_map], [mask])
+        mine = [position for position in members if position % workers == rank]
+        for positions in (mine[start : start + step] for start in range(0, len(mine), step)):
+            predicted = _predicted(detector, [refs[position] for position in positions], shards)
+            for position, (prediction, mask) in zip(positions, predicted, strict=True):
+                scores[position] = prediction.image_score
+                if mask is not None:
+                    histogram.update([prediction.anomaly_map], [mask])
         pixel[category] = _merged(histogram, workers).metrics()
     if workers > 1:
         dist.all_reduce(scores)
@@ -110,9 +110,7 @@ def predict_ref(
     Returns:
         Predictions by R, and the mask (see `truth_mask`).
     """
-    opened: dict[str, pa.Table] = {}
-    image, mask = read_row(ref.shard, ref.row, opened)
-    require_row(opened[ref.shard], ref.shard, ref.row, ref.sha256)
+    image, mask = _row_of(ref)
     if shards is None:
         nested = detector.predict_nested([image], [ref.class_name], num_samples)[0]
     else:
@@ -120,6 +118,30 @@ def predict_ref(
         features, _ = collate([sample])
         nested = detector.predict_features(features, sample.draw_key, ref.class_name, num_samples)
     return nested, truth_mask(mask, ref.label, nested[num_samples[0]])
+
+
+def _predicted(
+    detector: Detector, refs: Sequence[SampleRef], shards: FeatureShards | None
+) -> list[tuple[Prediction, np.ndarray | None]]:
+    """Predictions of samples that are scored together, and their masks."""
+    if shards is not None:
+        nested = [predict_ref(detector, ref, [VALIDATION_SAMPLES], shards) for ref in refs]
+        return [(predictions[VALIDATION_SAMPLES], mask) for predictions, mask in nested]
+    rows = [_row_of(ref) for ref in refs]
+    names = [ref.class_name for ref in refs]
+    predictions = detector.predict([image for image, _ in rows], names, VALIDATION_SAMPLES)
+    return [
+        (prediction, truth_mask(mask, ref.label, prediction))
+        for ref, (_, mask), prediction in zip(refs, rows, predictions, strict=True)
+    ]
+
+
+def _row_of(ref: SampleRef) -> tuple[bytes, bytes | None]:
+    """Image and mask of a sample."""
+    opened: dict[str, pa.Table] = {}
+    row = read_row(ref.shard, ref.row, opened)
+    require_row(opened[ref.shard], ref.shard, ref.row, ref.sha256)
+    return row
 
 
 def _merged(histogram: PixelHistogram, workers: int) -> PixelHistogram:

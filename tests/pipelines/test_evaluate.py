@@ -27,7 +27,9 @@ from bayes_pfl.metrics import pixel_metrics
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import ingest
-from pipelines.scoring.evaluation import ChunkScorer, FinishedChunks, ScoringTask, score_samples
+from pipelines.scoring import stages
+from pipelines.scoring.evaluation import FinishedChunks, ShardImages, score_samples
+from pipelines.scoring.task import ScoringTask
 
 pytestmark = pytest.mark.ray
 
@@ -188,15 +190,14 @@ def test_a_full_cache_ends_an_evaluation_and_a_changed_row_is_listed(work, tmp_p
     ref = index_shards(f"file://{shards}", "test")[0]
     values = {"shards": ref.shard, "rows": ref.row, "sha256": ref.sha256, "class_names": "gear", "labels": ref.label}
     rows = {name: [np.array([value])] for name, value in {**values, "positions": 0}.items()}
-    scorer = ChunkScorer(ScoringTask(load_bundle(bundle), 3, 0, 1, "cpu", MAX_PIXELS))
+    source = ShardImages(ScoringTask(load_bundle(bundle), 3, 0, 1, "cpu", MAX_PIXELS))
     with monkeypatch.context() as patch:
         patch.setenv("BAYES_PFL_CACHE_GB", "0.000001")
         with pytest.raises(OutputError, match=r"No room in .* for a copy"):
-            scorer(rows)
-    assert json.loads(scorer(rows)["problems"][0]) == [""]
-    changed = scorer({**rows, "sha256": [np.array(["0" * 64])]})
-    assert "has changed since its index was written or read" in changed["problems"][0]
-    assert np.isnan(changed["scores"][0]).all()
+            stages._attempt(source.ready, rows, 0)
+    assert stages._attempt(source.ready, rows, 0).class_name == "gear"
+    changed = stages._attempt(source.ready, {**rows, "sha256": [np.array(["0" * 64])]}, 0)
+    assert "has changed since its index was written or read" in changed
 
 
 def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):
