@@ -253,6 +253,18 @@ class TestFewImages:
         assert max(abs(a - b) for a, b in pairs) < 1e-6
         assert [result.error for result in together] == [result.error for result in alone]
 
+    def test_as_many_samples_as_the_threshold_needs(self, bundle, detector, few, tmp_path, capsys):
+        given = (few / "000.png", "--class-name", "gear", "--json")
+        (expected,) = detector.predict([few / "000.png"], ["gear"], "auto", threshold=0.9)
+        assert score(bundle, *given, "--threshold", "0.9", samples="auto") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["rows"][0]["pred_score"], answer["num_samples"]) == (expected.image_score, "auto")
+        for more in ((), ("--threshold", "0.9", "--tile")):
+            assert score(bundle, *given, *more, samples="auto") == 2
+            assert "num_samples can be auto for whole images and with a threshold" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            score(bundle, few, "--class-name", "gear", samples="many")
+
     def test_bits_are_as_said(self, bundle, detector, tmp_path, capsys):
         values = np.random.default_rng(0).integers(0, 900, (40, 30)).astype(np.uint16)
         Image.fromarray(values).save(tmp_path / "dark.png")
