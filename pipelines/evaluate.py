@@ -293,7 +293,7 @@ def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], 
     """All samples of all datasets through one pool of actors."""
     finished = FinishedChunks(home() / "evaluations", task, refs)
     start_ray(actors.number, actors.gpus)
-    done = sum(len(row["positions"]) for row in finished.read().values())
+    done = sum(map(len, finished.positions().values()))
     before = f"; {done:,} of them were done before" if done else ""
     print(
         f"Scoring {counted(len(refs), 'image')} with R = {task.num_samples} on "
@@ -310,12 +310,12 @@ def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any
     scores = scored.scores[dataset.positions]
     chosen = [index for index, score in enumerate(scores) if np.isfinite(score)]
     refs, kinds = [dataset.refs[index] for index in chosen], dataset.manifest["metrics"]
-    pixel = {ref.category: scored.histograms[f"{dataset.name}/{ref.category}"] for ref in refs}
+    pixel = {category: scored.pixel[f"{dataset.name}/{category}"] for category in {ref.category for ref in refs}}
     per_category = metrics_by_category(
         [ref.category for ref in refs],
         [ref.label for ref in refs],
         scores[chosen] if "image" in kinds else None,
-        {category: histogram.metrics() for category, histogram in pixel.items()} if "pixel" in kinds else {},
+        pixel if "pixel" in kinds else {},
     )
     return {
         "images": len(dataset.refs),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.features import FeatureShards
+from bayes_pfl.clip.features import fitting_key
 from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
@@ -186,7 +186,7 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
     check_store(settings.tracking)
     backbone = Backbone(settings.backbone)
     if settings.data.features is not None:
-        FeatureShards(settings.data.features, backbone)
+        fitting_key(settings.data.features, backbone)
     return backbone
 
 

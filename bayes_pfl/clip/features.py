@@ -136,6 +136,29 @@ def read_key(folder: Path | str) -> FeatureKey:
         raise DataError(f"{folder} holds no frozen features; make them with `bayes-pfl features`.") from error
 
 
+def fitting_key(folder: Path | str, backbone: Backbone) -> FeatureKey:
+    """What the folder's features depend on; no feature is read.
+
+    Args:
+        folder: path or URI.
+        backbone: the encoder that they must be of.
+
+    Returns:
+        The key.
+
+    Raises:
+        DataError: the folder holds no features, or those of another backbone, weights, layers or size.
+    """
+    key = read_key(folder)
+    wanted = FeatureKey.of(backbone, key.dtype, key.precision)
+    if wanted != key:
+        different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(key, name)]
+        raise DataError(
+            f"{folder} has features of another {', '.join(different)}; make them anew with `bayes-pfl features`."
+        )
+    return key
+
+
 class FeatureShards:
     """All features of a folder, memory-mapped: a sample's pages are read when it is loaded.
 
@@ -148,13 +171,7 @@ class FeatureShards:
     """
 
     def __init__(self, folder: Path | str, backbone: Backbone) -> None:
-        self.key = read_key(folder)
-        wanted = FeatureKey.of(backbone, self.key.dtype, self.key.precision)
-        if wanted != self.key:
-            different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(self.key, name)]
-            raise DataError(
-                f"{folder} has features of another {', '.join(different)}; make them anew with `bayes-pfl features`."
-            )
+        self.key = fitting_key(folder, backbone)
         self._batches: list[pa.RecordBatch] = []
         self._where: dict[tuple[str, int], tuple[int, int]] = {}
         for name in Store(folder).names():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,9 @@ from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.data.shards import replacing
+from bayes_pfl.data.shards import replacing, require_row
 from bayes_pfl.inference.prediction import Prediction
-from bayes_pfl.metrics import PixelHistogram
+from bayes_pfl.metrics import Metrics, PixelHistogram
 from pipelines.scoring.actors import inside_region, read_row, truth_mask
 from pipelines.scoring.stages import ReadyImage, Rows, score_pieces, seen_by_model
 from pipelines.scoring.task import ScoringTask
@@ -24,16 +25,19 @@ from pipelines.scoring.task import ScoringTask
 CHUNK = 16
 """Images of one category that go through an actor as one piece of work, and what a killed evaluation loses at most."""
 
+OPEN_SHARDS = 8
+"""That a process holds open: a copy of a shard that is open cannot make room for the next."""
+
 HISTOGRAM = ("bin", "normal", "anomalous", "region_weight")
 
 
 class ScoredSamples(NamedTuple):
-    """Image scores by position, histograms by group, why some images have no score, and whose defects vanish."""
+    """Image scores by position, pixel metrics by group, why some images have no score, and whose defects vanish."""
 
     scores: np.ndarray
     """NaN for an image without a score."""
     uncertainties: np.ndarray
-    histograms: dict[str, PixelHistogram]
+    pixel: dict[str, Metrics]
     problems: dict[int, str]
     """Position -> sentence."""
     vanished: list[int]
@@ -41,7 +45,7 @@ class ScoredSamples(NamedTuple):
 
 
 class ShardImages:
-    """Chunks of rows of shards as an `ImageSource`; shards stay open.
+    """Chunks of rows of shards as an `ImageSource`; a few shards stay open.
 
     Args:
         task: how images are looked at and measured.
@@ -91,9 +95,15 @@ class ShardImages:
             The image, and the mask or None.
 
         Raises:
-            DataError: the shard cannot be read.
+            DataError: the shard cannot be read, or holds another image in this row.
+            OutputError: there is no room for a copy of it.
         """
-        return read_row(str(rows["shards"][0][position]), int(rows["rows"][0][position]), self._opened)
+        shard, row, digest = (rows[name][0][position] for name in ("shards", "rows", "sha256"))
+        read = read_row(str(shard), int(row), self._opened)
+        require_row(self._opened[str(shard)], str(shard), int(row), str(digest))
+        while len(self._opened) > OPEN_SHARDS:
+            del self._opened[next(iter(self._opened))]
+        return read
 
     def collector(self, rows: Rows) -> "ChunkResults":
         """See `ImageSource`.
@@ -191,19 +201,42 @@ class FinishedChunks:
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 
-    def read(self) -> dict[int, dict[str, Any]]:
-        """What an earlier, unfinished run left.
+    def positions(self) -> dict[int, list[int]]:
+        """Which images an earlier, unfinished run has scored.
 
         Returns:
-            Rows of `ChunkResults` by their first position.
+            Positions of each chunk's images, by the first of them.
         """
-        rows = {}
-        for path in sorted(self.folder.glob("chunk-*.arrow")):
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-                row = {name: np.array(table[name][0].values) for name in table.column_names if name != "problems"}
-                rows[int(row["positions"][0])] = {**row, "problems": table["problems"][0].as_py()}
-        return rows
+        chunks = (
+            self._columns(path, ("positions",))["positions"] for path in sorted(self.folder.glob("chunk-*.arrow"))
+        )
+        return {int(positions[0]): positions.tolist() for positions in chunks}
+
+    def row(self, first: int) -> dict[str, Any]:
+        """One chunk of an earlier run.
+
+        Args:
+            first: position of its first image.
+
+        Returns:
+            The row of `ChunkResults`.
+        """
+        return self._columns(self._path(first), None)
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"chunk-{first:08d}.arrow"
+
+    @staticmethod
+    def _columns(path: Path, names: Sequence[str] | None) -> dict[str, Any]:
+        """Columns of a chunk's file, all of them for None."""
+        with pa.memory_map(str(path)) as source:
+            schema = pa.ipc.open_file(source).schema
+            fields = [schema.get_field_index(name) for name in names or schema.names]
+            table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
+            return {
+                name: table[name][0].as_py() if name == "problems" else np.array(table[name][0].values)
+                for name in table.column_names
+            }
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a chunk, whole or not at all.
@@ -214,11 +247,11 @@ class FinishedChunks:
         self.folder.mkdir(parents=True, exist_ok=True)
         columns = {name: pa.array([value]) for name, value in row.items()}
         with (
-            replacing(self.folder / f"chunk-{int(row['positions'][0]):08d}.arrow") as temporary,
+            replacing(self._path(int(row["positions"][0]))) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
         ):
             table = pa.table(columns)
-            with pa.ipc.new_file(sink, table.schema) as writer:
+            with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
                 writer.write_table(table)
 
     def remove(self) -> None:
@@ -262,19 +295,23 @@ def score_samples(
         advance: called with numbers of images that are done.
 
     Returns:
-        Scores, histograms, problems, and whose defects vanish.
+        Scores, pixel metrics, problems, and whose defects vanish.
     """
     result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {}, [])
+    missing, histograms = Counter(groups), dict[str, PixelHistogram]()
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
         result.scores[positions], result.uncertainties[positions] = row["scores"], row["uncertainties"]
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
         result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())
-        histogram = PixelHistogram.from_arrays({name: row[f"histogram_{name}"] for name in HISTOGRAM})
         group = groups[positions[0]]
-        earlier = result.histograms.get(group)
-        result.histograms[group] = histogram if earlier is None else earlier.merge(histogram)
+        if group not in histograms:
+            histograms[group] = PixelHistogram()
+        histograms[group].add({name: row[f"histogram_{name}"] for name in HISTOGRAM})
+        missing[group] -= len(positions)
+        if not missing[group]:  # chunks come group by group, so few histograms are in memory
+            result.pixel[group] = histograms.pop(group).metrics()
         advance(len(positions))
     return result
 
@@ -283,18 +320,19 @@ def _rows(
     task: ScoringTask, refs: Sequence[SampleRef], groups: Sequence[str], finished: FinishedChunks, actors: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of all chunks: the finished ones, then the others as they come."""
-    earlier = finished.read()
-    yield from earlier.values()
+    earlier, pieces = finished.positions(), chunks(groups)
+    yield from (finished.row(piece[0]) for piece in pieces if earlier.get(piece[0]) == piece)
     work = [
         {
             "positions": positions,
             "shards": [refs[position].shard for position in positions],
             "rows": [refs[position].row for position in positions],
+            "sha256": [refs[position].sha256 for position in positions],
             "class_names": [refs[position].class_name for position in positions],
             "labels": [refs[position].label for position in positions],
         }
-        for positions in chunks(groups)
-        if positions[0] not in earlier
+        for positions in pieces
+        if earlier.get(positions[0]) != positions
     ]
     if not work:
         return

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.images import ImageLike, prepare_image
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE, View
@@ -271,6 +271,8 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, or the sentence with which it refuses: no image ends the work on the others."""
     try:
         return function(*arguments)
+    except OutputError:  # no room for a copy of a file by URI, which is nothing of this image
+        raise
     except BayesPFLError as error:
         return str(error)
     except OSError as error:

@@ -15,7 +15,7 @@ from bayes_pfl.clip.features import FeatureShards, collate
 from bayes_pfl.clip.placement import on_device
 from bayes_pfl.config import TrainingConfig
 from bayes_pfl.data.pixels import normalized
-from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, global_batches, mosaic_partners
+from bayes_pfl.data.samples import UNAUGMENTED, Mosaics, SampleRef, global_batches
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.method import TrainingBatch
 from bayes_pfl.training.trainer import Trainer, mean_terms
@@ -65,9 +65,9 @@ def image_batches(
     Raises:
         DataError: an image cannot be trained on.
     """
-    batches = iter(plan)
+    batches, mosaics = iter(plan), Mosaics(refs)
     while part := list(islice(batches, PLANNED_BATCHES)):
-        yield from _decoded(trainer, refs, part, cpus)
+        yield from _decoded(trainer, refs, mosaics, part, cpus)
 
 
 def feature_batches(
@@ -119,16 +119,19 @@ def feature_epochs(trainer: Trainer, shards: FeatureShards, refs: Sequence[Sampl
         yield mean_terms([trainer.step(batch) for batch in batches])
 
 
-def _decoded(trainer: Trainer, refs: Sequence[SampleRef], plan: EpochPlan, cpus: float) -> Iterator[TrainingBatch]:
+def _decoded(
+    trainer: Trainer, refs: Sequence[SampleRef], mosaics: Mosaics, plan: EpochPlan, cpus: float
+) -> Iterator[TrainingBatch]:
     """The batches of one piece of a plan, through a Ray Data pipeline of its own."""
     import ray
 
     probability = trainer.run.training.mosaic_probability
-    partners = {seed: mosaic_partners(refs, seed, probability) for seed in dict.fromkeys(seed for _, seed in plan)}
     rows = [
         {
             "seed": UNAUGMENTED if seed is None else seed,
-            **tile_columns([(refs[position], *partners[seed][position]) for position in positions]),
+            **tile_columns(
+                [(ref, *mosaics.partners(ref, seed, probability)) for ref in map(refs.__getitem__, positions)]
+            ),
         }
         for positions, seed in plan
     ]

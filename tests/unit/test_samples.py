@@ -1,5 +1,7 @@
 """Which rows take part, in which order, and what becomes of their bytes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -135,13 +137,20 @@ def test_a_mosaic_keeps_the_labelled_pixels_of_its_four_images(shards):
         assert float(difference) < 0.35
 
 
+def copies_of(cache: Path) -> list[str]:
+    """Names of the files whose copies lie in a cache."""
+    return sorted(path.name.partition("-")[2] for path in cache.rglob("*") if path.is_file())
+
+
 def test_shards_are_read_by_uri(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path / "cache"))
     by_uri, by_path = index_shards(f"file://{shards}"), index_shards(shards)
     assert [ref.sample_id for ref in by_uri] == [ref.sample_id for ref in by_path]
     assert all(ref.shard.startswith("file://") for ref in by_uri)
+    assert copies_of(tmp_path / "cache") == ["index.arrow"]
     assert torch.equal(load_samples(by_uri[:2], 32)[1].image, load_samples(by_path[:2], 32)[1].image)
-    copies = list((tmp_path / "cache").rglob("shard-*.arrow"))
-    assert len(copies) == len(shard_paths(shards))
+    assert copies_of(tmp_path / "cache") == ["index.arrow", "shard-00000.arrow"]
+    load_samples(by_uri, 32)
+    assert copies_of(tmp_path / "cache") == ["index.arrow", *(path.name for path in shard_paths(shards))]
     with pytest.raises(DataError, match="holds no shards"):
         index_shards(f"file://{tmp_path}")
