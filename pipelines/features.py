@@ -14,12 +14,13 @@ from pydantic import Field
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
-from bayes_pfl.config import BackboneConfig, Settings, parse_config, read_config
+from bayes_pfl.config import DetectorConfig, parse_config, read_config
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
 from bayes_pfl.data.shards import MANIFEST_FOLDER
 from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.inference.images import noise_key
+from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.platform.cluster import require_gpu, start_ray
 from pipelines.platform.progress import progress
 from pipelines.platform.storage import absolute
@@ -29,10 +30,9 @@ from pipelines.training.decoding import tile_columns, tiles_of
 IMAGES_PER_SHARD = 64
 
 
-class FeatureSettings(Settings):
-    """Which features of which images."""
+class FeatureSettings(DetectorConfig):
+    """Which features of which images: `model` and `backbone` as in a training configuration, `scoring` is ignored."""
 
-    backbone: BackboneConfig = BackboneConfig()
     shards: str = Field("shards/train", description="folder or URI of shards")
     split: str | None = Field("test", description="split that is encoded; none: all")
     output: str = Field("features/train", description="folder or URI for the features")
@@ -101,7 +101,8 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     folder = absolute(settings.output).rstrip("/")
     store = Store(folder)
     refs = index_shards(settings.shards, settings.split)
-    key = FeatureKey.of(Backbone(settings.backbone), settings.dtype)
+    backbone = Backbone(settings.backbone)
+    key = FeatureKey.of(backbone, settings.dtype, frozen_encoder(settings.model, backbone).kind)
     if MANIFEST_FOLDER in store.names() and read_key(folder) != key:
         raise DataError(
             f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
@@ -141,7 +142,8 @@ class Encoder:
         self._output = settings.output
         self._device = torch.device("cuda" if settings.use_gpu else "cpu")
         self._backbone = Backbone(settings.backbone).to(self._device)
-        self._key = FeatureKey.of(self._backbone, settings.dtype)
+        self._frozen = frozen_encoder(settings.model, self._backbone)
+        self._key = FeatureKey.of(self._backbone, settings.dtype, self._frozen.kind)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         view, tiles = int(rows["view"][0]), tiles_of(rows)
@@ -152,6 +154,6 @@ class Encoder:
     def _encode(self, tiles: list[SampleRef], view: int) -> EncodedSample:
         size, seed = self._backbone.config.image_size, None if view == UNAUGMENTED else view
         sample = load_samples([tiles[0]], size, seed, [tiles[1:]])[0]
-        features = self._backbone.encode_image(sample.image[None].to(self._device))
+        features = self._frozen.encode_image(sample.image[None].to(self._device))
         patches = features.patches[:, 0].cpu()
         return EncodedSample(tiles[0], view, noise_key(sample.image), features.image[0].cpu(), patches, sample.mask)

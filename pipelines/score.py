@@ -364,8 +364,8 @@ def _scored(
     if error is not None:
         return ScoredImage(None, None, error, None)
     assert score is not None
-    assert uncertainty is not None
-    return ScoredImage(float(score), float(uncertainty), None, png, regions, read_as)
+    spread = None if uncertainty is None or np.isnan(uncertainty) else float(uncertainty)
+    return ScoredImage(float(score), spread, None, png, regions, read_as)
 
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
 from bayes_pfl.data.remote import Store, landing, local_copy
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef
 from bayes_pfl.data.shards import MANIFEST_FOLDER
@@ -36,21 +36,33 @@ class FeatureKey(NamedTuple):
     dtype: str
     shape: tuple[int, int, int, int]
     """(layers, patches, patch width, joint width)."""
+    passes: str = ""
+    """Of `FeatureKind`: what a method computes beside or in place of a plain pass."""
 
     @classmethod
-    def of(cls, backbone: Backbone, dtype: str) -> "FeatureKey":
+    def of(cls, backbone: Backbone, dtype: str, kind: FeatureKind | None = None) -> "FeatureKey":
         """The key of a loaded backbone's features in a precision.
 
         Args:
             backbone: the encoder.
             dtype: a name of `DTYPES`.
+            kind: what a method takes from it; None: a plain pass.
 
         Returns:
-            The key.
+            The key. The weights' SHA-256 covers the positions, so also how they were resized.
         """
-        config, grid = backbone.config, backbone.grid
-        shape = (len(config.feature_layers), grid[0] * grid[1], backbone.patch_width, backbone.joint_width)
-        return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape)
+        config, kind = backbone.config, kind or backbone.plain_kind
+        layers, size = config.feature_layers, config.image_size
+        return cls(config.name, backbone.digest, layers, size, dtype, kind.shape, kind.passes)
+
+    def record(self) -> dict[str, Any]:
+        """What is written: without `passes` where it is empty, as before there was the field.
+
+        Returns:
+            What JSON can hold.
+        """
+        values = self._asdict()
+        return values if self.passes else {name: value for name, value in values.items() if name != "passes"}
 
 
 class EncodedSample(NamedTuple):
@@ -102,7 +114,7 @@ def write_key(folder: Path | str, key: FeatureKey) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    Store(folder).write_json(KEY_FILE, key._asdict())
+    Store(folder).write_json(KEY_FILE, key.record())
 
 
 def read_key(folder: Path | str) -> FeatureKey:
@@ -131,14 +143,15 @@ class FeatureShards:
     Args:
         folder: path, or URI whose files are copied first.
         backbone: the encoder that they must be of.
+        kind: what they must be of it; None: a plain pass.
 
     Raises:
         DataError: the folder holds no features, or those of another backbone, weights, layers or size.
     """
 
-    def __init__(self, folder: Path | str, backbone: Backbone) -> None:
+    def __init__(self, folder: Path | str, backbone: Backbone, kind: FeatureKind | None = None) -> None:
         self.key = read_key(folder)
-        wanted = FeatureKey.of(backbone, self.key.dtype)
+        wanted = FeatureKey.of(backbone, self.key.dtype, kind)
         if wanted != self.key:
             different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(self.key, name)]
             raise DataError(

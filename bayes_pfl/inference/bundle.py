@@ -18,7 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
-from bayes_pfl.config import DetectorConfig, parse_config
+from bayes_pfl.config import DetectorConfig, ModelConfig, parse_config
 from bayes_pfl.errors import BundleError, ConfigError
 
 FORMAT = 1
@@ -290,20 +290,19 @@ def resolve(source: str | Path) -> Path:
 
 def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -> str:
     """README.md of a bundle."""
-    model, backbone = config.model, config.backbone
+    backbone = config.backbone
     trained_on = (
         f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)"
         if images
         else "- Which images it was trained on is not recorded: evaluating on them cannot be refused"
     )
     lines = [
-        "# Bayes-PFL head",
+        "# Bayes-PFL head" if isinstance(config.model, ModelConfig) else f"# Head of {config.model.method}",
         "",
         f"- Backbone: {backbone.name}, weights `{backbone.pretrained}` "
         f"(SHA-256 {backbone.weights_sha256[:16]}...), not included",
         f"- Input: {backbone.image_size} px; vision blocks {', '.join(map(str, backbone.feature_layers))}",
-        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
-        f"K = {model.flow_length} flow steps",
+        _sizes(config),
         trained_on,
         "",
         "```json",
@@ -315,3 +314,14 @@ def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -
         "on it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sizes(config: DetectorConfig) -> str:
+    """A line of the model card: what is learned."""
+    model = config.model
+    if not isinstance(model, ModelConfig):
+        return f"- Method: {model.method}; its settings are in `bundle.json`"
+    return (
+        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
+        f"K = {model.flow_length} flow steps"
+    )

@@ -1,15 +1,87 @@
-"""Configuration -> method: the only place that knows every method by name."""
+"""Configuration -> method: the only place that knows every method by name, a row each."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, context_length, load_tokenizer
 from bayes_pfl.clip.class_names import ClassNames
-from bayes_pfl.config import DetectorConfig, RunConfig
-from bayes_pfl.methods.method import Method, TrainableMethod
+from bayes_pfl.config import DetectorConfig, MethodConfig, RunConfig
+from bayes_pfl.errors import ConfigError
+from bayes_pfl.methods.april_gan import AprilGan, april_gan_encoder, april_gan_objective
+from bayes_pfl.methods.clip_ad import ClipAd, clip_ad_encoder, clip_ad_objective
+from bayes_pfl.methods.ensemble import wording_tokens
+from bayes_pfl.methods.method import FrozenEncoder, Method, TrainableMethod, WithoutSamples
 from bayes_pfl.methods.prompt_flow.head import other_tokens
 from bayes_pfl.methods.prompt_flow.method import PromptFlow
 from bayes_pfl.methods.prompt_flow.objective import PromptFlowObjective
+from bayes_pfl.methods.winclip import WinClip, winclip_encoder
+
+Weights = dict[str, Tensor]
+
+
+class Row(NamedTuple):
+    """How a method is built from its settings, whose type it knows."""
+
+    encoder: Callable[[Any, Backbone], FrozenEncoder]
+    """What it takes from the frozen image encoder."""
+    method: Callable[[DetectorConfig, Backbone, torch.device, Weights], Method]
+    """Ready to score."""
+    objective: Callable[[RunConfig, Backbone, torch.device], TrainableMethod] | None
+    """To be trained; None where nothing is learned."""
+    other_tokens: Callable[[Any, Any], int]
+    """Tokens of its longest prompt beside start, class name and end of text, from settings and tokenizer."""
+    needs_training: bool = True
+    """Whether its default settings score only with weights."""
+
+
+def _plain(_: Any, backbone: Backbone) -> FrozenEncoder:
+    return FrozenEncoder(backbone.encode_image, backbone.plain_kind)
+
+
+def _winclip(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    if weights:
+        raise RuntimeError(f"WinCLIP learns nothing, but there are weights: {', '.join(sorted(weights))}")
+    return WithoutSamples(WinClip(_settings(config), backbone, device))
+
+
+def _april_gan(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    return WithoutSamples(AprilGan(_settings(config), backbone, device, weights))
+
+
+def _clip_ad(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    return WithoutSamples(ClipAd(_settings(config), backbone, device, weights))
+
+
+def _settings(config: DetectorConfig) -> Any:
+    return config.model
+
+
+def _sentence_tokens(model: Any, tokenizer: Any) -> int:
+    return wording_tokens(model.wording, tokenizer)
+
+
+METHODS: dict[str, Row] = {
+    "bayes_pfl": Row(_plain, PromptFlow, PromptFlowObjective, lambda model, _: other_tokens(model)),
+    "winclip": Row(winclip_encoder, _winclip, None, _sentence_tokens, needs_training=False),
+    "april_gan": Row(april_gan_encoder, _april_gan, april_gan_objective, _sentence_tokens),
+    "clip_ad": Row(clip_ad_encoder, _clip_ad, clip_ad_objective, _sentence_tokens, needs_training=False),
+}
+"""Every method by `model.method`."""
+
+
+def needs_training(method: str) -> bool:
+    """Whether a method can score only with weights, by its default settings.
+
+    Args:
+        method: name of the method.
+
+    Returns:
+        False for WinCLIP, and for CLIP-AD, whose SDP learns nothing.
+    """
+    return METHODS[method].needs_training
 
 
 def class_names(config: DetectorConfig) -> ClassNames:
@@ -24,8 +96,26 @@ def class_names(config: DetectorConfig) -> ClassNames:
     Raises:
         BackboneError: the architecture is unknown.
     """
-    backbone = config.backbone
-    return ClassNames(load_tokenizer(backbone), context_length(backbone), other_tokens(config.model))
+    tokenizer = load_tokenizer(config.backbone)
+    words = METHODS[config.model.method].other_tokens(config.model, tokenizer)
+    return ClassNames(tokenizer, context_length(config.backbone), words)
+
+
+def frozen_encoder(model: MethodConfig, backbone: Backbone) -> FrozenEncoder:
+    """What a method takes from the frozen image encoder, and nothing that is learned decides.
+
+    Args:
+        model: the method's settings.
+        backbone: the frozen CLIP.
+
+    Returns:
+        Images -> features, and their kind.
+
+    Raises:
+        BackboneError: the method cannot compute with this encoder.
+        ConfigError: its settings do not fit the encoder.
+    """
+    return METHODS[model.method].encoder(model, backbone)
 
 
 def build_method(
@@ -37,15 +127,17 @@ def build_method(
         config: what a bundle stores.
         backbone: the frozen CLIP, on `device`.
         device: where the method computes.
-        weights: state dict of the learned head.
+        weights: state dict of what is learned; empty where nothing is.
 
     Returns:
         The method.
 
     Raises:
         RuntimeError: the weights do not fit the configuration.
+        BackboneError: the method cannot compute with this encoder.
+        ConfigError: its settings do not fit the encoder.
     """
-    return PromptFlow(config, backbone, device, weights)
+    return METHODS[config.model.method].method(config, backbone, device, weights)
 
 
 def build_trainable_method(run: RunConfig, backbone: Backbone, device: torch.device) -> TrainableMethod:
@@ -58,5 +150,11 @@ def build_trainable_method(run: RunConfig, backbone: Backbone, device: torch.dev
 
     Returns:
         The method, untrained.
+
+    Raises:
+        ConfigError: it learns nothing.
     """
-    return PromptFlowObjective(run, backbone, device)
+    objective = METHODS[run.model.method].objective
+    if objective is None:
+        raise ConfigError(f"model.method '{run.model.method}' learns nothing: score with it at once.")
+    return objective(run, backbone, device)

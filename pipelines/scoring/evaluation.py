@@ -131,7 +131,7 @@ class ChunkScorer:
                 if truth is not None:
                     lost = bool(np.isnan(truth).any())
                     histogram.update([prediction.anomaly_map], [truth], inside)
-                score, uncertainty = prediction.image_score, prediction.uncertainty
+                score, uncertainty = prediction.image_score, _spread(prediction)
             except BayesPFLError as error:  # one image never ends an evaluation: it is listed
                 problem = str(error)
             scores.append(score)
@@ -284,3 +284,8 @@ def _rows(
         arrays = {name: value if name == "problems" else np.asarray(value) for name, value in row.items()}
         finished.add(arrays)
         yield arrays
+
+
+def _spread(prediction: Prediction) -> float:
+    """The uncertainty as a column of numbers holds it: NaN where the method has none."""
+    return np.nan if prediction.uncertainty is None else prediction.uncertainty

@@ -91,7 +91,7 @@ def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef]
         for ref, mask in _masks(refs):
             content = None if mask is None else hashlib.sha256(mask).hexdigest()
             digest.update(json.dumps([kind, ref.sha256, ref.category, ref.class_name, ref.label, content]).encode())
-    key = "" if features is None else json.dumps(read_key(features)._asdict(), sort_keys=True)
+    key = "" if features is None else json.dumps(read_key(features).record(), sort_keys=True)
     return f"{digest.hexdigest()} {key}"
 
 
