@@ -6,7 +6,7 @@ paper, a field says so.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bayes_pfl.config.settings import Settings
 from bayes_pfl.config.wordings import (
@@ -105,6 +105,12 @@ class AnomalyClipConfig(Settings):
         4.0, ge=0, description="lambda, weight of the pixel losses: 4 with one layer is the released training"
     )
     segmentation: SegmentationLoss = SegmentationLoss()
+
+    @model_validator(mode="after")
+    def _deep_tokens_replace_learned_ones(self) -> "AnomalyClipConfig":
+        if self.deep_tokens > self.context_tokens:
+            raise ValueError("deep_tokens must not be more than context_tokens: they would replace the words")
+        return self
 
 
 class AdaClipConfig(Settings):

@@ -10,6 +10,8 @@ from bayes_pfl.clip.backbone import Backbone, context_length, load_tokenizer
 from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.config import DetectorConfig, MethodConfig, RunConfig
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.methods.ada_clip.method import AdaClip, AdaClipObjective, ada_clip_encoder
+from bayes_pfl.methods.anomaly_clip import AnomalyClip, AnomalyClipObjective, anomaly_clip_encoder
 from bayes_pfl.methods.april_gan import AprilGan, april_gan_encoder, april_gan_objective
 from bayes_pfl.methods.clip_ad import ClipAd, clip_ad_encoder, clip_ad_objective
 from bayes_pfl.methods.ensemble import wording_tokens
@@ -55,6 +57,14 @@ def _clip_ad(config: DetectorConfig, backbone: Backbone, device: torch.device, w
     return WithoutSamples(ClipAd(_settings(config), backbone, device, weights))
 
 
+def _anomaly_clip(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    return WithoutSamples(AnomalyClip(_settings(config), backbone, device, weights))
+
+
+def _ada_clip(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    return WithoutSamples(AdaClip(_settings(config), backbone, device, weights))
+
+
 def _settings(config: DetectorConfig) -> Any:
     return config.model
 
@@ -68,6 +78,8 @@ METHODS: dict[str, Row] = {
     "winclip": Row(winclip_encoder, _winclip, None, _sentence_tokens, needs_training=False),
     "april_gan": Row(april_gan_encoder, _april_gan, april_gan_objective, _sentence_tokens),
     "clip_ad": Row(clip_ad_encoder, _clip_ad, clip_ad_objective, _sentence_tokens, needs_training=False),
+    "anomaly_clip": Row(anomaly_clip_encoder, _anomaly_clip, AnomalyClipObjective, lambda *_: 0),
+    "ada_clip": Row(ada_clip_encoder, _ada_clip, AdaClipObjective, _sentence_tokens),
 }
 """Every method by `model.method`."""
 

@@ -21,7 +21,7 @@ from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
 from bayes_pfl.methods.prompt_flow.noise import Noise
 from bayes_pfl.methods.prompt_flow.published import convert_published, our_key
-from tests.parity import clip_ad, linear_layers, winclip
+from tests.parity import ada_clip, anomaly_clip, clip_ad, linear_layers, winclip
 from tests.parity.recording import Difference, Recording, absolute, relative
 
 LOSS_NAMES = {
@@ -83,6 +83,7 @@ def all_differences(path: Path) -> Iterator[Difference]:
         yield from differences(Recorded(path))
         return
     kinds = {"windows_0": winclip, "similarity_0": clip_ad, "head/fc.0.weight": linear_layers}
+    kinds |= {"head/ctx_pos": anomaly_clip, "conditioning": ada_clip}
     module = next((module for name, module in kinds.items() if name in names), None)
     if module is None:
         raise LookupError("it has none of the arrays that tell a method")
