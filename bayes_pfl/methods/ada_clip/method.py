@@ -1,8 +1,8 @@
 """AdaCLIP's scores of a batch of images, and its training objective; what is learned is in `head`.
 
 Map: the mean of the layers' logits is upsampled bilinearly with align_corners=True, then softmax. Image score: softmax
-of scale * cosines of norm(alpha r + (1 - alpha) f), r of `fusion`. Training: each layer's upsampled logits get their own
-softmax.
+of scale * cosines of norm(alpha r + (1 - alpha) f), r of `fusion`. Training: each layer's upsampled logits get their
+own softmax.
 """
 
 import json
