@@ -21,6 +21,7 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ClassNameError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.untrained import method_source
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.metrics import dataset_mean, metrics_by_category
@@ -91,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: gets the options.
     """
     parser.add_argument("--model", help="bundle by path or URI, embedded, or models:/NAME@ALIAS")
+    parser.add_argument(
+        "--method", dest="model", default=argparse.SUPPRESS, type=method_source, help="not --model: winclip, clip_ad"
+    )
     parser.add_argument(
         "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
     )

@@ -13,11 +13,10 @@ from bayes_pfl.clip.placement import bfloat16_products, check_precision, placed,
 from bayes_pfl.config import BackboneConfig, Precision
 from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ImageError
-from bayes_pfl.inference.bundle import Bundle, load_bundle
+from bayes_pfl.inference.bundle import Bundle, load_bundle, untrained_bundle
 from bayes_pfl.inference.images import ImageLike, check_numbers, check_pairs, noise_key, rgb_image
 from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction
 from bayes_pfl.inference.tiling import TiledScores, tiled_scores, viewed_prediction
-from bayes_pfl.inference.untrained import untrained_bundle
 from bayes_pfl.inference.view import View, whole_threshold
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
@@ -98,7 +97,7 @@ class Detector:
         """Load a bundle.
 
         Args:
-            source: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
+            source: a folder, `embedded` (the demonstration model), `models:/NAME@ALIAS` or `method:/NAME`.
             device: where to compute: `cpu`, `cuda`, `cuda:1`.
             precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed where the
                 processor has AMX or on a GPU: maps then differ from the exact ones in the third digit. `tf32`, of GPUs

@@ -35,6 +35,10 @@ class Row(NamedTuple):
     """To be trained; None where nothing is learned."""
     other_tokens: Callable[[Any, Any], int]
     """Tokens of its longest prompt beside start, class name and end of text, from settings and tokenizer."""
+    paper: str
+    """Name, venue and, where there is one, the arXiv number."""
+    licence: str
+    """Of its authors' code and weights: nothing of either is in this package."""
     needs_training: bool = True
     """Whether its default settings score only with weights."""
 
@@ -74,12 +78,56 @@ def _sentence_tokens(model: Any, tokenizer: Any) -> int:
 
 
 METHODS: dict[str, Row] = {
-    "bayes_pfl": Row(_plain, PromptFlow, PromptFlowObjective, lambda model, _: other_tokens(model)),
-    "winclip": Row(winclip_encoder, _winclip, None, _sentence_tokens, needs_training=False),
-    "april_gan": Row(april_gan_encoder, _april_gan, april_gan_objective, _sentence_tokens),
-    "clip_ad": Row(clip_ad_encoder, _clip_ad, clip_ad_objective, _sentence_tokens, needs_training=False),
-    "anomaly_clip": Row(anomaly_clip_encoder, _anomaly_clip, AnomalyClipObjective, lambda *_: 0),
-    "ada_clip": Row(ada_clip_encoder, _ada_clip, AdaClipObjective, _sentence_tokens),
+    "bayes_pfl": Row(
+        _plain,
+        PromptFlow,
+        PromptFlowObjective,
+        lambda model, _: other_tokens(model),
+        "Bayes-PFL (CVPR 2025)",
+        "code MIT; weights: none stated",
+    ),
+    "winclip": Row(
+        winclip_encoder,
+        _winclip,
+        None,
+        _sentence_tokens,
+        "WinCLIP (CVPR 2023), arXiv 2303.14814",
+        "no code of its authors; agrees with anomalib's (Apache-2.0)",
+        needs_training=False,
+    ),
+    "april_gan": Row(
+        april_gan_encoder,
+        _april_gan,
+        april_gan_objective,
+        _sentence_tokens,
+        "APRIL-GAN (VAND challenge 2023), arXiv 2305.17382",
+        "code and weights MIT",
+    ),
+    "clip_ad": Row(
+        clip_ad_encoder,
+        _clip_ad,
+        clip_ad_objective,
+        _sentence_tokens,
+        "CLIP-AD (2023), arXiv 2311.00453",
+        "code and weights: none stated",
+        needs_training=False,
+    ),
+    "anomaly_clip": Row(
+        anomaly_clip_encoder,
+        _anomaly_clip,
+        AnomalyClipObjective,
+        lambda *_: 0,
+        "AnomalyCLIP (ICLR 2024), arXiv 2310.18961",
+        "code and weights MIT",
+    ),
+    "ada_clip": Row(
+        ada_clip_encoder,
+        _ada_clip,
+        AdaClipObjective,
+        _sentence_tokens,
+        "AdaCLIP (ECCV 2024), arXiv 2407.15795",
+        "code MIT; weights: none stated",
+    ),
 }
 """Every method by `model.method`."""
 
