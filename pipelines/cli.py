@@ -48,8 +48,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BROKEN_PIPE = 141
 """Exit code of a program that is ended because nobody reads on: 128 + SIGPIPE."""
 EPILOGUE = """\
-A model is a folder (a bundle), `embedded` (the demonstration model that comes along), models:/NAME@ALIAS, or method:/NAME of a
-method that needs no training.
+A model is a folder (a bundle), `embedded` (the demonstration model that comes along), models:/NAME@ALIAS, or
+method:/NAME of a method that needs no training.
 Every command takes --help; most take --config FILE.yaml, --set key.subkey=value and --json.
 
   bayes-pfl quickstart                                  see everything work, offline, in minutes

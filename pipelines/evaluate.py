@@ -21,7 +21,6 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ClassNameError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
-from bayes_pfl.inference.untrained import method_source
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.metrics import dataset_mean, metrics_by_category
@@ -37,7 +36,7 @@ from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_mod
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.inputs import make_view
-from pipelines.scoring.options import add_detector_options, check_device, typed_options
+from pipelines.scoring.options import add_detector_options, add_method, check_device, typed_options
 from pipelines.scoring.report_images import positions_by_rank, report_image
 
 LISTED = 5
@@ -92,9 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: gets the options.
     """
     parser.add_argument("--model", help="bundle by path or URI, embedded, or models:/NAME@ALIAS")
-    parser.add_argument(
-        "--method", dest="model", default=argparse.SUPPRESS, type=method_source, help="not --model: winclip, clip_ad"
-    )
+    add_method(parser)
     parser.add_argument(
         "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
     )

@@ -141,6 +141,6 @@ def _report(folder: Path, config: DetectorConfig, as_json: bool) -> None:
         )
     else:
         print(
-            f"Wrote {folder}, {config.model.method} for CLIP {config.backbone.name} ({config.backbone.pretrained}): bayes-pfl serve "
-            f"--model {folder}"
+            f"Wrote {folder}, {config.model.method} for CLIP {config.backbone.name} ({config.backbone.pretrained}): "
+            f"bayes-pfl serve --model {folder}"
         )

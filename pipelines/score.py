@@ -22,7 +22,6 @@ from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.heatmap import overlay
 from bayes_pfl.inference.outlines import outlined_regions
 from bayes_pfl.inference.prediction import Prediction
-from bayes_pfl.inference.untrained import method_source
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from pipelines.platform.cluster import start_ray
@@ -32,7 +31,7 @@ from pipelines.scoring.actors import load_detector, through_actors
 from pipelines.scoring.coco import coco_document, write_coco
 from pipelines.scoring.evaluation import ScoringTask
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
-from pipelines.scoring.options import add_detector_options, check_device, typed_options
+from pipelines.scoring.options import add_detector_options, add_method, check_device, typed_options
 from pipelines.scoring.results import (
     PART,
     Results,
@@ -72,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for several products: the name of the sub-folder, or a CSV file with columns path and class_name",
     )
     add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
-    add("--method", dest="model", default=argparse.SUPPRESS, type=method_source, help="not --model: winclip, clip_ad")
+    add_method(parser)
     add("--num-samples", type=int, default=10, metavar="R", help="Monte Carlo samples; default 10")
     add("--seed", type=int, default=0, help="of the noise; default 0")
     add("--threshold", type=float, metavar="SCORE", help="scores from here on are anomalous; default: the model's own")

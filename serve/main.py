@@ -19,7 +19,6 @@ import torch
 from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
-from bayes_pfl.inference.untrained import method_source
 from bayes_pfl.machine import usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from serve.http.access import read_tokens
@@ -45,9 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     add(
-        "--model", default="embedded", metavar="SOURCE", help="bundle folder, models:/NAME@ALIAS, or embedded (default)"
+        "--model",
+        default="embedded",
+        metavar="SOURCE",
+        help="folder, embedded (default), models:/NAME@ALIAS, method:/NAME",
     )
-    add("--method", dest="model", default=argparse.SUPPRESS, type=method_source, help="not --model: winclip, clip_ad")
     add("--name", default="bayes-pfl", help="the model's name in URLs and answers (default: %(default)s)")
     add(
         "--challenger",

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.loading import SERVED
 from bayes_pfl.errors import BackboneError
 
 
@@ -55,7 +54,7 @@ def image_encoder(backbone: Backbone) -> Any:
     ):
         raise BackboneError(
             f"{backbone.config.name} has an image encoder whose blocks or class token are not those of CLIP's own, "
-            f"which this method computes with; {SERVED}."
+            "which this method computes with: choose one such as ViT-B-16, ViT-B-16-plus-240, ViT-L-14-336 or ViT-H-14."
         )
     return visual
 

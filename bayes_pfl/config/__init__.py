@@ -5,6 +5,7 @@ from bayes_pfl.config.methods import (
     AnomalyClipConfig,
     AprilGanConfig,
     ClipAdConfig,
+    PromptEnsembleConfig,
     SegmentationLoss,
     WinClipConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "Precision",
+    "PromptEnsembleConfig",
     "PromptFlowVariant",
     "RunConfig",
     "ScoringConfig",

@@ -37,6 +37,14 @@ class SegmentationLoss(Settings):
     dice_smoothing: float = Field(1.0, ge=0, description="added to Dice's numerator and denominator")
 
 
+class PromptEnsembleConfig(Settings):
+    """CLIP as it is: sentences about flawless and damaged objects against image and patches."""
+
+    method: Literal["prompt_ensemble"] = "prompt_ensemble"
+    scale: float | None = Field(None, gt=0, description="factor on cosines; none: CLIP's own, about 100")
+    wording: AprilGanWording = APRIL_GAN_WORDING
+
+
 class WinClipConfig(Settings):
     """WinCLIP (CVPR 2023), zero-shot, as anomalib has it: windows of several sizes against a prompt ensemble."""
 
@@ -133,23 +141,32 @@ class AdaClipConfig(Settings):
 
 
 BACKBONES: dict[str, dict[str, Any]] = {
-    "winclip": {**B16_240, "feature_layers": (12,)},
+    "prompt_ensemble": {**L14_336, "feature_layers": (24,), "quick_gelu": True},
+    "winclip": {**B16_240, "feature_layers": (1,)},
     "april_gan": {**L14_336, "feature_layers": (6, 12, 18, 24)},
     "clip_ad": {**B16_240, "feature_layers": (3, 6, 9, 12)},
     "anomaly_clip": {**L14_336, "feature_layers": (24,), "quick_gelu": True, "position_resize": "bilinear"},
     "ada_clip": {**L14_336, "feature_layers": (6, 12, 18, 24), "position_resize": "bicubic"},
 }
-"""What each method is run with unless another backbone is asked for. AnomalyCLIP runs layer 24 alone: the published
-numbers are of it, whatever the released scripts' default says."""
+"""What each method is run with unless another backbone is asked for. WinCLIP reads no layer. AnomalyCLIP reads layer 24
+alone: the published numbers are of it, whatever the released scripts' default says."""
 
-SMOOTHING_PX = {"winclip": 0.0, "april_gan": 0.0, "clip_ad": 8.0, "anomaly_clip": 4.0, "ada_clip": 4.0}
+SMOOTHING_PX = {
+    "prompt_ensemble": 8.0,
+    "winclip": 0.0,
+    "april_gan": 0.0,
+    "clip_ad": 8.0,
+    "anomaly_clip": 4.0,
+    "ada_clip": 4.0,
+}
 """Smoothing of the map; CLIP-AD has 2 for SDP+ on VisA."""
 
 
 def recommended_settings(method: Any, model: Any) -> dict[str, dict[str, Any]]:
     """The backbone and the scoring of a method's released code.
 
-    The image score is the text score, and the map takes no part, except in CLIP-AD: s_text + s_map, on maps whose range
+    The image score is the text score, and the map takes no part, except in the prompt ensemble, which has half of each
+    as Bayes-PFL does, and in CLIP-AD: s_text + s_map, on maps whose range
     (-1, 1), or (-1, 2) with linear layers, times the number of layers is brought to [0, 1] here. The weights undo that
     and add up to 1. The released code brings both parts to [0, 1] over a whole category first.
 
@@ -164,6 +181,8 @@ def recommended_settings(method: Any, model: Any) -> dict[str, dict[str, Any]]:
         return {}
     scoring: dict[str, Any] = {"text_weight": 1.0, "map_weight": 0.0, "smoothing_sigma_px": SMOOTHING_PX[method]}
     scoring["edge_twice"] = True
+    if method == "prompt_ensemble":
+        scoring |= {"text_weight": 0.5, "map_weight": 0.5}
     if method == "clip_ad":
         linear = model.get("linear_layers") if isinstance(model, dict) else model.linear_layers
         extent = (3 if linear else 2) * len(BACKBONES[method]["feature_layers"])

@@ -22,6 +22,7 @@ from bayes_pfl.config.methods import (
     AnomalyClipConfig,
     AprilGanConfig,
     ClipAdConfig,
+    PromptEnsembleConfig,
     WinClipConfig,
     recommended_settings,
 )
@@ -175,6 +176,7 @@ LOSS_KEYS = {f"loss.{name}": f"loss.variant.{name}" for name in LossVariant.mode
 
 MethodConfig = Annotated[
     Annotated[ModelConfig, Tag("bayes_pfl")]
+    | Annotated[PromptEnsembleConfig, Tag("prompt_ensemble")]
     | Annotated[WinClipConfig, Tag("winclip")]
     | Annotated[AprilGanConfig, Tag("april_gan")]
     | Annotated[ClipAdConfig, Tag("clip_ad")]

@@ -124,7 +124,7 @@ class Detector:
         """A detector by a method that needs no training, with its released settings.
 
         Args:
-            method: `winclip` or `clip_ad`.
+            method: `prompt_ensemble`, `winclip` or `clip_ad`.
             backbone: another CLIP than the method's own.
             device: see `load`.
 

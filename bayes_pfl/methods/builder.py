@@ -16,6 +16,7 @@ from bayes_pfl.methods.april_gan import AprilGan, april_gan_encoder, april_gan_o
 from bayes_pfl.methods.clip_ad import ClipAd, clip_ad_encoder, clip_ad_objective
 from bayes_pfl.methods.ensemble import wording_tokens
 from bayes_pfl.methods.method import FrozenEncoder, Method, TrainableMethod, WithoutSamples
+from bayes_pfl.methods.prompt_ensemble import PromptEnsemble
 from bayes_pfl.methods.prompt_flow.head import other_tokens
 from bayes_pfl.methods.prompt_flow.method import PromptFlow
 from bayes_pfl.methods.prompt_flow.objective import PromptFlowObjective
@@ -47,9 +48,13 @@ def _plain(_: Any, backbone: Backbone) -> FrozenEncoder:
     return FrozenEncoder(backbone.encode_image, backbone.plain_kind)
 
 
+def _prompt_ensemble(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    _refuse_weights(weights)
+    return WithoutSamples(PromptEnsemble(_settings(config), backbone, device))
+
+
 def _winclip(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
-    if weights:
-        raise RuntimeError(f"WinCLIP learns nothing, but there are weights: {', '.join(sorted(weights))}")
+    _refuse_weights(weights)
     return WithoutSamples(WinClip(_settings(config), backbone, device))
 
 
@@ -69,6 +74,11 @@ def _ada_clip(config: DetectorConfig, backbone: Backbone, device: torch.device, 
     return WithoutSamples(AdaClip(_settings(config), backbone, device, weights))
 
 
+def _refuse_weights(weights: Weights) -> None:
+    if weights:
+        raise RuntimeError(f"the method learns nothing, but there are weights: {', '.join(sorted(weights))}")
+
+
 def _settings(config: DetectorConfig) -> Any:
     return config.model
 
@@ -85,6 +95,15 @@ METHODS: dict[str, Row] = {
         lambda model, _: other_tokens(model),
         "Bayes-PFL (CVPR 2025)",
         "code MIT; weights: none stated",
+    ),
+    "prompt_ensemble": Row(
+        _plain,
+        _prompt_ensemble,
+        None,
+        _sentence_tokens,
+        "CLIP with sentences in place of learned prompts: a baseline",
+        "none but CLIP's own",
+        needs_training=False,
     ),
     "winclip": Row(
         winclip_encoder,
@@ -139,7 +158,7 @@ def needs_training(method: str) -> bool:
         method: name of the method.
 
     Returns:
-        False for WinCLIP, and for CLIP-AD, whose SDP learns nothing.
+        False for the prompt ensemble, for WinCLIP, and for CLIP-AD, whose SDP learns nothing.
     """
     return METHODS[method].needs_training
 

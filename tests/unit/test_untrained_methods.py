@@ -27,7 +27,7 @@ def images():
     return torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("method", ["winclip", "clip_ad"])
+@pytest.mark.parametrize("method", ["prompt_ensemble", "winclip", "clip_ad"])
 def test_a_detector_needs_no_training(backbone, method):
     detector = Detector.of(method, backbone.config)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
@@ -148,3 +148,10 @@ def test_settings_that_an_encoder_cannot_serve_are_refused(backbone):
         frozen_encoder(WinClipConfig(scales=(7,)), backbone)
     with pytest.raises(BackboneError, match="not those of CLIP's own"):
         Detector.of("winclip", Detector.load("embedded").config.backbone)
+
+
+def test_the_prompt_ensemble_runs_on_the_embedded_clip():
+    detector = Detector.of("prompt_ensemble", Detector.load("embedded").config.backbone)
+    (prediction,) = detector.predict([np.zeros((100, 80, 3), np.uint8)], ["metal plate"])
+    assert prediction.anomaly_map.shape == (112, 112)
+    assert prediction.uncertainty is None
