@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "doctor": ("pipelines.doctor", "what this machine has, a self-test, and what to do where something is wrong"),
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
+    "methods": ("pipelines.methods", "list the methods, or write a model of one that needs no training"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
     "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),
     "features": ("pipelines.features", "shards -> frozen features, computed once for training and sweeps"),
@@ -47,7 +48,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BROKEN_PIPE = 141
 """Exit code of a program that is ended because nobody reads on: 128 + SIGPIPE."""
 EPILOGUE = """\
-A model is a folder (a bundle), `embedded` (the demonstration model that comes along), or models:/NAME@ALIAS.
+A model is a folder (a bundle), `embedded` (the demonstration model that comes along), models:/NAME@ALIAS, or
+method:/NAME of a method that needs no training.
 Every command takes --help; most take --config FILE.yaml, --set key.subkey=value and --json.
 
   bayes-pfl quickstart                                  see everything work, offline, in minutes

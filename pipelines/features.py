@@ -16,7 +16,7 @@ from pydantic import Field
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
 from bayes_pfl.clip.placement import placed
-from bayes_pfl.config import BackboneConfig, DetectorOptions, Settings, parse_config, read_config
+from bayes_pfl.config import DetectorConfig, DetectorOptions, parse_config, read_config
 from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners, stack
@@ -26,6 +26,7 @@ from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.inference.detector import BATCH
 from bayes_pfl.inference.encoding import ImageEncoder
 from bayes_pfl.inference.images import noise_key
+from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.progress import progress
 from pipelines.platform.storage import absolute
@@ -39,10 +40,9 @@ DECODED = ("pixels", "masks", "keys")
 """Columns of a row whose views are decoded already."""
 
 
-class FeatureSettings(Settings):
-    """Which features of which images."""
+class FeatureSettings(DetectorConfig):
+    """Which features of which images: `model` and `backbone` as in a training configuration, `scoring` is ignored."""
 
-    backbone: BackboneConfig = BackboneConfig()
     shards: str = Field("shards/train", description="folder or URI of shards")
     split: str | None = Field("test", description="split that is encoded; none: all")
     output: str = Field("features/train", description="folder or URI for the features")
@@ -115,7 +115,9 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     folder = absolute(settings.output).rstrip("/")
     store = Store(folder)
     refs = index_shards(settings.shards, settings.split)
-    key = FeatureKey.of(Backbone(settings.backbone), settings.dtype, settings.options.precision)
+    backbone = Backbone(settings.backbone)
+    kind = frozen_encoder(settings.model, backbone).kind
+    key = FeatureKey.of(backbone, settings.dtype, kind, settings.options.precision)
     if MANIFEST_FOLDER in store.names() and read_key(folder) != key:
         raise DataError(
             f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
@@ -158,9 +160,10 @@ class Encoder:
         torch.set_num_threads(settings.threads)
         device, precision = torch.device("cuda" if settings.use_gpu else "cpu"), settings.options.precision
         backbone = placed(Backbone(settings.backbone), device, reduce=precision == "bfloat16")
+        frozen = frozen_encoder(settings.model, backbone)
         self._output, self._size = settings.output, settings.backbone.image_size
-        self._encode = ImageEncoder(backbone.encode_image, device, precision, settings.options.compiled)
-        self._key = FeatureKey.of(backbone, settings.dtype, precision)
+        self._encode = ImageEncoder(frozen.encode_image, device, precision, settings.options.compiled)
+        self._key = FeatureKey.of(backbone, settings.dtype, frozen.kind, precision)
         self._together = 1 if device.type == "cpu" or settings.options.deterministic else BATCH
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

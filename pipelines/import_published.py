@@ -1,4 +1,4 @@
-"""`bayes-pfl import`: the authors' published weights, `{"MyModel": state dict}` in a .pth file -> a bundle."""
+"""`bayes-pfl import`: the authors' published weights of any method, told apart by what is in the file -> a bundle."""
 
 import argparse
 import hashlib
@@ -8,16 +8,13 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
 
 from bayes_pfl.clip.backbone import architecture_text
-from bayes_pfl.config import BackboneConfig, DetectorConfig
-from bayes_pfl.errors import BackboneError, BundleError
+from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig
+from bayes_pfl.errors import BackboneError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import save_bundle
-from bayes_pfl.methods.prompt_flow.published import convert_published, published_detector, published_widths
-
-HEAD = "MyModel"
-"""The only entry of a published checkpoint that is used: the head's state dict."""
+from bayes_pfl.methods.prompt_flow.published import published_detector
+from bayes_pfl.methods.published import PublishedModel, read_published
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,25 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("weights", type=Path, help="the authors' .pth file, such as train_visa.pth")
+    parser.add_argument("weights", type=Path, help="the authors' .pth file, such as train_visa.pth or epoch_15.pth")
     parser.add_argument(
-        "--backbone", default="ViT-L-14-336", help="open_clip architecture or JSON file; default ViT-L-14-336"
+        "--backbone", help="open_clip architecture or JSON file; default: what the method was published with"
     )
-    parser.add_argument("--pretrained", default="openai", help="CLIP weights: open_clip tag or file; default openai")
-    parser.add_argument(
-        "--image-size", type=int, default=518, metavar="PX", help="side of the input image; default 518"
-    )
+    parser.add_argument("--pretrained", help="CLIP weights: open_clip tag or file; default as published")
+    parser.add_argument("--image-size", type=int, metavar="PX", help="side of the input image; default as published")
     parser.add_argument(
         "--released-draws",
         action="store_true",
-        help="draw noise in the images' order and keep the first one's states, as the released code does",
+        help="Bayes-PFL: draw noise in the images' order and keep the first one's states, as the released code does",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle to write")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert and write; CLIP's own weights are not needed for it.
+    """Recognise the method, convert and write; CLIP's own weights are not needed for it.
 
     Args:
         args: parsed options.
@@ -55,26 +50,22 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         BackboneError, BundleError: with what to do.
     """
-    digest, head = read_checkpoint(args.weights)
-    model, weights = convert_published(head)
-    layers = _feature_layers(args.backbone, weights)
-    config = published_detector(
-        model, args.backbone, args.pretrained, layers, args.image_size, draws_in_order=args.released_draws
-    )
+    digest, published = read_checkpoint(args.weights)
+    config = _detector_config(published, args)
     training = {"kind": "the authors' published weights", "file": args.weights.name, "file_sha256": digest}
-    save_bundle(args.output, config, weights, training, [])
+    save_bundle(args.output, config, published.weights, training, [])
     _report(args.output, config, args.json)
     return 0
 
 
-def read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
+def read_checkpoint(path: Path) -> tuple[str, PublishedModel]:
     """Read a published checkpoint; nothing of it is executed.
 
     Args:
         path: the authors' .pth file.
 
     Returns:
-        SHA-256 of the file, and its head's state dict in float32.
+        SHA-256 of the file, and what it holds.
 
     Raises:
         BundleError: the file is missing, damaged, of another kind, or holds anything but plain tensors.
@@ -90,34 +81,49 @@ def read_checkpoint(path: Path) -> tuple[str, dict[str, Tensor]]:
         raise BundleError(
             f"{path} is damaged or no PyTorch checkpoint of plain tensors; download the authors' file again."
         ) from error
-    head = content.get(HEAD) if isinstance(content, dict) else None
-    if not isinstance(head, dict) or not all(isinstance(value, Tensor) for value in head.values()):
-        raise BundleError(
-            f"{path} has no '{HEAD}' with a state dict; give the authors' train_visa.pth or train_mvtec.pth."
-        )
-    return digest, {str(key): value.float() for key, value in head.items()}
+    return digest, read_published(content)
 
 
-def _feature_layers(backbone: str, weights: dict[str, Tensor]) -> tuple[int, ...]:
-    """The blocks at equal distances that the head reads: 6, 12, 18, 24 of 24.
+def _detector_config(published: PublishedModel, args: argparse.Namespace) -> DetectorConfig:
+    """The published settings of the method, on the CLIP that is asked for."""
+    model = published.model
+    given = {"name": args.backbone, "pretrained": args.pretrained, "image_size": args.image_size}
+    config = DetectorConfig.model_validate(
+        {"model": model, "backbone": {key: value for key, value in given.items() if value is not None}}
+    )
+    layers = _feature_layers(config.backbone.name, published)
+    backbone = config.backbone.model_copy(update={"feature_layers": layers})
+    if not isinstance(model, ModelConfig):
+        if args.released_draws:
+            raise ConfigError(f"--released-draws is of Bayes-PFL's weights; {model.method} draws nothing.")
+        return config.model_copy(update={"backbone": backbone})
+    return published_detector(
+        model, backbone.name, backbone.pretrained, layers, backbone.image_size, draws_in_order=args.released_draws
+    )
 
-    Raises BackboneError for an unknown architecture and BundleError if its widths are not the head's.
+
+def _feature_layers(backbone: str, published: PublishedModel) -> tuple[int, ...]:
+    """The blocks at equal distances that the weights read, 6, 12, 18, 24 of 24; the last where they do not say.
+
+    Raises BackboneError for an unknown architecture and BundleError if its widths are not those of the weights.
     """
     if not backbone.endswith(".json") and backbone not in open_clip.list_models():
         raise BackboneError(
-            f"open_clip has no architecture '{backbone}'; the published weights were trained on ViT-L-14-336."
+            f"open_clip has no architecture '{backbone}'; the published weights of {published.model.method} were "
+            "trained on the one that is the default."
         )
     architecture: dict[str, Any] = json.loads(architecture_text(BackboneConfig(name=backbone)))
-    vision, text, widths = architecture["vision_cfg"], architecture["text_cfg"], published_widths(weights)
-    theirs = (architecture["embed_dim"], text.get("width"), vision.get("width"))
-    blocks = vision.get("layers")
-    if theirs != (widths.joint, widths.text, widths.patch) or not isinstance(blocks, int) or blocks % widths.layers:
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    theirs = {"joint": architecture["embed_dim"], "text": text.get("width"), "vision": vision.get("width")}
+    blocks, layers = vision.get("layers"), published.layers or 1
+    different = any(theirs[name] != width for name, width in published.widths.items())
+    if different or not isinstance(blocks, int) or blocks % layers:
+        widths = ", ".join(f"{width} ({name})" for name, width in published.widths.items())
         raise BundleError(
-            f"The weights are for a CLIP of widths {widths.joint} (joint), {widths.text} (text), {widths.patch} "
-            "(vision) and "
-            f"{widths.layers} of its blocks; {backbone} has {theirs} and {blocks}. Give another --backbone."
+            f"The weights are for a CLIP of widths {widths} and {layers} of its blocks; {backbone} has "
+            f"{tuple(theirs.values())} and {blocks}. Give another --backbone."
         )
-    return tuple(blocks * (index + 1) // widths.layers for index in range(widths.layers))
+    return tuple(blocks * (index + 1) // layers for index in range(layers))
 
 
 def _report(folder: Path, config: DetectorConfig, as_json: bool) -> None:
@@ -125,11 +131,16 @@ def _report(folder: Path, config: DetectorConfig, as_json: bool) -> None:
     if as_json:
         print(
             json.dumps(
-                {"model": str(folder), "backbone": config.backbone.name, "pretrained": config.backbone.pretrained}
+                {
+                    "model": str(folder),
+                    "method": config.model.method,
+                    "backbone": config.backbone.name,
+                    "pretrained": config.backbone.pretrained,
+                }
             )
         )
     else:
         print(
-            f"Wrote {folder} for CLIP {config.backbone.name} ({config.backbone.pretrained}): bayes-pfl serve "
-            f"--model {folder}"
+            f"Wrote {folder}, {config.model.method} for CLIP {config.backbone.name} ({config.backbone.pretrained}): "
+            f"bayes-pfl serve --model {folder}"
         )

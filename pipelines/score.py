@@ -27,7 +27,14 @@ from pipelines.scoring.actors import local_device
 from pipelines.scoring.coco import coco_document, write_coco
 from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
-from pipelines.scoring.options import NUM_SAMPLES, add_detector_options, choose_actors, number_of_samples, typed_options
+from pipelines.scoring.options import (
+    NUM_SAMPLES,
+    add_detector_options,
+    add_method,
+    choose_actors,
+    number_of_samples,
+    typed_options,
+)
 from pipelines.scoring.results import (
     PART,
     Results,
@@ -66,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for several products: the name of the sub-folder, or a CSV file with columns path and class_name",
     )
     add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
+    add_method(parser)
     add("--num-samples", type=number_of_samples, default=10, metavar="R", help=NUM_SAMPLES)
     add("--seed", type=int, default=0, help="of the noise; default 0")
     add("--threshold", type=float, metavar="SCORE", help="scores from here on are anomalous; default: the model's own")

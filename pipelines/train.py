@@ -15,6 +15,7 @@ from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
+from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import TrainSettings, home
@@ -186,7 +187,7 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
     check_store(settings.tracking)
     backbone = Backbone(settings.backbone)
     if settings.data.features is not None:
-        fitting_key(settings.data.features, backbone)
+        fitting_key(settings.data.features, backbone, frozen_encoder(settings.model, backbone).kind)
     return backbone
 
 

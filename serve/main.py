@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     add(
-        "--model", default="embedded", metavar="SOURCE", help="bundle folder, models:/NAME@ALIAS, or embedded (default)"
+        "--model",
+        default="embedded",
+        metavar="SOURCE",
+        help="folder, embedded (default), models:/NAME@ALIAS, method:/NAME",
     )
     add("--name", default="bayes-pfl", help="the model's name in URLs and answers (default: %(default)s)")
     add(

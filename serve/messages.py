@@ -23,8 +23,9 @@ class ModelInfo(NamedTuple):
     backbone: str
     image_size: int
     """Side of the square the picture is squeezed into, and of the anomaly map, pixels."""
-    num_prompts: int
-    flow_length: int
+    num_prompts: int | None
+    """None, as is `flow_length`, for another method than Bayes-PFL."""
+    flow_length: int | None
     threshold: float | None
     """Image score from which the model calls an image anomalous, if one is known."""
     threshold_for: str
@@ -68,7 +69,8 @@ class ReplicaAnswer(NamedTuple):
     """What a replica says of one image."""
 
     image_score: float
-    uncertainty: float
+    uncertainty: float | None
+    """None for a method without a distribution."""
     anomaly_map: np.ndarray | None
     """(side, side), or of the image's size for tiles or a region, float32 in [0, 1]; if asked for, or if the model
     knows a threshold, so that it has regions."""

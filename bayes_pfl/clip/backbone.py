@@ -21,6 +21,7 @@ from bayes_pfl.errors import BackboneError
 
 __all__ = [
     "Backbone",
+    "FeatureKind",
     "Features",
     "architecture_text",
     "context_length",
@@ -36,6 +37,15 @@ class Features(NamedTuple):
     """Global feature of the class token in the joint space, not normalised."""
     patches: Float[Tensor, "layers batch patches width"]
     """Patch tokens of the chosen blocks, before the final normalisation and projection."""
+
+
+class FeatureKind(NamedTuple):
+    """What a method takes from the frozen image encoder, for one backbone: whoever takes the same may share it."""
+
+    passes: str
+    """How it is computed, in words that differ where the numbers do; empty for a plain pass with exact GELU."""
+    shape: tuple[int, int, int, int]
+    """(layers, patches, patch width, image width) of its `Features`."""
 
 
 class Backbone(nn.Module):
@@ -108,6 +118,12 @@ class Backbone(nn.Module):
             images, indices=[layer - 1 for layer in self.config.feature_layers], output_fmt="NLC"
         )
         return Features(output["image_features"], torch.stack(output["image_intermediates"]))
+
+    @property
+    def plain_kind(self) -> FeatureKind:
+        """What `encode_image` gives."""
+        shape = (len(self.config.feature_layers), self.grid[0] * self.grid[1], self.patch_width, self.joint_width)
+        return FeatureKind("QuickGELU" if self.config.quick_gelu else "", shape)
 
     def class_tokens(self, class_name: str) -> list[int]:
         """Token ids of a class name and the end of text, alone in its prompt.

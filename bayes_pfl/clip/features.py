@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
 from bayes_pfl.data.remote import Store, landing, local_copy
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef
 from bayes_pfl.data.shards import MANIFEST_FOLDER
@@ -36,6 +36,8 @@ class FeatureKey(NamedTuple):
     dtype: str
     shape: tuple[int, int, int, int]
     """(layers, patches, patch width, joint width)."""
+    passes: str = ""
+    """Of `FeatureKind`: what a method computes beside or in place of a plain pass."""
     precision: str = "float32"
     """Of the encoder's matrix products."""
 
@@ -48,20 +50,23 @@ class FeatureKey(NamedTuple):
         return {name: value for name, value in self._asdict().items() if self._field_defaults.get(name) != value}
 
     @classmethod
-    def of(cls, backbone: Backbone, dtype: str, precision: str = "float32") -> "FeatureKey":
+    def of(
+        cls, backbone: Backbone, dtype: str, kind: FeatureKind | None = None, precision: str = "float32"
+    ) -> "FeatureKey":
         """The key of a loaded backbone's features.
 
         Args:
             backbone: the encoder.
             dtype: a name of `DTYPES`: of the features as they are stored.
+            kind: what a method takes from it; None: a plain pass.
             precision: of the encoder's matrix products.
 
         Returns:
-            The key.
+            The key. The weights' SHA-256 covers the positions, so also how they were resized.
         """
-        config, grid = backbone.config, backbone.grid
-        shape = (len(config.feature_layers), grid[0] * grid[1], backbone.patch_width, backbone.joint_width)
-        return cls(config.name, backbone.digest, config.feature_layers, config.image_size, dtype, shape, precision)
+        config, kind = backbone.config, kind or backbone.plain_kind
+        layers, size = config.feature_layers, config.image_size
+        return cls(config.name, backbone.digest, layers, size, dtype, kind.shape, kind.passes, precision)
 
 
 class EncodedSample(NamedTuple):
@@ -136,12 +141,13 @@ def read_key(folder: Path | str) -> FeatureKey:
         raise DataError(f"{folder} holds no frozen features; make them with `bayes-pfl features`.") from error
 
 
-def fitting_key(folder: Path | str, backbone: Backbone) -> FeatureKey:
+def fitting_key(folder: Path | str, backbone: Backbone, kind: FeatureKind | None = None) -> FeatureKey:
     """What the folder's features depend on; no feature is read.
 
     Args:
         folder: path or URI.
         backbone: the encoder that they must be of.
+        kind: what a method takes from it; None: a plain pass.
 
     Returns:
         The key.
@@ -150,7 +156,7 @@ def fitting_key(folder: Path | str, backbone: Backbone) -> FeatureKey:
         DataError: the folder holds no features, or those of another backbone, weights, layers or size.
     """
     key = read_key(folder)
-    wanted = FeatureKey.of(backbone, key.dtype, key.precision)
+    wanted = FeatureKey.of(backbone, key.dtype, kind, key.precision)
     if wanted != key:
         different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(key, name)]
         raise DataError(
@@ -165,13 +171,14 @@ class FeatureShards:
     Args:
         folder: path, or URI whose files are copied first.
         backbone: the encoder that they must be of.
+        kind: what they must be of it; None: a plain pass.
 
     Raises:
         DataError: the folder holds no features, or those of another backbone, weights, layers or size.
     """
 
-    def __init__(self, folder: Path | str, backbone: Backbone) -> None:
-        self.key = fitting_key(folder, backbone)
+    def __init__(self, folder: Path | str, backbone: Backbone, kind: FeatureKind | None = None) -> None:
+        self.key = fitting_key(folder, backbone, kind)
         self._batches: list[pa.RecordBatch] = []
         self._where: dict[tuple[str, int], tuple[int, int]] = {}
         for name in Store(folder).names():

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from bayes_pfl.clip.checkpoints import describe, torchscript_tensors, transformers_tensors
+from bayes_pfl.clip.positions import resize_positions
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
@@ -88,12 +89,14 @@ def load_clip(config: BackboneConfig) -> Any:
                 pretrained=pretrained,
                 force_quick_gelu=config.quick_gelu,
                 device=torch.get_default_device(),
-                force_image_size=config.image_size,
+                force_image_size=config.image_size if config.position_resize == "antialiased_bicubic" else None,
                 pretrained_text=False,
                 weights_only=True,
             )
         except Exception as error:  # open_clip raises whatever its many loaders raise
             raise BackboneError(_why_not_loaded(config, name, error)) from error
+    if config.position_resize != "antialiased_bicubic":
+        resize_positions(clip.visual, config)
     runs = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
     if runs != config.quick_gelu:
         raise BackboneError(

@@ -53,7 +53,7 @@ class PromptEncoder(nn.Module):
         super().__init__()
         tower = backbone.text_tower
         blocks = list(tower.transformer.resblocks)
-        if not _reads_as_clip(tower, blocks):
+        if not reads_as_clip(tower, blocks):
             raise BackboneError(
                 f"{backbone.config.name} has a text tower that is not CLIP's, a transformer that reads from left to "
                 f"right and gives the state of its end of text; {SERVED}."
@@ -142,8 +142,16 @@ class PromptEncoder(nn.Module):
         return torch.stack(keys), torch.stack(values)
 
 
-def _reads_as_clip(tower: Any, blocks: list[Any]) -> bool:
-    """Whether a text tower has CLIP's blocks, its causal mask, and its pooling at the end of text."""
+def reads_as_clip(tower: Any, blocks: list[Any]) -> bool:
+    """Whether a text tower has CLIP's blocks, its causal mask, and its pooling at the end of text.
+
+    Args:
+        tower: open_clip's text tower.
+        blocks: its residual blocks.
+
+    Returns:
+        False for any other tower.
+    """
     if any(not isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
         return False
     if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:

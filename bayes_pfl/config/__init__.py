@@ -1,10 +1,20 @@
 """Every choice of a model and of its training, as frozen settings; an unknown key is an error naming the nearest."""
 
+from bayes_pfl.config.methods import (
+    AdaClipConfig,
+    AnomalyClipConfig,
+    AprilGanConfig,
+    ClipAdConfig,
+    PromptEnsembleConfig,
+    SegmentationLoss,
+    WinClipConfig,
+)
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.config.run import (
     BackboneConfig,
     DetectorConfig,
     DetectorOptions,
+    MethodConfig,
     NumSamples,
     Precision,
     RunConfig,
@@ -12,21 +22,31 @@ from bayes_pfl.config.run import (
     TrainingConfig,
 )
 from bayes_pfl.config.settings import Settings, parse_config, read_config
+from bayes_pfl.config.wordings import Wording
 
 __all__ = [
+    "AdaClipConfig",
+    "AnomalyClipConfig",
+    "AprilGanConfig",
     "BackboneConfig",
+    "ClipAdConfig",
     "DetectorConfig",
     "DetectorOptions",
     "LossConfig",
     "LossVariant",
+    "MethodConfig",
     "ModelConfig",
     "NumSamples",
     "Precision",
+    "PromptEnsembleConfig",
     "PromptFlowVariant",
     "RunConfig",
     "ScoringConfig",
+    "SegmentationLoss",
     "Settings",
     "TrainingConfig",
+    "WinClipConfig",
+    "Wording",
     "parse_config",
     "published_variant",
     "read_config",

@@ -1,5 +1,7 @@
 """Settings of Bayes-PFL: the learned head (B, K, P, Q of the paper) and its loss, and where implementations differ."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from bayes_pfl.config.settings import Settings
@@ -84,6 +86,7 @@ class PromptFlowVariant(Settings):
 class ModelConfig(Settings):
     """The learned head of Bayes-PFL."""
 
+    method: Literal["bayes_pfl"] = "bayes_pfl"
     num_prompts: int = Field(3, ge=1, description="B, prompts in each of the two banks")
     context_tokens: int = Field(5, ge=1, description="P, learnable context vectors of a prompt")
     state_tokens: int = Field(5, ge=1, description="Q, learnable state vectors of a prompt")

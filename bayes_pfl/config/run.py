@@ -4,13 +4,32 @@ The defaults are the paper's formulation at full scale; where the authors' relea
 says which value reproduces it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from bayes_pfl.config.methods import (
+    AdaClipConfig,
+    AnomalyClipConfig,
+    AprilGanConfig,
+    ClipAdConfig,
+    PromptEnsembleConfig,
+    WinClipConfig,
+    recommended_settings,
+)
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
 from bayes_pfl.config.settings import Settings
+
+PositionResize = Literal["antialiased_bicubic", "bicubic", "bilinear"]
 
 
 class BackboneConfig(Settings):
@@ -31,6 +50,10 @@ class BackboneConfig(Settings):
         False, description="QuickGELU instead of exact GELU; the authors run OpenAI's weights with exact GELU"
     )
     weights_sha256: str = Field("", description="expected SHA-256 of the CLIP parameters; empty accepts any")
+    position_resize: PositionResize = Field(
+        "antialiased_bicubic",
+        description="how the positional grid is brought to image_size: as open_clip does, or without antialiasing",
+    )
 
     @field_validator("name", "pretrained")
     @classmethod
@@ -64,6 +87,12 @@ class ScoringConfig(Settings):
     )
     threshold_for: str | None = Field(
         None, description="way of looking at images that the threshold was made for, in words; none: whole images"
+    )
+    edge_twice: bool = Field(
+        False, description="smoothing reflects the outermost pixels too, as scipy does and the released codes with it"
+    )
+    smoothed_maximum: bool = Field(
+        False, description="the map's maximum in the image score is that of the smoothed map (CLIP-AD)"
     )
 
     @model_validator(mode="after")
@@ -149,14 +178,53 @@ MODEL_KEYS = {f"model.{name}": f"model.variant.{name}" for name in PromptFlowVar
 LOSS_KEYS = {f"loss.{name}": f"loss.variant.{name}" for name in LossVariant.model_fields}
 
 
+MethodConfig = Annotated[
+    Annotated[ModelConfig, Tag("bayes_pfl")]
+    | Annotated[PromptEnsembleConfig, Tag("prompt_ensemble")]
+    | Annotated[WinClipConfig, Tag("winclip")]
+    | Annotated[AprilGanConfig, Tag("april_gan")]
+    | Annotated[ClipAdConfig, Tag("clip_ad")]
+    | Annotated[AnomalyClipConfig, Tag("anomaly_clip")]
+    | Annotated[AdaClipConfig, Tag("ada_clip")],
+    Discriminator(lambda value: _method_name(value)),  # which is defined below
+]
+"""Settings of any method, told apart by `method`; without it they are Bayes-PFL's."""
+
+ADDED_LATER: dict[str, dict[str, Any]] = {
+    "model": {"method": "bayes_pfl"},
+    "backbone": {"position_resize": "antialiased_bicubic"},
+    "scoring": {"edge_twice": False, "smoothed_maximum": False},
+}
+"""Fields that configurations of Bayes-PFL lack where they have these values, as they did before there were the fields:
+names of runs, digests and bundles of older versions stay what they were."""
+
+
 class DetectorConfig(Settings):
-    """All that is needed to rebuild a trained detector: what a bundle stores."""
+    """All that is needed to rebuild a trained detector: what a bundle stores.
+
+    A method other than Bayes-PFL brings its own defaults of `backbone` and `scoring`; keys that are given win.
+    """
 
     old_keys: ClassVar[dict[str, str]] = MODEL_KEYS
 
     backbone: BackboneConfig = BackboneConfig()
-    model: ModelConfig = ModelConfig()
+    model: MethodConfig = ModelConfig()
     scoring: ScoringConfig = ScoringConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _methods_own_defaults(cls, values: Any) -> Any:
+        return _with_defaults_of_method(values) if isinstance(values, dict) else values
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        values = handler(self)
+        if isinstance(self.model, ModelConfig):
+            for section, fields in ADDED_LATER.items():
+                for name, default in fields.items():
+                    if values.get(section, {}).get(name) == default:
+                        del values[section][name]
+        return values
 
 
 class RunConfig(DetectorConfig):
@@ -169,10 +237,19 @@ class RunConfig(DetectorConfig):
 
     @model_validator(mode="after")
     def _second_stage_needs_maps(self) -> "RunConfig":
-        if self.training.second_stage_epochs and not self.model.variant.mapped_classification:
+        has_maps = isinstance(self.model, ModelConfig) and self.model.variant.mapped_classification
+        if self.training.second_stage_epochs and not has_maps:
             raise ValueError(
                 "training.second_stage_epochs trains model.variant.mapped_classification and attention_pooling: set "
                 "both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_is_of_bayes_pfl(self) -> "RunConfig":
+        if not isinstance(self.model, ModelConfig) and self.loss != LossConfig():
+            raise ValueError(
+                f"the settings under loss are Bayes-PFL's; those of {self.model.method} are under model.segmentation"
             )
         return self
 
@@ -183,3 +260,20 @@ class RunConfig(DetectorConfig):
             Backbone, model and scoring.
         """
         return DetectorConfig(backbone=self.backbone, model=self.model, scoring=self.scoring)
+
+
+def _method_name(value: Any) -> Any:
+    """The tag of a method's settings, given as such or as a mapping."""
+    return value.get("method", "bayes_pfl") if isinstance(value, dict) else getattr(value, "method", "bayes_pfl")
+
+
+def _with_defaults_of_method(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with the method's own defaults for keys of `backbone` and `scoring` that are not given."""
+    model = values.get("model")
+    recommended = recommended_settings(_method_name(model), model) if model is not None else {}
+    values = dict(values)
+    for section, defaults in recommended.items():
+        given = values.get(section, {})
+        if isinstance(given, dict):
+            values[section] = {**defaults, **given}
+    return values

@@ -3,10 +3,10 @@
 import difflib
 import logging
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError, model_validator
 
 from bayes_pfl.errors import ConfigError
 
@@ -97,7 +97,7 @@ def _validated(kind: type[T], values: dict[str, Any], origin: str, origins: dict
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
         for problem in error.errors():
-            key = ".".join(map(str, problem["loc"]))
+            key = ".".join(_key(kind, problem["loc"]))
             sources = [source for name, source in origins.items() if f"{key}.".startswith(f"{name}.")]
             problems.setdefault(sources[-1] if sources else origin, []).append(_explain(kind, problem))
         raise ConfigError("; ".join(f"{source}: {'; '.join(texts)}" for source, texts in problems.items())) from error
@@ -158,24 +158,24 @@ def _apply(values: dict[str, Any], assignment: str, override: str) -> None:
 
 def _explain(kind: type[Settings], problem: Any) -> str:
     """One of pydantic's problems as a sentence; for an unknown key, with the nearest valid one."""
-    location = [str(part) for part in problem["loc"]]
+    location = _key(kind, problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{'.'.join(location) or 'configuration'}: {problem['msg']}"
+        return f"{'.'.join(location) or 'configuration'}: {_message(problem)}"
     section: Any = kind
-    for part in location[:-1]:
-        section = section.model_fields[part].annotation
+    for part in problem["loc"][:-1]:
+        section = section[part] if isinstance(section, dict) else _section(section.model_fields[part])
     valid = list(section.model_fields)
-    near = _nearest(location[-1], valid, kind)
+    near = _nearest(location[-1], valid, kind, ".".join(location))
     alike = [key for key in valid if key in difflib.get_close_matches(location[-1], valid, LISTED_KEYS, 0)]
     more = f" and {len(valid) - LISTED_KEYS} more" if len(valid) > LISTED_KEYS else ""
     return f"unknown key '{'.'.join(location)}'; did you mean '{near}'? Valid keys: {', '.join(alike)}{more}"
 
 
-def _nearest(name: str, valid: list[str], kind: type[Settings]) -> str:
+def _nearest(name: str, valid: list[str], kind: type[Settings], unknown: str) -> str:
     """The valid key of a section that is like the name; else the like key of another section, dotted."""
     if near := difflib.get_close_matches(name, valid, n=1):
         return near[0]
-    elsewhere = {key.rpartition(".")[2]: key for key in _dotted_keys(kind)}
+    elsewhere = {key.rpartition(".")[2]: key for key in _dotted_keys(kind) if key != unknown}
     if name in PAPER_LETTERS and PAPER_LETTERS[name] in elsewhere:
         return elsewhere[PAPER_LETTERS[name]]
     if near := difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.8):
@@ -184,12 +184,47 @@ def _nearest(name: str, valid: list[str], kind: type[Settings]) -> str:
 
 
 def _dotted_keys(kind: type[Settings]) -> list[str]:
-    """All keys of settings, those of sections dotted."""
+    """All keys of settings, those of sections dotted; of a section with several kinds, those of its first."""
     keys = []
     for name, field in kind.model_fields.items():
-        section = field.annotation
+        section = _section(field)
+        if isinstance(section, dict):
+            section = next(iter(section.values()))
         if isinstance(section, type) and issubclass(section, Settings):
             keys += [f"{name}.{key}" for key in _dotted_keys(section)]
         else:
             keys.append(name)
     return keys
+
+
+def _section(field: Any) -> Any:
+    """The kind of settings of a field; where there are several, by tag."""
+    kinds: dict[str, Any] = {}
+    for member in get_args(field.annotation):
+        if get_origin(member) is Annotated:
+            settings, *marks = get_args(member)
+            kinds |= {mark.tag: settings for mark in marks if isinstance(mark, Tag)}
+    return kinds or field.annotation
+
+
+def _key(kind: type[Settings], location: tuple[Any, ...]) -> list[str]:
+    """Where a problem is, as people write it: without pydantic's tag of the kind of section."""
+    key: list[str] = []
+    section: Any = kind
+    for part in location:
+        if isinstance(section, dict):
+            section = section.get(part)
+            continue
+        key.append(str(part))
+        fields = getattr(section, "model_fields", {})
+        section = _section(fields[part]) if part in fields else None
+    return key
+
+
+def _message(problem: Any) -> str:
+    """pydantic's message; of a section's kind that does not exist, what there is."""
+    if problem["type"] != "union_tag_invalid":
+        return str(problem["msg"])
+    names = [name.strip(" '") for name in problem["ctx"]["expected_tags"].split(",")]
+    near = difflib.get_close_matches(str(problem["ctx"]["tag"]), names, 1, 0.0)[0]
+    return f"there is no method '{problem['ctx']['tag']}'; did you mean '{near}'? There are {', '.join(names)}"

@@ -18,8 +18,10 @@ import safetensors.torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
-from bayes_pfl.config import DetectorConfig, parse_config
+from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, parse_config
+from bayes_pfl.data.cache import cache_folder
 from bayes_pfl.errors import BundleError, ConfigError
+from bayes_pfl.inference.untrained import SCHEME, untrained_config
 
 FORMAT = 1
 FILES = ("bundle.json", "head.safetensors", "training_images.txt", "README.md")
@@ -27,6 +29,8 @@ FILES = ("bundle.json", "head.safetensors", "training_images.txt", "README.md")
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = "package:embedded/bundle"
 DEMONSTRATION = "embedded demonstration model"
+UNTRAINED = {"kind": "needs no training"}
+"""What `bundle.json` says of the training of a method without any."""
 RESOLVERS = "bayes_pfl.model_sources"
 """Entry-point group: the name is a URI scheme, the object a function from URI to a local bundle folder."""
 
@@ -121,15 +125,9 @@ def _write(
     folder: Path, config: DetectorConfig, weights: dict[str, Tensor], training: dict[str, Any], images: list[str]
 ) -> None:
     """All files of a bundle, on the disk when this returns."""
-    head = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    head = _head(config, weights)
     listed = "".join(f"{digest}\n" for digest in images).encode("ascii")
-    record = {
-        "format": FORMAT,
-        "config": config.model_dump(mode="json"),
-        "head_sha256": hashlib.sha256(head).hexdigest(),
-        "training_images_sha256": hashlib.sha256(listed).hexdigest(),
-        "training": training,
-    }
+    record = _record(config, head, listed, training)
     contents = {
         "head.safetensors": head,
         "training_images.txt": listed,
@@ -141,6 +139,41 @@ def _write(
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the folder must not get its name before its content in a power cut
+
+
+def _head(config: DetectorConfig, weights: dict[str, Tensor]) -> bytes:
+    """The file of weights; without any, one that differs where the settings do: its hash is the model's version."""
+    settings = None if weights else {"settings": hashlib.sha256(config.model_dump_json().encode()).hexdigest()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    return safetensors.torch.save(tensors, settings)
+
+
+def _record(config: DetectorConfig, head: bytes, images: bytes, training: dict[str, Any]) -> dict[str, Any]:
+    """What `bundle.json` holds."""
+    return {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "head_sha256": hashlib.sha256(head).hexdigest(),
+        "training_images_sha256": hashlib.sha256(images).hexdigest(),
+        "training": training,
+    }
+
+
+def untrained_bundle(method: str, backbone: BackboneConfig | None = None) -> Bundle:
+    """What stands in for a trained model where a method needs no training: its released settings and no weights.
+
+    Args:
+        method: name of the method.
+        backbone: another CLIP than the method's own.
+
+    Returns:
+        The bundle, in memory alone.
+
+    Raises:
+        ConfigError: see `untrained_config`.
+    """
+    config = untrained_config(method, backbone)
+    return Bundle(Path(method), config, {}, _record(config, _head(config, {}), b"", UNTRAINED))
 
 
 def _replaced(folder: Path) -> list[Path]:
@@ -267,10 +300,10 @@ def resolve(source: str | Path) -> Path:
     """The local folder of a bundle.
 
     Args:
-        source: path, `embedded` or URI.
+        source: path, `embedded`, `method:/NAME` of a method that needs no training, or another URI.
 
     Returns:
-        The folder; one behind a URI is copied.
+        The folder; one behind a URI is copied, that of a method is written.
 
     Raises:
         BundleError: no installed program resolves the URI.
@@ -278,7 +311,9 @@ def resolve(source: str | Path) -> Path:
     text = str(source)
     if text == EMBEDDED:
         return package_path(EMBEDDED_FOLDER)
-    scheme, separator, _ = text.partition(":/")
+    scheme, separator, name = text.partition(":/")
+    if scheme == SCHEME and separator:
+        return _untrained_folder(name)
     if separator and scheme.isalnum() and len(scheme) > 1:
         for entry in importlib.metadata.entry_points(group=RESOLVERS, name=scheme):
             return Path(entry.load()(text))
@@ -288,22 +323,32 @@ def resolve(source: str | Path) -> Path:
     return Path(source)
 
 
+def _untrained_folder(method: str) -> Path:
+    """A bundle of a method that needs no training, in the cache."""
+    bundle = untrained_bundle(method)
+    folder = cache_folder() / bundle.version / method
+    if not (folder / "bundle.json").is_file():
+        save_bundle(folder, bundle.config, {}, UNTRAINED, [])
+    return folder
+
+
 def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -> str:
     """README.md of a bundle."""
-    model, backbone = config.model, config.backbone
+    backbone = config.backbone
     trained_on = (
         f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)"
         if images
+        else "- Nothing was trained"
+        if training == UNTRAINED
         else "- Which images it was trained on is not recorded: evaluating on them cannot be refused"
     )
     lines = [
-        "# Bayes-PFL head",
+        "# Bayes-PFL head" if isinstance(config.model, ModelConfig) else f"# Head of {config.model.method}",
         "",
         f"- Backbone: {backbone.name}, weights `{backbone.pretrained}` "
         f"(SHA-256 {backbone.weights_sha256[:16]}...), not included",
         f"- Input: {backbone.image_size} px; vision blocks {', '.join(map(str, backbone.feature_layers))}",
-        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
-        f"K = {model.flow_length} flow steps",
+        _sizes(config),
         trained_on,
         "",
         "```json",
@@ -315,3 +360,14 @@ def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -
         "on it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sizes(config: DetectorConfig) -> str:
+    """A line of the model card: what is learned."""
+    model = config.model
+    if not isinstance(model, ModelConfig):
+        return f"- Method: {model.method}; its settings are in `bundle.json`"
+    return (
+        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
+        f"K = {model.flow_length} flow steps"
+    )

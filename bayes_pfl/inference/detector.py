@@ -9,14 +9,14 @@ import torch
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import check_precision, on_device, placed, usable_device
-from bayes_pfl.config import Precision
-from bayes_pfl.errors import BundleError, ConfigError, ImageError
-from bayes_pfl.inference.bundle import Bundle, load_bundle
+from bayes_pfl.config import BackboneConfig, Precision
+from bayes_pfl.errors import BundleError, ImageError
+from bayes_pfl.inference.bundle import Bundle, load_bundle, untrained_bundle
 from bayes_pfl.inference.encoding import ImageEncoder
 from bayes_pfl.inference.images import ImageLike, PreparedImage, check_numbers, check_pairs, prepare_image, rgb_image
-from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction, prompt_scores, within
-from bayes_pfl.inference.tiling import TiledScores, tiled_scores
-from bayes_pfl.inference.view import WHOLE, View
+from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction
+from bayes_pfl.inference.tiling import TiledScores, tiled_scores, viewed_prediction
+from bayes_pfl.inference.view import View, whole_threshold
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
 from bayes_pfl.methods.method import BatchQuery, ImageQuery
@@ -78,7 +78,7 @@ class Detector:
             self.method = build_method(bundle.config, self.backbone, device, bundle.weights)
         except RuntimeError as error:
             raise BundleError(f"The head in {bundle.folder} does not fit its configuration: {error}") from error
-        one_by_one = deterministic or bundle.config.model.variant.draws_in_order
+        one_by_one = deterministic or self.method.in_order
         self._batch = 1 if self.device.type == "cpu" or one_by_one else BATCH
         self._encoder = ImageEncoder(self.method.encode_image, self.device, precision, compiled)
 
@@ -94,7 +94,7 @@ class Detector:
         """Load a bundle.
 
         Args:
-            source: a folder, `embedded` (the demonstration model inside the package) or `models:/NAME@ALIAS`.
+            source: a folder, `embedded` (the demonstration model), `models:/NAME@ALIAS` or `method:/NAME`.
             device: where to compute: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`.
             precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed on a GPU or
                 where the processor multiplies it fast (AMX): maps then differ from the exact ones in the third digit.
@@ -116,9 +116,26 @@ class Detector:
         bundle = load_bundle(source)
         return cls(bundle, Backbone(bundle.config.backbone), where, precision, compiled, deterministic)
 
+    @classmethod
+    def of(cls, method: str, backbone: BackboneConfig | None = None, device: str = "cpu") -> "Detector":
+        """A detector by a method that needs no training, with its released settings.
+
+        Args:
+            method: `prompt_ensemble`, `winclip` or `clip_ad`.
+            backbone: another CLIP than the method's own.
+            device: see `load`.
+
+        Returns:
+            The detector.
+
+        Raises:
+            ConfigError, BackboneError: the method must be trained, or cannot compute with this CLIP.
+        """
+        where, bundle = usable_device(device), untrained_bundle(method, backbone)
+        return cls(bundle, Backbone(bundle.config.backbone), where)
+
     def __repr__(self) -> str:
-        model = self.bundle.record.get("head_sha256", "")[:12] or "not stored"
-        name = f"{self.bundle.folder.name or 'head'} ({model})"
+        name = f"{self.bundle.folder.name or 'head'} ({self.bundle.record.get('head_sha256', '')[:12] or 'not stored'})"
         backbone = self.config.backbone
         return f"Detector({name}, {backbone.name} at {backbone.image_size} px, {self.device}, {self.precision})"
 
@@ -174,12 +191,7 @@ class Detector:
         if num_samples != "auto":
             nested = self.predict_nested(images, class_names, [num_samples], seed)
             return [predictions[num_samples] for predictions in nested]
-        own = self.config.scoring.threshold_for in (None, WHOLE.name(self.config.backbone.image_size))
-        threshold = self.config.scoring.threshold if threshold is None and own else threshold
-        if threshold is None:
-            raise ConfigError(
-                'num_samples="auto" needs a threshold: give one, or use a bundle that has one for whole images.'
-            )
+        threshold = whole_threshold(self.config) if threshold is None else threshold
         self._check_names(images, class_names)
         return [
             self.predict_features_until(*self._encode(image), name, threshold, seed)
@@ -288,11 +300,10 @@ class Detector:
     def predict_tiled(
         self, image: ImageLike, class_name: str, overlap: float = 0.5, num_samples: int = 10, seed: int = 0
     ) -> Prediction:
-        """One large image at its own resolution, tile by tile.
+        """One large image at its own resolution, tile by tile; smaller than `image_size`, it is enlarged for the model.
 
-        Maps are (height, width) of the image: the tiles' weighted by sin^2 windows, then smoothed. The image score
-        takes the mean text score of the tiles and the maximum of the blended map; its uncertainty is that of the tile
-        with the largest map score. An image with a side below `image_size` is enlarged for the model.
+        Maps are (height, width) of the image: the tiles' weighted by sin^2 windows, then smoothed. The score takes the
+        mean text score and the maximum of the blended map; its uncertainty is that of the tile with the largest map.
 
         Args:
             image: see `predict`.
@@ -360,11 +371,7 @@ class Detector:
             scores = TiledScores(*[_score(seen)] * 2)
         else:
             scores = tiled_scores(seen, self.config.backbone.image_size, view.overlap, _score)
-        uncertainty = float(prompt_scores(scores.peak, self.config.scoring).std(correction=0))
-        whole = prediction(scores.image, self.config.scoring, num_samples)._replace(uncertainty=uncertainty)
-        if view.region is None:
-            return whole
-        return within(whole, scores.image, self.config.scoring, view.region, pixels.size)
+        return viewed_prediction(scores, self.config.scoring, num_samples, view.region, pixels.size)
 
     def _on_device(self, features: Features) -> Features:
         return Features(*(on_device(part, self.device).to(torch.float32) for part in features))

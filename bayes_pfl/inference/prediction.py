@@ -18,26 +18,29 @@ class Prediction(NamedTuple):
     Attributes:
         image_score: text_weight * text_score + map_weight * map_score (0.5 each by default): the higher, the more
             anomalous.
-        uncertainty: standard deviation of the image score over the B x R prompts, in the score's unit.
+        uncertainty: standard deviation of the image score over the B x R prompts, in the score's unit; None for a
+            method that has no distribution: it is not known then, and not 0.
         anomaly_map: (height, width) float32 in [0, 1], smoothed as configured; at the model's image size, or for tiles
             and regions at the image's own; 0 outside the region.
-        uncertainty_map: (height, width) float32: standard deviation over the B x R prompts, in the map's unit.
+        uncertainty_map: (height, width) float32: standard deviation over the B x R prompts, in the map's unit; None
+            where `uncertainty` is.
         text_score: mean abnormal probability of the whole image's feature, in [0, 1] (s_text).
-        map_score: maximum of the map before smoothing, in [0, 1] (s_img).
-        num_samples: number of samples R that was used.
+        map_score: maximum of the map before smoothing, in [0, 1] (s_img); of the smoothed map where
+            `scoring.smoothed_maximum` says so.
+        num_samples: number of samples R that was used; a method without a distribution ignores it.
     """
 
     image_score: float
-    uncertainty: float
+    uncertainty: float | None
     anomaly_map: np.ndarray
-    uncertainty_map: np.ndarray
+    uncertainty_map: np.ndarray | None
     text_score: float
     map_score: float
     num_samples: int
 
 
 def image_score(scores: PromptScores, scoring: ScoringConfig) -> float:
-    """text_weight * s_text + map_weight * maximum of the map before smoothing.
+    """text_weight * s_text + map_weight * maximum of the map.
 
     Args:
         scores: of one image.
@@ -46,7 +49,7 @@ def image_score(scores: PromptScores, scoring: ScoringConfig) -> float:
     Returns:
         The score: the higher, the more anomalous.
     """
-    text, peak = float(scores.text_scores.mean()), float(scores.anomaly_map.max())
+    text, peak = float(scores.text_scores.mean()), float(_peaks(scores, scoring))
     return scoring.text_weight * text + scoring.map_weight * peak
 
 
@@ -63,6 +66,34 @@ def prompt_scores(scores: PromptScores, scoring: ScoringConfig) -> Float[Tensor,
     return scoring.text_weight * scores.text_scores + scoring.map_weight * scores.map_maxima
 
 
+def uncertainty(scores: PromptScores, scoring: ScoringConfig) -> float | None:
+    """Standard deviation of the image score over the prompts.
+
+    Args:
+        scores: of one image.
+        scoring: the weights.
+
+    Returns:
+        The deviation; None for a method without a distribution.
+    """
+    if scores.uncertainty_map is None:
+        return None
+    return float(prompt_scores(scores, scoring).std(correction=0))
+
+
+def smoothed(anomaly_map: Tensor, scoring: ScoringConfig) -> Tensor:
+    """A map, or several, as a user gets them.
+
+    Args:
+        anomaly_map: (*batch, height, width).
+        scoring: how it is smoothed.
+
+    Returns:
+        The smoothed map.
+    """
+    return smooth(anomaly_map, scoring.smoothing_sigma_px, scoring.edge_twice)
+
+
 def prediction(scores: PromptScores, scoring: ScoringConfig, num_samples: int) -> Prediction:
     """Image score, uncertainty and smoothed map.
 
@@ -76,11 +107,11 @@ def prediction(scores: PromptScores, scoring: ScoringConfig, num_samples: int) -
     """
     return Prediction(
         image_score=image_score(scores, scoring),
-        uncertainty=float(prompt_scores(scores, scoring).std(correction=0)),
-        anomaly_map=smooth(scores.anomaly_map, scoring.smoothing_sigma_px).numpy(),
-        uncertainty_map=scores.uncertainty_map.numpy(),
+        uncertainty=uncertainty(scores, scoring),
+        anomaly_map=smoothed(scores.anomaly_map, scoring).numpy(),
+        uncertainty_map=None if scores.uncertainty_map is None else scores.uncertainty_map.numpy(),
         text_score=float(scores.text_scores.mean()),
-        map_score=float(scores.anomaly_map.max()),
+        map_score=float(_peaks(scores, scoring)),
         num_samples=num_samples,
     )
 
@@ -96,17 +127,24 @@ def batch_predictions(scores: PromptScores, scoring: ScoringConfig, num_samples:
     Returns:
         The numbers of `prediction`, up to rounding.
     """
-    text, peak = scores.text_scores.mean((1, 2)), scores.anomaly_map.amax((1, 2))
+    text, peak = scores.text_scores.mean((1, 2)), _peaks(scores, scoring)
     numbers = [scoring.text_weight * text + scoring.map_weight * peak]
     numbers += [prompt_scores(scores, scoring).std((1, 2), correction=0), text, peak]
-    maps = (smooth(scores.anomaly_map, scoring.smoothing_sigma_px), scores.uncertainty_map)
+    deviation = scores.uncertainty_map
+    maps = [smoothed(scores.anomaly_map, scoring), *([] if deviation is None else [deviation])]
     packed = torch.cat([torch.stack(numbers, 1), *(part.flatten(1) for part in maps)], 1).cpu().numpy()
-    shape = (len(packed), 2, *scores.anomaly_map.shape[1:])
+    shape = (len(packed), len(maps), *scores.anomaly_map.shape[1:])
     return [
         Prediction(
-            float(score), float(uncertainty), anomaly, uncertain, float(text_score), float(map_score), num_samples
+            image_score=float(score),
+            uncertainty=None if deviation is None else float(uncertain),
+            anomaly_map=images[0],
+            uncertainty_map=None if deviation is None else images[1],
+            text_score=float(text_score),
+            map_score=float(map_score),
+            num_samples=num_samples,
         )
-        for (score, uncertainty, text_score, map_score), (anomaly, uncertain) in zip(
+        for (score, uncertain, text_score, map_score), images in zip(
             packed[:, :4], packed[:, 4:].reshape(shape), strict=True
         )
     ]
@@ -128,12 +166,13 @@ def within(
         Maps of the image, 0 outside the region; the score takes the maximum inside the region.
     """
     inside = torch.from_numpy(region.inside_box(*scores.anomaly_map.shape))
-    inner = scores._replace(anomaly_map=scores.anomaly_map * inside)
+    seen = smoothed(scores.anomaly_map, scoring) if scoring.smoothed_maximum else scores.anomaly_map
+    peak = float((seen * inside).max())
     return whole._replace(
-        image_score=image_score(inner, scoring),
-        map_score=float(inner.anomaly_map.max()),
+        image_score=scoring.text_weight * whole.text_score + scoring.map_weight * peak,
+        map_score=peak,
         anomaly_map=region.spread(whole.anomaly_map, *size),
-        uncertainty_map=region.spread(whole.uncertainty_map, *size),
+        uncertainty_map=None if whole.uncertainty_map is None else region.spread(whole.uncertainty_map, *size),
     )
 
 
@@ -147,8 +186,16 @@ def is_clear(scores: PromptScores, scoring: ScoringConfig, threshold: float, sta
         standard_errors: how many standard errors of the mean over samples the distance must exceed.
 
     Returns:
-        True where more samples would hardly change the decision.
+        True where more samples would hardly change the decision, or there are none to draw.
     """
+    if scores.uncertainty_map is None:
+        return True
     by_sample = prompt_scores(scores, scoring).mean(1)
     clearance = standard_errors * float(by_sample.std()) / len(by_sample) ** 0.5
     return abs(image_score(scores, scoring) - threshold) > clearance
+
+
+def _peaks(scores: PromptScores, scoring: ScoringConfig) -> Tensor:
+    """Maximum of the map of an image, or of each of several; before smoothing unless it is asked for behind it."""
+    maps = smoothed(scores.anomaly_map, scoring) if scoring.smoothed_maximum else scores.anomaly_map
+    return maps.amax((-2, -1))

@@ -10,9 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from bayes_pfl.config import ScoringConfig
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ImageError
-from bayes_pfl.inference.view import tile_starts
+from bayes_pfl.inference.prediction import Prediction, prediction, uncertainty, within
+from bayes_pfl.inference.view import RegionOfInterest, tile_starts
 from bayes_pfl.methods.maps import PromptScores
 
 
@@ -56,13 +58,40 @@ def tiled_scores(
         for left in tile_starts(large.width, tile, overlap):
             scores = score(large.crop((left, top, left + tile, top + tile)))
             mean.add(scores.anomaly_map, top, left)
-            variance.add(scores.uncertainty_map.square(), top, left)
+            if scores.uncertainty_map is not None:
+                variance.add(scores.uncertainty_map.square(), top, left)
             text_scores.append(scores.text_scores)
             if peak is None or scores.anomaly_map.max() > peak.anomaly_map.max():
                 peak = scores
     assert peak is not None
-    blended, deviation = (_resize(values, height, width) for values in (mean.result(), variance.result().sqrt_()))
+    blended, deviation = _resize(mean.result(), height, width), None
+    if peak.uncertainty_map is not None:
+        deviation = _resize(variance.result().sqrt_(), height, width)
     return TiledScores(PromptScores(blended, deviation, torch.cat(text_scores), blended.max().view(1, 1)), peak)
+
+
+def viewed_prediction(
+    scores: TiledScores,
+    scoring: ScoringConfig,
+    num_samples: int,
+    region: RegionOfInterest | None,
+    size: tuple[int, int],
+) -> Prediction:
+    """The prediction of an image that was looked at in tiles, or in a region alone.
+
+    Args:
+        scores: of what was looked at.
+        scoring: weights and smoothing.
+        num_samples: R that the scores were computed with.
+        region: that was looked at; None: all of the image.
+        size: width and height of the image, pixels.
+
+    Returns:
+        The prediction; its uncertainty is that of the tile with the largest map score.
+    """
+    whole = prediction(scores.image, scoring, num_samples)
+    whole = whole._replace(uncertainty=uncertainty(scores.peak, scoring))
+    return whole if region is None else within(whole, scores.image, scoring, region, size)
 
 
 def tile_window(tile: int) -> Float[Tensor, "tile"]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from bayes_pfl.config import DetectorConfig
 from bayes_pfl.data.preprocess import MAX_PIXELS, MAX_SIDE_PX, decode_mask
 from bayes_pfl.errors import ConfigError, ImageError
 
@@ -246,3 +247,23 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     stride = max(1, math.floor(tile * (1 - overlap)))
     count = 1 + math.ceil(max(0, length - tile) / stride)
     return [round(start) for start in np.linspace(0, max(0, length - tile), count)]
+
+
+def whole_threshold(config: DetectorConfig) -> float:
+    """The threshold of a model for whole images.
+
+    Args:
+        config: of the model.
+
+    Returns:
+        Image score from which an image is called anomalous.
+
+    Raises:
+        ConfigError: it has none, or one for another way of looking.
+    """
+    scoring = config.scoring
+    if scoring.threshold is None or scoring.threshold_for not in (None, WHOLE.name(config.backbone.image_size)):
+        raise ConfigError(
+            'num_samples="auto" needs a threshold: give one, or use a bundle that has one for whole images.'
+        )
+    return scoring.threshold

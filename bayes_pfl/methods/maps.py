@@ -20,12 +20,26 @@ class PromptScores(NamedTuple):
 
     anomaly_map: Float[Tensor, "*batch height width"]
     """Mean over layers, prompts and samples of the abnormal probability (eq. 12)."""
-    uncertainty_map: Float[Tensor, "*batch height width"]
-    """Standard deviation over the B x R prompts of the layers' mean probability."""
+    uncertainty_map: Float[Tensor, "*batch height width"] | None
+    """Standard deviation over the B x R prompts of the layers' mean probability; None for a method that has no
+    distribution, and therefore no uncertainty: it is not 0."""
     text_scores: Float[Tensor, "*batch samples bank"]
     """Abnormal probability of the global feature, prompt by prompt (s_text before its mean)."""
     map_maxima: Float[Tensor, "*batch samples bank"]
     """Largest value of every prompt's own map."""
+
+
+def single_scores(anomaly_map: Float[Tensor, "batch height width"], text: Float[Tensor, "batch"]) -> PromptScores:
+    """Scores of a method without samples: one map and one text score an image, and no uncertainty.
+
+    Args:
+        anomaly_map: in [0, 1].
+        text: abnormal probability of the image as a whole.
+
+    Returns:
+        The scores, with the images as first axis.
+    """
+    return PromptScores(anomaly_map, None, text.view(-1, 1, 1), anomaly_map.amax((1, 2)).view(-1, 1, 1))
 
 
 BAND = 2**19
@@ -209,22 +223,36 @@ def interpolation_matrix(side: int, size: int, align_corners: bool) -> Float[Ten
     return torch.from_numpy(matrix)
 
 
-def smooth(anomaly_map: Float[Tensor, "*batch height width"], sigma_px: float) -> Float[Tensor, "*batch height width"]:
+def smooth(
+    anomaly_map: Float[Tensor, "*batch height width"], sigma_px: float, edge_twice: bool = False
+) -> Float[Tensor, "*batch height width"]:
     """Gaussian smoothing with reflected borders, cut at four standard deviations.
 
     Args:
         anomaly_map: any map, or several of one size.
         sigma_px: standard deviation, pixels; 0 returns the map itself.
+        edge_twice: the outermost pixels are reflected too, as scipy's `gaussian_filter` does.
 
     Returns:
         The smoothed map.
     """
     if sigma_px == 0:
         return anomaly_map
-    radius = min(int(4 * sigma_px + 0.5), min(anomaly_map.shape[-2:]) - 1)
+    reach = int(4 * sigma_px + 0.5)
+    radius = reach if edge_twice else min(reach, min(anomaly_map.shape[-2:]) - 1)
     points = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (points / sigma_px).square())
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).to(anomaly_map.device)
     maps = anomaly_map.reshape(-1, 1, *anomaly_map.shape[-2:])
-    padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
+    if edge_twice:
+        rows, columns = (_with_edges(side, radius).to(maps.device) for side in maps.shape[-2:])
+        padded = maps[:, :, rows][:, :, :, columns]
+    else:
+        padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
     return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3)).view(anomaly_map.shape)
+
+
+def _with_edges(side: int, radius: int) -> Tensor:
+    """Indices of an axis that is reflected about its outermost edges, as often as the radius needs."""
+    steps = torch.arange(-radius, side + radius) % (2 * side)
+    return torch.minimum(steps, 2 * side - 1 - steps)

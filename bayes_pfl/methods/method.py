@@ -5,14 +5,22 @@ knows which method a configuration describes. A method knows CLIP; it knows no f
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayes_pfl.clip.backbone import Features
+from bayes_pfl.clip.backbone import FeatureKind, Features
 from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.methods.maps import PromptScores
+
+
+class FrozenEncoder(NamedTuple):
+    """The part of a method that learns nothing: what it takes from the frozen image encoder."""
+
+    encode_image: Callable[[Float[Tensor, "batch 3 height width"]], Features]
+    """Normalised images -> features, without gradients."""
+    kind: FeatureKind
 
 
 class ImageQuery(NamedTuple):
@@ -41,6 +49,11 @@ class BatchQuery(NamedTuple):
 @runtime_checkable
 class Method(Protocol):
     """Scores of one image from its features. A method without samples answers every number of samples alike."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether scores depend on an image's position in its call, so that images cannot be scored together."""
+        ...
 
     @property
     def class_names(self) -> ClassNames:
@@ -98,6 +111,87 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores of images from their features, for a method without samples; `WithoutSamples` makes a `Method` of it."""
+
+    @property
+    def class_names(self) -> ClassNames:
+        """Which class names fit into this method's sentences."""
+        ...
+
+    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """See `Method.encode_image`.
+
+        Args:
+            images: normalised images.
+
+        Returns:
+            Features of the batch.
+        """
+        ...
+
+    def score(self, query: BatchQuery) -> PromptScores:
+        """Scores of several images; those of an image depend on no other.
+
+        Args:
+            query: the images.
+
+        Returns:
+            As of `maps.single_scores`, on the method's device.
+        """
+        ...
+
+
+class WithoutSamples:
+    """A method that draws nothing: R is ignored, and there is no uncertainty."""
+
+    in_order = False
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.class_names, self.encode_image = scorer.class_names, scorer.encode_image
+
+    def scores(self, query: ImageQuery, num_samples: Sequence[int]) -> dict[int, PromptScores]:
+        """The same scores for every R. See `Method.scores`.
+
+        Args:
+            query: the image.
+            num_samples: numbers of samples.
+
+        Returns:
+            By R.
+        """
+        batch = self.scorer.score(BatchQuery(query.features, (query.noise_key,), (query.class_name,), query.seed))
+        anomaly_map, text, maxima = (part[0].cpu() for part in (batch.anomaly_map, batch.text_scores, batch.map_maxima))
+        single = PromptScores(anomaly_map, None, text, maxima)
+        return dict.fromkeys(num_samples, single)
+
+    def batch_scores(self, query: BatchQuery, num_samples: int) -> PromptScores:
+        """See `Method.batch_scores`.
+
+        Args:
+            query: the images.
+            num_samples: ignored.
+
+        Returns:
+            Scores of all the images.
+        """
+        return self.scorer.score(query)
+
+    def growing_scores(self, query: ImageQuery, most: int) -> Iterator[tuple[int, PromptScores]]:
+        """One pair, of R = 1: more samples would change nothing. See `Method.growing_scores`.
+
+        Args:
+            query: the image.
+            most: ignored.
+
+        Returns:
+            The pair.
+        """
+        yield from self.scores(query, [1]).items()
+
+
 class TrainingBatch(NamedTuple):
     """One worker's part of a global batch."""
 
@@ -144,10 +238,12 @@ class Loss(NamedTuple):
 
 
 class ParameterGroup(TypedDict):
-    """Parameters with one learning rate, as torch's optimisers take them."""
+    """Parameters with one learning rate, as torch's optimisers take them: Adam, or AdamW where a decay is decoupled."""
 
     params: list[nn.Parameter]
     lr: float
+    weight_decay: NotRequired[float]
+    decoupled_weight_decay: NotRequired[bool]
 
 
 @runtime_checkable
@@ -157,6 +253,11 @@ class TrainableMethod(Protocol):
     @property
     def head(self) -> nn.Module:
         """All that is learned: its state dict is what checkpoints and bundles hold."""
+        ...
+
+    @property
+    def feature_kind(self) -> FeatureKind:
+        """What `encode_image` gives: stored features must be of this kind."""
         ...
 
     @property

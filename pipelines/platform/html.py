@@ -70,7 +70,7 @@ class ReportImage(NamedTuple):
     """Anomalous where not 0; None if the dataset has no mask for the image."""
     label: int
     image_score: float
-    uncertainty: float
+    uncertainty: float | None
 
 
 def metrics_table(title: str, per_category: Mapping[str, Metrics], mean: Metrics) -> ReportTable:
@@ -254,7 +254,8 @@ def _image_html(sample: ReportImage, high: float) -> str:
     )
     facts = (
         f"{'anomalous' if sample.label else 'normal'}{'' if sample.mask is not None else ', no mask'}; "
-        f"score {sample.image_score:.3f}, uncertainty {sample.uncertainty:.3f}, "
+        f"score {sample.image_score:.3f}, "
+        f"{'' if sample.uncertainty is None else f'uncertainty {sample.uncertainty:.3f}, '}"
         f"highest pixel {sample.anomaly_map.max():.3f}"
     )
     return f'<article><h3>{escape(sample.name)}</h3><p>{facts}</p>\n<div class="tiles">\n{figures}\n</div></article>'

@@ -151,7 +151,7 @@ class ChunkResults:
         if truth is not None:
             self.vanished[position] = np.isnan(truth).any()
             self.histogram.update([prediction.anomaly_map], [truth], inside)
-        self.scores[position], self.uncertainties[position] = prediction.image_score, prediction.uncertainty
+        self.scores[position], self.uncertainties[position] = prediction.image_score, _spread(prediction)
 
     def refuse(self, position: int, reason: str) -> None:
         """See `Collector`.
@@ -340,3 +340,8 @@ def _rows(
         arrays = {name: value if name == "problems" else np.asarray(value) for name, value in row.items()}
         finished.add(arrays)
         yield arrays
+
+
+def _spread(prediction: Prediction) -> float:
+    """The uncertainty as a column of numbers holds it: NaN where the method has none."""
+    return np.nan if prediction.uncertainty is None else prediction.uncertainty

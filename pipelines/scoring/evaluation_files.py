@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import DamagedError, OutputError
@@ -106,7 +108,7 @@ def _prediction_rows(refs: Sequence[SampleRef], scored: ScoredSamples) -> list[d
             "category": ref.category,
             "label": ref.label,
             "image_score": float(score),
-            "uncertainty": float(uncertainty),
+            "uncertainty": None if np.isnan(uncertainty) else float(uncertainty),
         }
         for ref, score, uncertainty in zip(refs, scored.scores, scored.uncertainties, strict=True)
     ]

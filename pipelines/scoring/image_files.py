@@ -1,6 +1,7 @@
 """Files of images -> what `bayes-pfl score` knows of each: score, heat map, regions, or why there is none."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,11 +44,16 @@ def scored_images(row: Mapping[str, Any]) -> list[ScoredImage]:
     return [
         ScoredImage(None, None, error, None)
         if error is not None
-        else ScoredImage(float(score), float(uncertainty), None, drawn, regions, read_as)
+        else ScoredImage(float(score), _number(uncertainty), None, drawn, regions, read_as)
         for score, uncertainty, error, drawn, regions, read_as in zip(
             *(row[name] for name in ScoredImage._fields), strict=True
         )
     ]
+
+
+def _number(value: float | None) -> float | None:
+    """A column's number, None for NaN: methods without a distribution have no uncertainty."""
+    return None if value is None or math.isnan(value) else float(value)
 
 
 class ImageFiles:

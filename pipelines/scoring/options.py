@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from bayes_pfl.config import DetectorOptions, Precision
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.inference.untrained import method_source
 from pipelines.platform.cluster import gpus_in_reach, require_gpu
 
 NUM_SAMPLES = "Monte Carlo samples, or auto: as many as each score needs to be clear of the threshold; default 10"
@@ -28,6 +29,22 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
             parser.add_argument("--precision", choices=get_args(Precision), help=field.description)
         else:
             parser.add_argument(f"--{name}", action="store_true", help=field.description)
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """`--method NAME`, in place of `--model`.
+
+    Args:
+        parser: gets the option.
+    """
+    parser.add_argument(
+        "--method",
+        dest="model",
+        default=argparse.SUPPRESS,
+        type=method_source,
+        metavar="NAME",
+        help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
+    )
 
 
 def number_of_samples(text: str) -> int | Literal["auto"]:

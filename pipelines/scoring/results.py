@@ -319,7 +319,7 @@ def _entry(row: dict[str, Any]) -> str:
     return (
         f'<li><a href="{link}"><img src="{link}" loading="lazy" alt="heat map over {name}"></a>\n'
         f"<p><b>{row['pred_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
-        f"uncertainty {row['uncertainty']:.3f}</p></li>"
+        f"uncertainty {'-' if row['uncertainty'] is None else format(row['uncertainty'], '.3f')}</p></li>"
     )
 
 

@@ -168,9 +168,9 @@ def _train_and_evaluate(
     training, validation = ([SampleRef(*ref) for ref in shared[kind]] for kind in ("training", "validation"))
     device = torch.device("cuda" if settings.cluster.use_gpu else "cpu")
     backbone = Backbone(settings.backbone).to(device)
-    shards = FeatureShards(str(settings.data.features), backbone)
     steps = len(global_batches(len(training), settings.training.batch_size, 0, 0))
     trainer = Trainer(settings, backbone, device, steps, workers=1)
+    shards = FeatureShards(str(settings.data.features), backbone, trainer.method.feature_kind)
     tracked = start_run(settings.tracking, trial_name(overrides), {"stage": "trial"}, shared["parent"])
     with closing(tracked):
         tracked.log_params(flat(settings.model_dump(mode="json", exclude={"sweep"})) | shared["provenance"])

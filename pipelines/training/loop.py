@@ -91,7 +91,8 @@ class _Loop:
         device = torch.device("cuda") if settings.cluster.use_gpu else torch.device("cpu")
         steps_per_epoch = len(global_batches(len(self.training), settings.training.batch_size, 0, 0))
         self.trainer = Trainer(settings, Backbone(settings.backbone).to(device), device, steps_per_epoch, self.workers)
-        self.shards = FeatureShards(settings.data.features, self.trainer.backbone) if settings.data.features else None
+        folder, kind = settings.data.features, self.trainer.method.feature_kind
+        self.shards = FeatureShards(folder, self.trainer.backbone, kind) if folder else None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, torch.Tensor] = {}
         self.tracked = Run(settings.tracking, config["run_id"]) if self.rank == 0 else None

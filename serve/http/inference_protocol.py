@@ -113,10 +113,14 @@ def _whole_number(given: InferRequest, key: str, default: int, lowest: int, high
 
 def _answer(name: str, given: InferRequest, wanted: list[str], answers: list[ReplicaAnswer]) -> Any:
     """The response with the outputs asked for."""
-    arrays = {
-        "pred_score": np.array([answer.image_score for answer in answers], np.float64),
-        "uncertainty": np.array([answer.uncertainty for answer in answers], np.float64),
-    }
+    arrays = {"pred_score": np.array([answer.image_score for answer in answers], np.float64)}
+    uncertainties = [answer.uncertainty for answer in answers if answer.uncertainty is not None]
+    if len(uncertainties) == len(answers):
+        arrays["uncertainty"] = np.array(uncertainties, np.float64)
+    elif "uncertainty" in wanted and not given.outputs:
+        wanted = [key for key in wanted if key != "uncertainty"]
+    elif "uncertainty" in wanted:
+        raise Problem(400, "This model's method draws nothing, so it has no uncertainty: ask for pred_score alone.")
     if "anomaly_map" in wanted:
         maps = [answer.anomaly_map for answer in answers if answer.anomaly_map is not None]
         if len({values.shape for values in maps}) > 1:  # a model of another input size took over in between

@@ -78,10 +78,11 @@ def _add_maps(router: APIRouter, service: Service) -> None:
         content = await asyncio.to_thread(drawing.encode_map, answer.anomaly_map, options.kind)
         headers = {
             "X-Pred-Score": repr(answer.image_score),
-            "X-Uncertainty": repr(answer.uncertainty),
             "X-Model-Version": answer.model.version,
             "X-Model-Kind": answer.model.kind,
         }
+        if answer.uncertainty is not None:
+            headers["X-Uncertainty"] = repr(answer.uncertainty)
         return Response(content, headers=headers, media_type=drawing.MEDIA_TYPES[options.kind])
 
 

@@ -151,8 +151,8 @@ class ModelBody(Answer):
     source: str
     backbone: str
     image_size: int = Field(description="side of the square input and of the anomaly map, pixels")
-    num_prompts: int
-    flow_length: int
+    num_prompts: int | None
+    flow_length: int | None
     threshold: float | None = Field(description="image score from which the model calls an image anomalous, if known")
     threshold_for: str = Field(description="the way of looking at images that this threshold belongs to")
 
@@ -226,7 +226,9 @@ class Score(Answer):
     no_label_because: str | None = Field(description="why `pred_label` is null")
     threshold: float | None
     looked_at: str = Field(description="the way of looking, which a threshold must have been made for")
-    uncertainty: float = Field(description="standard deviation of the score over the drawn prompts")
+    uncertainty: float | None = Field(
+        description="standard deviation of the score over the drawn prompts; null for a method that draws none"
+    )
     regions: list[Region] = Field(description="the 50 strongest; empty if no threshold is known")
     region_threshold: float | None
     anomaly_map: EncodedMap | None

@@ -289,8 +289,8 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
         source=source if source == EMBEDDED or source.startswith("models:/") else bundle.folder.name,
         backbone=config.backbone.name.removeprefix("package:").rpartition("/")[2].removesuffix(".json"),
         image_size=config.backbone.image_size,
-        num_prompts=config.model.num_prompts,
-        flow_length=config.model.flow_length,
+        num_prompts=getattr(config.model, "num_prompts", None),
+        flow_length=getattr(config.model, "flow_length", None),
         threshold=config.scoring.threshold,
         threshold_for=config.scoring.threshold_for or WHOLE.name(config.backbone.image_size),
     )
@@ -308,7 +308,7 @@ def self_test(detector: Detector) -> None:
     size = detector.config.backbone.image_size
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     prediction = detector.predict([image], ["object"], num_samples=1)[0]
-    finite = np.isfinite([prediction.image_score, prediction.uncertainty]).all()
+    finite = np.isfinite([prediction.image_score, prediction.uncertainty or 0.0]).all()
     if not finite or prediction.anomaly_map.shape != (size, size) or not np.isfinite(prediction.anomaly_map).all():
         raise BundleError(
             f"The model in {detector.bundle.folder} fails its self-test: its scores are not finite. Train it again."

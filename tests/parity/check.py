@@ -4,21 +4,15 @@ The file holds small weights (`clip/*`, `head/*` with the published names), inpu
 every size is read from it. Exit code 0: all within tolerance; 1: something is not; 2: this is no such file.
 """
 
-import json
 import re
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
-from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.backbone import Features
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import BackboneConfig, LossConfig, LossVariant
 from bayes_pfl.errors import BayesPFLError
@@ -27,8 +21,9 @@ from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
 from bayes_pfl.methods.prompt_flow.noise import Noise
 from bayes_pfl.methods.prompt_flow.published import convert_published, our_key
+from tests.parity import ada_clip, anomaly_clip, clip_ad, linear_layers, winclip
+from tests.parity.recording import Difference, Recording, absolute, relative
 
-ABSOLUTE, RELATIVE = 2e-5, 1e-4
 LOSS_NAMES = {
     "loss_ce": "classification",
     "loss_focal": "focal",
@@ -53,22 +48,13 @@ RELEASED_LOSSES = LossConfig(
 )
 
 
-class Difference(NamedTuple):
-    """One recorded quantity: the largest difference, and what is allowed."""
-
-    name: str
-    value: float
-    allowed: float
-
-
-class Recorded:
-    """A recorded file, with the backbone and head built from its weights by the code that users run."""
+class Recorded(Recording):
+    """A file recorded from Bayes-PFL, with the head built from its weights by the code that users run."""
 
     def __init__(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as file:
-            self.arrays = {name: file[name] for name in file.files}
-        self.samples, self.size = int(self.arrays["num_samples"]), int(self.arrays["image_size"])
-        self.backbone = self._backbone()
+        super().__init__(path)
+        self.samples = int(self.arrays["num_samples"])
+        self.backbone = self.clip(BackboneConfig(quick_gelu=False))
         head = {name.removeprefix("head/"): self[name] for name in self.arrays if name.startswith("head/")}
         config, weights = convert_published(head)
         self.model = BayesPFL(config, Widths.from_backbone(self.backbone))
@@ -77,9 +63,6 @@ class Recorded:
         end = self.backbone.tokenizer.eot_token_id
         rows = [row.tolist() for row in self.arrays["tokens"]]
         self.tokens = [row[2 : row.index(end) + 1] for row in rows]  # behind the start token and the X that is replaced
-
-    def __getitem__(self, name: str) -> Tensor:
-        return torch.from_numpy(np.array(self.arrays[name]))
 
     def class_tokens(self, images: slice) -> ClassTokens:
         """Padded class names of some of the images."""
@@ -92,47 +75,27 @@ class Recorded:
             return Noise(context.unsqueeze(1), normal, abnormal)
         return Noise(context.transpose(0, 1), normal[:, 0], abnormal[:, 0])
 
-    def _backbone(self) -> Backbone:
-        """CLIP of the recorded sizes: an architecture file and a checkpoint, loaded through open_clip."""
-        clip = {name.removeprefix("clip/"): self[name].contiguous() for name in self.arrays if name.startswith("clip/")}
-        width, _, patch, _ = clip["visual.conv1.weight"].shape
-        text_width = clip["token_embedding.weight"].shape[1]
-        architecture = {
-            "embed_dim": clip["text_projection"].shape[1],
-            "vision_cfg": {
-                "image_size": self.size,
-                "layers": _blocks(clip, "visual.transformer"),
-                "width": width,
-                "patch_size": patch,
-                "head_width": 64,
-                "mlp_ratio": _mlp_ratio(clip, "visual.transformer"),
-            },
-            "text_cfg": {
-                "context_length": clip["positional_embedding"].shape[0],
-                "vocab_size": clip["token_embedding.weight"].shape[0],
-                "width": text_width,
-                "heads": max(1, text_width // 64),
-                "layers": _blocks(clip, "transformer"),
-                "mlp_ratio": _mlp_ratio(clip, "transformer"),
-            },
-        }
-        with tempfile.TemporaryDirectory(prefix="parity-") as folder:
-            name = Path(folder, f"{Path(folder).name}.json")
-            name.write_text(json.dumps(architecture), encoding="utf-8")
-            save_file(clip, Path(folder, "clip.safetensors"))
-            layers = tuple(int(layer) for layer in self.arrays["feature_layers"])
-            weights = str(Path(folder, "clip.safetensors"))
-            return Backbone(
-                BackboneConfig(name=str(name), pretrained=weights, image_size=self.size, feature_layers=layers)
-            )
+
+def all_differences(path: Path) -> Iterator[Difference]:
+    """Every comparison of a file recorded from any of the methods, told apart by what it holds."""
+    names = set(Recording(path).arrays)
+    if "num_samples" in names:
+        yield from differences(Recorded(path))
+        return
+    kinds = {"windows_0": winclip, "similarity_0": clip_ad, "head/fc.0.weight": linear_layers}
+    kinds |= {"head/ctx_pos": anomaly_clip, "conditioning": ada_clip}
+    module = next((module for name, module in kinds.items() if name in names), None)
+    if module is None:
+        raise LookupError("it has none of the arrays that tell a method")
+    yield from module.differences(Recording(path))
 
 
 def differences(recorded: Recorded) -> Iterator[Difference]:
     """Every comparison, in the order in which an image travels."""
     features = recorded.backbone.encode_image(recorded["image"])
-    yield _absolute("image features", features.image, recorded["image_features"])
+    yield absolute("image features", features.image, recorded["image_features"])
     for index, patches in enumerate(features.patches):
-        yield _absolute(f"patch tokens {index}", patches, recorded[f"patch_tokens_{index}"])
+        yield absolute(f"patch tokens {index}", patches, recorded[f"patch_tokens_{index}"])
     for index in range(len(recorded["image"])):
         if f"eval{index}_map" in recorded.arrays:
             yield from _evaluation(recorded, features, index)
@@ -147,17 +110,17 @@ def _evaluation(recorded: Recorded, features: Features, index: int) -> Iterator[
         image, recorded.class_tokens(row), recorded.draws(f"eval{index}"), recorded.encoder
     )
     by_kind = prompts.text[0].permute(2, 0, 1, 3).flatten(0, 2)  # all normal first, then sample-major
-    yield _absolute(f"text embeddings {index}", by_kind, recorded[f"eval{index}_text_embeddings"][0])
+    yield absolute(f"text embeddings {index}", by_kind, recorded[f"eval{index}_text_embeddings"][0])
     pixel = recorded.model.pixel_logits(recorded.model.patch_features(image), prompts.text)[:, 0]
     logits = recorded.model.image_logits(image, prompts.text)
     side = int(pixel.shape[-1] ** 0.5)
     maps = MapAccumulator(recorded.size, side, [recorded.samples], recorded.model.config.variant.upsampled_corners)
     maps.add(pixel, logits[0])
     scores = maps.result(recorded.samples)
-    yield _absolute(f"map {index}", scores.anomaly_map, recorded[f"eval{index}_map"])
+    yield absolute(f"map {index}", scores.anomaly_map, recorded[f"eval{index}_map"])
     first = recorded.model.class_token_logits(image, prompts.text).sigmoid().mean()
-    yield _absolute(f"score {index}, stage 1", first, recorded[f"eval{index}_stage1_text_score"])
-    yield _absolute(f"score {index}, stage 2", scores.text_scores.mean(), recorded[f"eval{index}_stage2_text_score"])
+    yield absolute(f"score {index}, stage 1", first, recorded[f"eval{index}_stage1_text_score"])
+    yield absolute(f"score {index}, stage 2", scores.text_scores.mean(), recorded[f"eval{index}_stage2_text_score"])
 
 
 def _training(recorded: Recorded, features: Features) -> Iterator[Difference]:
@@ -174,13 +137,13 @@ def _training(recorded: Recorded, features: Features) -> Iterator[Difference]:
         True,
     )
     by_kind = prompts.text[:, 0].transpose(1, 2).flatten(1, 2)
-    yield _absolute("text embeddings, training", by_kind, recorded["train_text_embeddings"])
+    yield absolute("text embeddings, training", by_kind, recorded["train_text_embeddings"])
     target = Target(recorded["train_label"].float(), recorded["train_mask"].float())
     terms = losses(prompts, logits, target, RELEASED_LOSSES, model.config.variant.upsampled_corners)
     for name, ours in LOSS_NAMES.items():
         if name in recorded.arrays:
             weight = RELEASED_LOSSES.kl_weight if name in WEIGHTED else 1.0
-            yield _relative(name, weight * getattr(terms, ours), recorded[name])
+            yield relative(name, weight * getattr(terms, ours), recorded[name])
     terms.total.backward()
     parameters = dict(model.named_parameters())
     for name in sorted(recorded.arrays):
@@ -188,7 +151,7 @@ def _training(recorded: Recorded, features: Features) -> Iterator[Difference]:
         if key in parameters:
             parameter = parameters[key]
             ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            yield _relative(name, ours, recorded[name])
+            yield relative(name, ours, recorded[name])
 
 
 def _stored_once(name: str) -> str:
@@ -197,40 +160,13 @@ def _stored_once(name: str) -> str:
     return re.sub(r"^PFL_(ab)?normal\.encoder\.", "state_encoder.", name)
 
 
-def _blocks(clip: dict[str, Tensor], tower: str) -> int:
-    """Number of residual blocks of a tower."""
-    pattern = re.compile(rf"{re.escape(tower)}\.resblocks\.(\d+)\.")
-    return 1 + max(int(match[1]) for name in clip if (match := pattern.match(name)))
-
-
-def _mlp_ratio(clip: dict[str, Tensor], tower: str) -> float:
-    """Hidden width of a tower's perceptrons over its width."""
-    hidden, width = clip[f"{tower}.resblocks.0.mlp.c_fc.weight"].shape
-    return hidden / width
-
-
-def _absolute(name: str, ours: Tensor, theirs: Tensor) -> Difference:
-    return Difference(name, _largest(ours, theirs), ABSOLUTE)
-
-
-def _relative(name: str, ours: Tensor, theirs: Tensor) -> Difference:
-    scale = max(float(theirs.double().abs().max()), 1e-12) if theirs.numel() else 1.0
-    return Difference(name, _largest(ours, theirs) / scale, RELATIVE)
-
-
-def _largest(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference: NaN, which no tolerance allows, where a side is not finite; 0 for a flow of length 0."""
-    difference = ours.detach().double() - theirs.double().reshape(ours.shape)
-    return float(difference.abs().max()) if difference.numel() else 0.0
-
-
 def main(arguments: list[str]) -> int:
     """Print every difference; the exit code says whether all are within tolerance."""
     if len(arguments) != 1:
         print("usage: python -m tests.parity.check FILE.npz", file=sys.stderr)
         return 2
     try:
-        results = list(differences(Recorded(Path(arguments[0]))))
+        results = list(all_differences(Path(arguments[0])))
     except (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, BayesPFLError) as error:
         print(f"{arguments[0]} is no recording of the published implementation: {error}", file=sys.stderr)
         return 2

@@ -133,3 +133,15 @@ def test_a_missing_sample_or_view_is_named(backbone, shards, tmp_path):
         stored.load(refs[1])
     with pytest.raises(DataError, match="no features of view 2"):
         stored.load(refs[0], 2)
+
+
+def test_features_of_another_method_are_refused(backbone, shards, tmp_path):
+    folder = written(tmp_path, backbone, index_shards(shards)[:1])
+    assert "passes" not in json.loads((folder / "_manifest" / "features.json").read_text(encoding="utf-8"))
+    kind = backbone.plain_kind._replace(passes="windows")
+    with pytest.raises(DataError, match="another passes; make them anew"):
+        FeatureShards(folder, backbone, kind)
+    write_key(folder, FeatureKey.of(backbone, "float32", kind))
+    assert read_key(folder).passes == "windows"
+    with pytest.raises(DataError, match="another passes"):
+        FeatureShards(folder, backbone)

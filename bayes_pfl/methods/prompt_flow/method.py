@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
-from bayes_pfl.config import DetectorConfig
+from bayes_pfl.config import DetectorConfig, ModelConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.methods.maps import MapAccumulator, PromptScores, batch_maps
 from bayes_pfl.methods.method import BatchQuery, ImageQuery
@@ -36,15 +36,18 @@ class PromptFlow:
     def __init__(
         self, config: DetectorConfig, backbone: Backbone, device: torch.device, weights: dict[str, Tensor]
     ) -> None:
-        self.config, self.backbone, self.device = config, backbone, device
+        self.backbone, self.device = backbone, device
+        assert isinstance(config.model, ModelConfig)
+        self.model = config.model
+        self.in_order = self.model.variant.draws_in_order
         with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: leave the caller's generator alone
-            head = BayesPFL(config.model, Widths.from_backbone(backbone))
+            head = BayesPFL(self.model, Widths.from_backbone(backbone))
         head.load_state_dict(weights)
         self.head = head.to(device).eval()
         self.encoder = PromptEncoder(backbone).to(device)
         self.encode_image = backbone.encode_image
         # Caches of functions that do not hold this object: a dropped method is freed at once.
-        self.class_names = backbone.class_names(other_tokens(config.model))
+        self.class_names = backbone.class_names(other_tokens(self.model))
         self._class_tokens = functools.lru_cache(maxsize=1024)(
             functools.partial(_class_tokens, self.class_names, device)
         )
@@ -80,7 +83,7 @@ class PromptFlow:
         Raises:
             ConfigError: `model.variant.draws_in_order` is set: its noise depends on an image's position in a call.
         """
-        if self.config.model.variant.draws_in_order:
+        if self.model.variant.draws_in_order:
             raise ConfigError("Images with model.variant.draws_in_order are scored one by one.")
         width, features = self.backbone.text_width, query.features
         noise = keyed_noise(query.seed, list(query.noise_keys), num_samples, width).context.to(self.device)
@@ -88,7 +91,7 @@ class PromptFlow:
         states = self._state_offsets(query.seed, 0, num_samples)
         prompts = self.head.encode(context, *states, self._class_tokens(*query.class_names), self.encoder)
         pixel = self.head.pixel_logits(self.head.patch_features(features), prompts.text)
-        size, corners = self.backbone.config.image_size, self.config.model.variant.upsampled_corners
+        size, corners = self.backbone.config.image_size, self.model.variant.upsampled_corners
         return batch_maps(pixel, self.head.image_logits(features, prompts.text), size, corners)
 
     def growing_scores(self, query: ImageQuery, most: int) -> Iterator[tuple[int, PromptScores]]:
@@ -104,7 +107,7 @@ class PromptFlow:
         Raises:
             ConfigError: `model.variant.draws_in_order` is set: its noise depends on R.
         """
-        if self.config.model.variant.draws_in_order:
+        if self.model.variant.draws_in_order:
             raise ConfigError(
                 'num_samples="auto" needs draws that do not depend on R: set model.variant.draws_in_order to false.'
             )
@@ -115,11 +118,11 @@ class PromptFlow:
 
     def _accumulator(self, wanted: list[int]) -> MapAccumulator:
         size, side = self.backbone.config.image_size, self.backbone.grid[0]
-        return MapAccumulator(size, side, wanted, self.config.model.variant.upsampled_corners, self.device)
+        return MapAccumulator(size, side, wanted, self.model.variant.upsampled_corners, self.device)
 
     def _noise(self, query: ImageQuery, num_samples: int, length: int) -> Noise | None:
         """The released code's noise where it is configured, filled up with unused zeros."""
-        if not self.config.model.variant.draws_in_order:
+        if not self.model.variant.draws_in_order:
             return None
         noise = ordered_noise(query.seed, query.position, num_samples, self.backbone.text_width)
         return Noise(*(F.pad(part, (0, 0, 0, length - num_samples)).to(self.device) for part in noise))

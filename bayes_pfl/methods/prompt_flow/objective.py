@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
-from bayes_pfl.config import RunConfig
+from bayes_pfl.config import ModelConfig, RunConfig
 from bayes_pfl.methods.method import Loss, ParameterGroup, TrainingBatch
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Prompts, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
@@ -29,12 +29,14 @@ class PromptFlowObjective:
 
     def __init__(self, run: RunConfig, backbone: Backbone, device: torch.device) -> None:
         self.run, self.backbone, self.device = run, backbone, device
+        assert isinstance(run.model, ModelConfig)
+        self.config = run.model
         self.encoder = PromptEncoder(backbone).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.training.seed)  # every worker starts from the same weights
-            self.head = BayesPFL(run.model, Widths.from_backbone(backbone)).to(device)
-        self.encode_image = backbone.encode_image
-        self.class_names = backbone.class_names(other_tokens(run.model))
+            self.head = BayesPFL(self.config, Widths.from_backbone(backbone)).to(device)
+        self.encode_image, self.feature_kind = backbone.encode_image, backbone.plain_kind
+        self.class_names = backbone.class_names(other_tokens(self.config))
         self._tokens = functools.lru_cache(maxsize=4096)(self.class_names.tokens)
 
     def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
@@ -80,7 +82,7 @@ class PromptFlowObjective:
             prompts, logits = self.head(batch.features, tokens, noise, self.encoder, self._bank(step), class_token_only)
         prompts, logits = _float32(prompts), _float32(logits)
         target = Target(batch.label, batch.mask)
-        terms = losses(prompts, logits, target, config, self.run.model.variant.upsampled_corners, add)
+        terms = losses(prompts, logits, target, config, self.config.variant.upsampled_corners, add)
         # the states' divergence does not depend on the images
         shared = config.kl_weight * (terms.kl_normal + terms.kl_abnormal)
         if second_stage:
@@ -102,7 +104,7 @@ class PromptFlowObjective:
         if not self.run.loss.variant.one_prompt_per_step:
             return slice(None)
         digest = hashlib.sha256(f"bank/{self.run.training.seed}/{step}".encode()).digest()
-        index = int.from_bytes(digest[:8], "little") % self.run.model.num_prompts
+        index = int.from_bytes(digest[:8], "little") % self.config.num_prompts
         return slice(index, index + 1)
 
     @torch.no_grad()
@@ -113,7 +115,7 @@ class PromptFlowObjective:
             "offset_ratio_context": (prompts.context.offset, banks.context),
             "offset_ratio_state": (torch.cat([prompts.normal.offset, prompts.abnormal.offset]), banks.normal),
         }
-        scale = self.run.model.offset_scale
+        scale = self.config.offset_scale
         return {
             name: scale * offset.norm(dim=-1).mean() / bank.norm(dim=-1).mean()
             for name, (offset, bank) in pairs.items()

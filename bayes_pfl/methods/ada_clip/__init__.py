@@ -1,0 +1,1 @@
+"""AdaCLIP: prompts inside both encoders, learned and made from the image."""

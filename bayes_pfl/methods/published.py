@@ -1,0 +1,229 @@
+"""The authors' published checkpoints of all methods -> settings and weights, told apart by what they hold.
+
+Each variant is the one that the weights were trained with, quirks of the released code included. What a format is known
+by comes from the codes that write it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bayes_pfl.config import (
+    AdaClipConfig,
+    AnomalyClipConfig,
+    AprilGanConfig,
+    ClipAdConfig,
+    MethodConfig,
+)
+from bayes_pfl.errors import BundleError
+from bayes_pfl.methods.prompt_flow.published import convert_published, published_widths
+
+Weights = dict[str, Tensor]
+
+LINEAR = re.compile(r"fc\.(\d+)\.(weight|bias)")
+
+PROMPT_BUFFERS = re.compile(r"(token_(prefix|suffix)|tokenized_prompts)_(pos|neg)|compound_prompt_projections\.\d+\..*")
+"""AnomalyCLIP's stored word embeddings and ids, the same for everybody, and layers that it creates and never uses."""
+
+ADA_CLIP_PARTS = {
+    "text_prompter.static_prompts": "text_prompts",
+    "visual_prompter.static_prompts": "image_prompts",
+    "patch_token_layer.head": "patch_layers",
+    "cls_token_layer.head.0": "image_layer",
+    "dynamic_visual_prompt_generator.head": "image_generators",
+    "dynamic_text_prompt_generator.head": "text_generators",
+}
+"""AdaCLIP's names, behind `clip_model.`, and ours."""
+
+
+class PublishedModel(NamedTuple):
+    """What a checkpoint holds, and what it was trained with."""
+
+    model: MethodConfig
+    weights: Weights
+    layers: int | None
+    """Vision blocks that it reads, at equal distances; None where the weights do not say: the last alone."""
+    widths: dict[str, int]
+    """Of the CLIP that it fits: joint, text and vision, as far as the weights say."""
+
+
+def read_published(content: Any) -> PublishedModel:
+    """Recognise a checkpoint.
+
+    Args:
+        content: what torch's restricted unpickler read.
+
+    Returns:
+        The model.
+
+    Raises:
+        BundleError: it is of no known format, or keys are unknown or missing; it lists them.
+    """
+    if isinstance(content, Mapping):
+        for name, read in FORMATS.items():
+            if isinstance(content.get(name), Mapping):
+                return read(_tensors(content[name], name))
+        if any(str(key).startswith("clip_model.") for key in content):
+            return _ada_clip(_tensors(content, "the file"))
+    raise BundleError(
+        f"This is no published checkpoint of a method that there is: it has none of the entries {', '.join(FORMATS)}, "
+        "and no 'clip_model.' keys; give a file as its authors published it."
+    )
+
+
+def anomaly_clip_checkpoint(published: Weights) -> tuple[AnomalyClipConfig, Weights]:
+    """AnomalyCLIP's prompt learner: sizes from the shapes, all else as released.
+
+    Args:
+        published: its state dict.
+
+    Returns:
+        Settings, and weights of `ObjectPrompts`.
+
+    Raises:
+        BundleError: keys are unknown or missing.
+    """
+    deep = _numbered(published, r"compound_prompts_text\.(\d+)")
+    expected = {"ctx_pos", "ctx_neg", *(f"compound_prompts_text.{index}" for index in range(max(1, deep)))}
+    _check(published, expected, PROMPT_BUFFERS, "AnomalyCLIP")
+    context = published["ctx_pos"].shape[-2]
+    tokens = published["compound_prompts_text.0"].shape[0]
+    weights = {"normal": _rows(published["ctx_pos"]), "abnormal": _rows(published["ctx_neg"])}
+    weights |= {f"deep.{index}": published[f"compound_prompts_text.{index}"] for index in range(deep)}
+    return AnomalyClipConfig(context_tokens=context, deep_tokens=tokens, deep_blocks=deep + 1), weights
+
+
+def ada_clip_checkpoint(published: Weights) -> tuple[AdaClipConfig, Weights]:
+    """AdaCLIP's prompts and layers: sizes from the shapes, all else as released.
+
+    Args:
+        published: its state dict.
+
+    Returns:
+        Settings, and weights of `HybridPrompts`.
+
+    Raises:
+        BundleError: keys are unknown or missing.
+    """
+    count = {part: _numbered(published, rf"clip_model\.{re.escape(part)}\.(\d+)(\..*)?") for part in ADA_CLIP_PARTS}
+    expected = set()
+    for part in ADA_CLIP_PARTS:
+        if part == "cls_token_layer.head.0":
+            names = [part]
+        else:
+            names = [f"{part}.{index}" for index in range(max(1, count[part]))]
+        endings = [""] if part.endswith("static_prompts") else [".weight", ".bias"]
+        expected |= {f"clip_model.{name}{ending}" for name in names for ending in endings}
+    _check(published, expected, None, "AdaCLIP")
+    weights = {}
+    for key, value in published.items():
+        part = next(part for part in ADA_CLIP_PARTS if key.startswith(f"clip_model.{part}."))
+        weights[ADA_CLIP_PARTS[part] + key.removeprefix(f"clip_model.{part}")] = value
+    blocks = count["visual_prompter.static_prompts"]
+    tokens = published["clip_model.visual_prompter.static_prompts.0"].shape[0]
+    generators = {count[part] for part in ADA_CLIP_PARTS if part.endswith("generator.head")}
+    if generators != {tokens} or count["text_prompter.static_prompts"] != blocks:
+        raise BundleError(
+            f"This is no AdaCLIP: it has {blocks} blocks and {tokens} tokens of image prompts, but "
+            f"{count['text_prompter.static_prompts']} blocks of text prompts and {sorted(generators)} generators."
+        )
+    return AdaClipConfig(prompted_blocks=blocks, prompt_tokens=tokens), weights
+
+
+def linear_layers_checkpoint(published: Weights, method: str) -> Weights:
+    """Linear layers of APRIL-GAN or CLIP-AD, whose names are ours.
+
+    Args:
+        published: their state dict.
+        method: for messages.
+
+    Returns:
+        Weights of `LinearLayers`.
+
+    Raises:
+        BundleError: keys are unknown or missing, or shapes differ among layers.
+    """
+    count = max(1, _numbered(published, LINEAR.pattern))
+    expected = {f"fc.{index}.{part}" for index in range(count) for part in ("weight", "bias")}
+    _check(published, expected, None, method)
+    if len({(*published[f"fc.{i}.weight"].shape, len(published[f"fc.{i}.bias"])) for i in range(count)}) > 1:
+        raise BundleError(f"This is no {method}: its linear layers are of different sizes.")
+    return published
+
+
+def _bayes_pfl(published: Weights) -> PublishedModel:
+    model, weights = convert_published(published)
+    widths = published_widths(weights)
+    sizes = {"joint": widths.joint, "text": widths.text, "vision": widths.patch}
+    return PublishedModel(model, weights, widths.layers, sizes)
+
+
+def _april_gan(published: Weights) -> PublishedModel:
+    return _linear(AprilGanConfig(), linear_layers_checkpoint(published, "APRIL-GAN"))
+
+
+def _clip_ad(published: Weights) -> PublishedModel:
+    return _linear(ClipAdConfig(linear_layers=True), linear_layers_checkpoint(published, "CLIP-AD"))
+
+
+def _linear(model: AprilGanConfig | ClipAdConfig, weights: Weights) -> PublishedModel:
+    joint, vision = weights["fc.0.weight"].shape
+    return PublishedModel(model, weights, len(weights) // 2, {"joint": joint, "vision": vision})
+
+
+def _anomaly_clip(published: Weights) -> PublishedModel:
+    model, weights = anomaly_clip_checkpoint(published)
+    return PublishedModel(model, weights, None, {"text": weights["normal"].shape[1]})
+
+
+def _ada_clip(published: Weights) -> PublishedModel:
+    model, weights = ada_clip_checkpoint(published)
+    joint, vision = weights["patch_layers.0.weight"].shape
+    layers = _numbered(weights, r"patch_layers\.(\d+)\.weight")
+    text = weights["text_prompts.0"].shape[1]
+    return PublishedModel(model, weights, layers, {"joint": joint, "text": text, "vision": vision})
+
+
+FORMATS: dict[str, Callable[[Weights], PublishedModel]] = {
+    "MyModel": _bayes_pfl,
+    "trainable_linearlayer": _april_gan,
+    "linear_layers": _clip_ad,
+    "prompt_learner": _anomaly_clip,
+}
+"""The entry of a checkpoint that holds the state dict, and who reads it. AdaCLIP's is the state dict itself."""
+
+
+def _tensors(values: Mapping[Any, Any], name: str) -> Weights:
+    others = [str(key) for key, value in values.items() if not isinstance(value, Tensor)]
+    if others:
+        raise BundleError(
+            f"{name} holds something that is no tensor ({', '.join(others[:5])}): no published checkpoint."
+        )
+    return {
+        str(key): value if value.dtype.is_floating_point is False else value.float() for key, value in values.items()
+    }
+
+
+def _numbered(published: Weights, pattern: str) -> int:
+    """How many numbers keys of a pattern have, from 0 on; one that is left out is a missing key then."""
+    numbers = [int(match[1]) for key in published if (match := re.fullmatch(pattern, key))]
+    return 1 + max(numbers, default=-1)
+
+
+def _rows(value: Tensor) -> Tensor:
+    return value.reshape(value.shape[-2:])
+
+
+def _check(published: Weights, expected: set[str], unused: re.Pattern[str] | None, method: str) -> None:
+    """Raises BundleError with all unknown and missing keys."""
+    unknown = [key for key in published if key not in expected and not (unused and unused.fullmatch(key))]
+    missing = [key for key in expected if key not in published]
+    if unknown or missing:
+        problems = [
+            f"{name} {', '.join(sorted(keys))}"
+            for name, keys in (("unexpected keys:", unknown), ("missing keys:", missing))
+            if keys
+        ]
+        raise BundleError(f"These are not the published weights of {method} ({'; '.join(problems)}).")
