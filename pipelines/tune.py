@@ -321,6 +321,7 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
     features = f"{settings.output}/features"
     compute_features(
         FeatureSettings(
+            model=settings.model,
             backbone=settings.backbone,
             shards=settings.data.train,
             split=settings.data.split,
