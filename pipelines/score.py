@@ -17,6 +17,7 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import ClassNameError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
+from bayes_pfl.inference.untrained import SCHEME, method_source, read_source
 from bayes_pfl.inference.view import View
 from bayes_pfl.machine import gpus_here
 from bayes_pfl.methods.builder import class_names
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
     add_method(parser)
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted")
     add("--num-samples", type=number_of_samples, default=10, metavar="R", help=NUM_SAMPLES)
     add("--seed", type=int, default=0, help="of the noise; default 0")
     add("--threshold", type=float, metavar="SCORE", help="scores from here on are anomalous; default: the model's own")
@@ -115,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         Exit code: 1 if an image scores above --fail-above.
     """
     view = _check(args)
+    if args.set:
+        args.model = method_source(read_source(args.model)[0], args.set)
     options = DetectorOptions(**typed_options(args))
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     gpus = gpus_here if len(inputs.images) <= PART_IMAGES else gpus_in_reach  # a few images need no cluster
@@ -172,6 +176,8 @@ def _check(args: argparse.Namespace) -> View:
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; it is between 0 and 1.")
+    if args.set and not args.model.startswith(f"{SCHEME}:/"):
+        raise ConfigError("--set is of a method that needs no training: give --method too, such as winclip.")
     if args.class_name is not None and args.class_name_from is not None:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():

@@ -29,6 +29,14 @@ from bayes_pfl.config.methods import (
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
 from bayes_pfl.config.settings import Settings
 
+EMBEDDED = "embedded"
+EMBEDDED_BACKBONE: dict[str, Any] = {
+    "name": "package:embedded/bayes-pfl-embedded.json",
+    "pretrained": "package:embedded/bayes-pfl-embedded.safetensors",
+    "image_size": 112,
+    "feature_layers": (3, 6, 9, 12),
+}
+
 PositionResize = Literal["antialiased_bicubic", "bicubic", "bilinear"]
 
 
@@ -36,7 +44,9 @@ class BackboneConfig(Settings):
     """The frozen CLIP: any architecture and any weights that open_clip can load."""
 
     name: str = Field(
-        "ViT-L-14-336", description="open_clip architecture, or a JSON file with one (package:... inside us)"
+        "ViT-L-14-336",
+        description="open_clip architecture, a JSON file with one (package:... inside us), or embedded: the small CLIP "
+        "inside this package",
     )
     pretrained: str = Field(
         "openai",
@@ -54,6 +64,14 @@ class BackboneConfig(Settings):
         "antialiased_bicubic",
         description="how the positional grid is brought to image_size: as open_clip does, or without antialiasing",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _embedded(cls, values: Any) -> Any:
+        """`embedded` as a name stands for the small CLIP inside this package, with its size and quarters of its depth."""
+        if isinstance(values, dict) and values.get("name") == EMBEDDED:
+            return {**EMBEDDED_BACKBONE, **{key: value for key, value in values.items() if key != "name"}}
+        return values
 
     @field_validator("name", "pretrained")
     @classmethod
@@ -274,6 +292,6 @@ def _with_defaults_of_method(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     for section, defaults in recommended.items():
         given = values.get(section, {})
-        if isinstance(given, dict):
+        if isinstance(given, dict) and given.get("name") != EMBEDDED:
             values[section] = {**defaults, **given}
     return values

@@ -12,7 +12,8 @@ LOOK_S = 2.0
 LINE_S = 60.0
 """Between two lines about it."""
 PATIENCE_S = 30.0
-"""Without a machine that comes or is under way, the cluster counts as one that does not grow. Autoscalers look every 5 s."""
+"""So long without a machine that comes or is under way, a cluster counts as one that does not grow: autoscalers look
+every 5 s."""
 
 
 def wait_for_machines(cpus: float, gpus: float) -> None:
