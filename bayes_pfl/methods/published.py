@@ -73,6 +73,34 @@ def read_published(content: Any) -> PublishedModel:
     )
 
 
+def published_content(model: MethodConfig, weights: Weights) -> dict[str, Any]:
+    """The other way round: what a file holds that the authors' code, or `read_published`, takes.
+
+    Args:
+        model: settings of APRIL-GAN, CLIP-AD, AnomalyCLIP or AdaCLIP.
+        weights: what is learned.
+
+    Returns:
+        What `torch.save` writes. AnomalyCLIP's lacks the stored word embeddings that are the same for everybody.
+
+    Raises:
+        BundleError: there is no such format of this method here.
+    """
+    if isinstance(model, AprilGanConfig):
+        return {"trainable_linearlayer": dict(weights)}
+    if isinstance(model, ClipAdConfig) and model.linear_layers:
+        return {"linear_layers": dict(weights)}
+    if isinstance(model, AnomalyClipConfig):
+        names = {"normal": "ctx_pos", "abnormal": "ctx_neg"}
+        context = {name: weights[ours][None, None] for ours, name in names.items()}
+        deep = {f"compound_prompts_text.{index}": weights[f"deep.{index}"] for index in range(model.deep_blocks - 1)}
+        return {"prompt_learner": context | deep}
+    if isinstance(model, AdaClipConfig):
+        parts = {ours: part for part, ours in ADA_CLIP_PARTS.items()}
+        return {_ada_clip_key(key, parts): value for key, value in weights.items()}
+    raise BundleError(f"The weights of {model.method} have no published format that is written here.")
+
+
 def anomaly_clip_checkpoint(published: Weights) -> tuple[AnomalyClipConfig, Weights]:
     """AnomalyCLIP's prompt learner: sizes from the shapes, all else as released.
 
@@ -193,6 +221,12 @@ FORMATS: dict[str, Callable[[Weights], PublishedModel]] = {
     "prompt_learner": _anomaly_clip,
 }
 """The entry of a checkpoint that holds the state dict, and who reads it. AdaCLIP's is the state dict itself."""
+
+
+def _ada_clip_key(ours: str, parts: dict[str, str]) -> str:
+    """AdaCLIP's name of one of our weights."""
+    part, _, rest = ours.partition(".")
+    return f"clip_model.{parts[part]}.{rest}"
 
 
 def _tensors(values: Mapping[Any, Any], name: str) -> Weights:

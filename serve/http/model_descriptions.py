@@ -190,7 +190,7 @@ def _metadata(name: str, info: ModelInfo) -> Metadata:
         ],
         outputs=[
             Tensor(name="pred_score", datatype="FP64", shape=[-1]),
-            Tensor(name="uncertainty", datatype="FP64", shape=[-1]),
+            *([] if info.num_prompts is None else [Tensor(name="uncertainty", datatype="FP64", shape=[-1])]),
             Tensor(name="anomaly_map", datatype="FP32", shape=[-1, side, side]),
         ],
     )

@@ -105,6 +105,8 @@ def _keys(images: Tensor, key="") -> tuple:
 
 
 def _training(recording, method: AnomalyClipObjective, prefix: str) -> Iterator[Difference]:
+    if "train_mask" not in recording.arrays:
+        return
     features = method.encode_image(recording["image"])
     keys, names = _keys(features.image), _keys(features.image, "x")
     mask, label = recording["train_mask"], recording["train_label"].float()

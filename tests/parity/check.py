@@ -1,7 +1,8 @@
 """`python -m tests.parity.check FILE.npz`: this implementation against numbers recorded from the published one.
 
 The file holds small weights (`clip/*`, `head/*` with the published names), inputs, random draws and what came out;
-every size is read from it. Exit code 0: all within tolerance; 1: something is not; 2: this is no such file.
+every size is read from it, and which of the methods it was recorded from. Exit code 0: all within tolerance; 1:
+something is not; 2: this is no such file.
 """
 
 import re
@@ -82,8 +83,13 @@ def all_differences(path: Path) -> Iterator[Difference]:
     if "num_samples" in names:
         yield from differences(Recorded(path))
         return
-    kinds = {"windows_0": winclip, "similarity_0": clip_ad, "head/fc.0.weight": linear_layers}
-    kinds |= {"head/ctx_pos": anomaly_clip, "conditioning": ada_clip}
+    kinds = {
+        "windows_0": winclip,
+        "similarity_0": clip_ad,
+        "head/fc.0.weight": linear_layers,
+        "head/ctx_pos": anomaly_clip,
+        "conditioning": ada_clip,
+    }
     module = next((module for name, module in kinds.items() if name in names), None)
     if module is None:
         raise LookupError("it has none of the arrays that tell a method")

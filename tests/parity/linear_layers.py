@@ -58,6 +58,8 @@ def head_differences(
 
 def training_differences(recording: Recording, method: object, features: Features) -> Iterator[Difference]:
     """Loss terms and gradients of one step on all images, by the method that trains."""
+    if "train_mask" not in recording.arrays:
+        return
     assert isinstance(method, LinearLayersObjective)
     method.head.load_state_dict(recording.head())
     names, mask = recording.names(), recording["train_mask"]

@@ -11,7 +11,7 @@ from bayes_pfl.config import AdaClipConfig, AnomalyClipConfig, AprilGanConfig, C
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.methods.builder import METHODS
-from bayes_pfl.methods.published import read_published
+from bayes_pfl.methods.published import PROMPT_BUFFERS, published_content, read_published
 from pipelines.cli import main
 from pipelines.platform.settings import TrainSettings
 from tests.parity.tampered import RECORDINGS
@@ -61,6 +61,20 @@ def test_a_checkpoint_becomes_the_bundle_of_its_method(name, tmp_path, capsys):
     resize = {"anomaly_clip": "bilinear", "ada_clip": "bicubic"}.get(name, "antialiased_bicubic")
     assert config.backbone.position_resize == resize
     assert config.scoring.edge_twice
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_weights_go_back_to_their_published_names(name):
+    content = checkpoint(name)
+    published = read_published(content)
+    written = published_content(published.model, published.weights)
+    head = written[ENTRIES[name]] if name in ENTRIES else written
+    theirs = content[ENTRIES[name]] if name in ENTRIES else content
+    assert head.keys() == {key for key in theirs if not PROMPT_BUFFERS.fullmatch(key)}
+    assert all(torch.equal(value, theirs[key].float()) for key, value in head.items())
+    again = read_published(written)
+    assert again.model == published.model
+    assert all(torch.equal(value, published.weights[key]) for key, value in again.weights.items())
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -1,0 +1,55 @@
+"""A model without a distribution over HTTP: the same score, and no uncertainty anywhere."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_endpoint import LIMITS, LocalHandle, encoded, local_app, picture, write_bundle
+from starlette.testclient import TestClient
+
+from bayes_pfl import Detector
+from bayes_pfl.config import DetectorConfig, WinClipConfig
+from bayes_pfl.inference.bundle import UNTRAINED, load_bundle, save_bundle
+from serve.settings import ModelSettings, ServeSettings
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("windows")
+    backbone = load_bundle(write_bundle(folder / "other", 1)).config.backbone
+    save_bundle(folder / "winclip", DetectorConfig(backbone=backbone, model=WinClipConfig()), {}, UNTRAINED, [])
+    return folder / "winclip"
+
+
+@pytest.fixture(scope="module")
+def client(windows: Path) -> Iterator[TestClient]:
+    settings = ServeSettings(models=(ModelSettings(name="winclip"),), require_token=False, limits=LIMITS)
+    handles = {"winclip": LocalHandle(windows)}
+    with TestClient(local_app(settings, handles, {}), base_url="http://127.0.0.1") as session:
+        yield session
+
+
+def test_a_score_without_uncertainty(client: TestClient, windows: Path) -> None:
+    file = encoded(picture(0))
+    (expected,) = Detector.load(windows).predict([file], ["nut"])
+    answer = client.post("/v1/score", params={"class_name": "nut"}, content=file)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["pred_score"] == expected.image_score
+    assert answer.json()["uncertainty"] is None
+    drawn = client.post("/v1/map", params={"class_name": "nut"}, content=file)
+    assert drawn.status_code == 200
+    assert "X-Uncertainty" not in drawn.headers
+
+
+def test_the_protocol_offers_what_there_is(client: TestClient) -> None:
+    metadata = client.get("/v2/models/winclip").json()
+    assert [output["name"] for output in metadata["outputs"]] == ["pred_score", "anomaly_map"]
+    image = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    body = {"inputs": [image | {"data": [base64.b64encode(encoded(picture(1))).decode()]}]}
+    answer = client.post("/v2/models/winclip/infer", json=body)
+    assert answer.status_code == 200, answer.text
+    assert [output["name"] for output in answer.json()["outputs"]] == ["pred_score"]
+    refused = client.post("/v2/models/winclip/infer", json=body | {"outputs": [{"name": "uncertainty"}]})
+    assert refused.status_code == 400
+    assert "has no uncertainty" in refused.text
