@@ -27,6 +27,17 @@ def usable_cpus() -> int:
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
+def gpus_here() -> float:
+    """Number of GPUs of this machine that torch can use.
+
+    Returns:
+        The number; 0.0 also where the driver is missing.
+    """
+    import torch
+
+    return float(torch.cuda.device_count()) if torch.cuda.is_available() else 0.0
+
+
 def cpu_quota(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
     """CPU time that the control groups of this process allow, versions 1 and 2.
 

@@ -29,7 +29,7 @@ from bayes_pfl.clip.features import (
     write_key,
 )
 from bayes_pfl.config import BackboneConfig, RunConfig, TrainingConfig
-from bayes_pfl.data.preprocess import image_tensor
+from bayes_pfl.data.pixels import normalized, square_pixels
 from bayes_pfl.data.samples import Sample, SampleRef, stack
 from bayes_pfl.inference.images import noise_key
 from bayes_pfl.training.trainer import Trainer
@@ -111,7 +111,7 @@ def samples(photographs: list[Image.Image], refs: list[SampleRef], size: int) ->
     """
     mask = torch.zeros(size, size)
     mask[size // 4 : size // 2, size // 4 : size // 2] = 1
-    return [Sample(image_tensor(image, size), mask * ref.label) for image, ref in zip(photographs, refs, strict=True)]
+    return [Sample(square_pixels(image, size), mask * ref.label) for image, ref in zip(photographs, refs, strict=True)]
 
 
 def make_features(
@@ -131,10 +131,12 @@ def make_features(
     key = FeatureKey.of(backbone, "float32")
     encoded = []
     for ref, sample in zip(refs, samples(photographs, refs, backbone.config.image_size), strict=True):
-        features = backbone.encode_image(sample.image[None])
+        features = backbone.encode_image(normalized(sample.image)[None])
         patches = features.patches[:, 0]
         encoded.append(
-            EncodedSample(ref, UNAUGMENTED, noise_key(sample.image), features.image[0], patches, sample.mask)
+            EncodedSample(
+                ref, UNAUGMENTED, noise_key(normalized(sample.image)), features.image[0], patches, sample.mask
+            )
         )
     write_key(folder, key)
     write_features(folder, "features-000-00000.arrow", key, encoded)
@@ -164,7 +166,7 @@ def measure(
     began = time.process_time()
     if shards is None:
         images, masks = stack(samples(photographs, refs, run.backbone.image_size))
-        batch = trainer.batch(images, masks, refs)
+        batch = trainer.batch(normalized(images), masks, refs)
     else:
         batch = trainer.encoded_batch(*collate([shards.load(ref) for ref in refs]), refs)
     total = trainer.step(batch)["total"]

@@ -8,7 +8,7 @@
 Random weights; one thread; process CPU time, so that other programs disturb little; both sides in turn, medians. The
 memory of each head is measured in a copy of the process, and so is that of one large image in tiles, with the embedded
 model: with few and many tiles, and four times as large. How many samples `num_samples="auto"` takes is counted with the
-embedded model on painted images. bfloat16 is faster where the processor multiplies it in hardware (AMX); the result
+embedded model on painted images. bfloat16 is faster where the processor multiplies it so; the result
 says whether it does, and how fast products of CLIP's shape are in either type. The last line is one JSON object.
 """
 
@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import multiplies_bfloat16
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
-from bayes_pfl.data.preprocess import image_tensor
+from bayes_pfl.data.pixels import image_tensor
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths

@@ -34,7 +34,8 @@ from bayes_pfl.clip.features import (
     write_key,
 )
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, RunConfig, TrainingConfig
-from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
+from bayes_pfl.data.pixels import normalized, square_pixels
+from bayes_pfl.data.preprocess import decode_image, decode_mask, mask_tensor
 from bayes_pfl.data.samples import Sample, SampleRef, global_batches, stack
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
@@ -168,7 +169,7 @@ def sample(photo: Photo) -> Sample:
     """
     image = decode_image(photo.image)
     mask = np.zeros((image.height, image.width), np.uint8) if photo.mask is None else decode_mask(photo.mask)
-    return Sample(image_tensor(image, EMBEDDED.image_size), mask_tensor(mask, EMBEDDED.image_size))
+    return Sample(square_pixels(image, EMBEDDED.image_size), mask_tensor(mask, EMBEDDED.image_size))
 
 
 def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> FeatureShards:
@@ -186,9 +187,14 @@ def encode_all(folder: Path, backbone: Backbone, photos: list[Photo]) -> Feature
 
     def _encoded(photo: Photo) -> EncodedSample:
         each = sample(photo)
-        features = backbone.encode_image(each.image[None])
+        features = backbone.encode_image(normalized(each.image)[None])
         return EncodedSample(
-            photo.ref, UNAUGMENTED, noise_key(each.image), features.image[0], features.patches[:, 0], each.mask
+            photo.ref,
+            UNAUGMENTED,
+            noise_key(normalized(each.image)),
+            features.image[0],
+            features.patches[:, 0],
+            each.mask,
         )
 
     write_key(folder, key)
@@ -221,7 +227,8 @@ def timed_training(
             if shards is not None:
                 trainer.step(trainer.encoded_batch(*collate([shards.load(ref) for ref in refs]), refs))
             else:
-                trainer.step(trainer.batch(*stack([sample(photo) for photo in chosen]), refs))
+                pixels, masks = stack([sample(photo) for photo in chosen])
+                trainer.step(trainer.batch(normalized(pixels), masks, refs))
     return time.process_time() - began, trainer
 
 

@@ -63,7 +63,7 @@ def ask(name: str) -> Answer:
         quick_gelu=bool(architecture.get("quick_gelu", False)),
     )
     try:
-        with torch.device("meta"), mock.patch.object(rooms, "weights_digest", return_value=""):
+        with torch.device("meta"), mock.patch.object(rooms, "digest_of", return_value=""):
             backbone = rooms.Backbone(config)
             PromptEncoder(backbone)
             rows, columns = backbone.grid

@@ -1,10 +1,11 @@
-"""`bayes-pfl datasets`: list what can be ingested, and verify that a folder holds all of it."""
+"""`bayes-pfl datasets`: list what can be ingested, verify that a folder holds all of it, or that shards are whole."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from bayes_pfl.data.index import compare_with_shards
 from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS, SUBSETS, find, get_dataset
 from bayes_pfl.datasets.checks import counted
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "verify"), default="list", help="default: list")
     parser.add_argument("name", nargs="?", help="a dataset; needed by verify")
     parser.add_argument("--source", help="the dataset's unpacked folder, for verify")
+    parser.add_argument("--shards", help="for verify, instead: folder or URI of shards, compared with their index")
     parser.add_argument("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
     parser.add_argument("--subset", choices=SUBSETS, default="complete", help="what to compare with; default: complete")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         args: parsed options.
 
     Returns:
-        Exit code: 0 for a complete folder, 1 for one that lacks something.
+        Exit code: 0 for a complete folder, 1 for one that lacks something or has changed.
 
     Raises:
         BayesPFLError: whatever people can mend.
@@ -51,8 +53,12 @@ def run(args: argparse.Namespace) -> int:
         entries = [describe(dataset) for dataset in chosen]
         print(json.dumps(entries, indent=2, ensure_ascii=False) if args.json else _list_text(entries))
         return 0
+    if args.shards is not None:
+        return _verify_shards(args.shards, args.json)
     if args.name is None or args.source is None:
-        raise DataError("Say what to verify: bayes-pfl datasets verify NAME --source FOLDER.")
+        raise DataError(
+            "Say what to verify: bayes-pfl datasets verify NAME --source FOLDER, or verify --shards FOLDER."
+        )
     dataset = get_dataset(args.name)
     source = Source(local_path(args.source, "--source"))
     listing = find(dataset, source, args.layout, args.subset)
@@ -68,6 +74,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_verdict_text(dataset, verdict))
     return 0 if verdict.complete else 1
+
+
+def _verify_shards(folder: str, as_json: bool) -> int:
+    """Read all of a folder of shards and say what is not as its ingest wrote it."""
+    problems = compare_with_shards(folder)
+    if as_json:
+        print(json.dumps({"complete": not problems, "problems": problems}, indent=2))
+    else:
+        print("\n".join(problems or ["complete: shards, manifest and index say the same"]))
+    return 1 if problems else 0
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def processor() -> Iterator[Finding]:
     """
     from ray._common.utils import get_system_memory
 
-    amx = "with" if multiplies_bfloat16() else "without"
-    yield Finding("CPUs", f"{usable_cpus()} of {os.cpu_count()}, {amx} AMX for bfloat16")
+    faster = "bfloat16" if multiplies_bfloat16() else "float32"
+    yield Finding("CPUs", f"{usable_cpus()} of {os.cpu_count()}; {faster} is the faster precision on them")
     yield Finding("memory", f"{get_system_memory() / GIB:.1f} GiB")
 
 

@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.config import DetectorOptions, Settings, parse_config, read_config
+from bayes_pfl.config import DetectorOptions, NumSamples, Settings, parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ClassNameError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
-from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.metrics import dataset_mean, metrics_by_category
@@ -33,11 +31,22 @@ from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
-from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, ScoringTask, score_samples
+from pipelines.scoring.actors import load_detector, local_device
+from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.inputs import make_view
-from pipelines.scoring.options import add_detector_options, add_method, check_device, typed_options
+from pipelines.scoring.options import (
+    NUM_SAMPLES,
+    Actors,
+    add_detector_options,
+    add_method,
+    choose_actors,
+    number_of_samples,
+    typed_options,
+)
 from pipelines.scoring.report_images import positions_by_rank, report_image
+from pipelines.scoring.task import ScoringTask
+from pipelines.scoring.thresholds import check_auto, label_threshold
 
 LISTED = 5
 """Images that a line names; metrics.json has all."""
@@ -50,11 +59,11 @@ class EvaluateSettings(Settings):
     shards: tuple[str, ...] = Field((), description="folders of shards by path or URI, one dataset each")
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
-    num_samples: int = Field(10, ge=1, description="R, Monte Carlo samples")
+    num_samples: NumSamples = Field(10, description="R, Monte Carlo samples, or auto")
     seed: int = Field(0, ge=0, description="of the noise")
     workers: int = Field(2, ge=1, description="actors that hold a model")
     threads: int = Field(1, ge=1, description="torch threads of an actor")
-    use_gpu: bool = Field(False, description="one GPU for every actor")
+    use_gpu: bool | None = Field(None, description="one GPU for every actor; none: where there are GPUs")
     options: DetectorOptions = DetectorOptions()
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")
     tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
@@ -95,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
     )
-    parser.add_argument("--num-samples", type=int, metavar="R", help="Monte Carlo samples; default 10")
+    parser.add_argument("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
     parser.add_argument("--output", help="folder or URI for the results")
     parser.add_argument("--max-pixels", type=int, help=f"largest width x height of an image; default {MAX_PIXELS}")
     parser.add_argument(
@@ -133,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi")
+    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
     changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
@@ -178,9 +187,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if not settings.shards:
         raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
     view = make_view(settings.tile, settings.overlap, settings.roi)
-    check_device(settings.options, settings.use_gpu)
+    actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
     check_store(settings.tracking)
     bundle = load_bundle(settings.model)
+    task = _task(settings, bundle, view, actors.device)
+    check_auto(task, label_threshold(None, task))
     datasets = _datasets(settings)
     refs = [ref for dataset in datasets for ref in dataset.refs]
     overlap = overlapping(bundle, refs)
@@ -189,8 +200,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     _check_class_names(bundle, refs)
     store = Store(absolute(settings.output or str(home() / "evaluation")))
     store.make()
-    task = _task(settings, bundle, view)
-    scored = _score(settings, task, datasets, refs)
+    scored = _score(task, actors, datasets, refs)
     if np.isnan(scored.scores).all():
         raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
     result: dict[str, Any] = {
@@ -276,28 +286,25 @@ def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
     return datasets
 
 
-def _task(settings: EvaluateSettings, bundle: Bundle, view: View) -> ScoringTask:
-    device = "cuda" if settings.use_gpu else "cpu"
+def _task(settings: EvaluateSettings, bundle: Bundle, view: View, device: str) -> ScoringTask:
     question = (settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, view)
     return ScoringTask(bundle, *question, full_resolution=settings.full_resolution, options=settings.options)
 
 
-def _score(
-    settings: EvaluateSettings, task: ScoringTask, datasets: list[EvaluatedDataset], refs: list[SampleRef]
-) -> ScoredSamples:
+def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], refs: list[SampleRef]) -> ScoredSamples:
     """All samples of all datasets through one pool of actors."""
     finished = FinishedChunks(home() / "evaluations", task, refs)
-    start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
-    done = sum(len(row["positions"]) for row in finished.read().values())
+    start_ray(actors.number, actors.gpus)
+    done = sum(map(len, finished.positions().values()))
     before = f"; {done:,} of them were done before" if done else ""
     print(
-        f"Scoring {counted(len(refs), 'image')} with R = {settings.num_samples} on "
-        f"{counted(settings.workers, 'worker')}{before}: {task.looked_at}.",
+        f"Scoring {counted(len(refs), 'image')} with R = {task.num_samples} on "
+        f"{counted(actors.number, 'worker')}{before}: {task.looked_at}.",
         file=sys.stderr,
     )
     groups = [f"{dataset.name}/{ref.category}" for dataset in datasets for ref in dataset.refs]
     with progress(len(refs), "image") as advance:
-        return score_samples(task, refs, groups, finished, settings.workers, advance)
+        return score_samples(task, refs, groups, finished, actors.number, advance)
 
 
 def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any]:
@@ -305,12 +312,12 @@ def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any
     scores = scored.scores[dataset.positions]
     chosen = [index for index, score in enumerate(scores) if np.isfinite(score)]
     refs, kinds = [dataset.refs[index] for index in chosen], dataset.manifest["metrics"]
-    pixel = {ref.category: scored.histograms[f"{dataset.name}/{ref.category}"] for ref in refs}
+    pixel = {category: scored.pixel[f"{dataset.name}/{category}"] for category in {ref.category for ref in refs}}
     per_category = metrics_by_category(
         [ref.category for ref in refs],
         [ref.label for ref in refs],
         scores[chosen] if "image" in kinds else None,
-        {category: histogram.metrics() for category, histogram in pixel.items()} if "pixel" in kinds else {},
+        pixel if "pixel" in kinds else {},
     )
     return {
         "images": len(dataset.refs),
@@ -326,7 +333,7 @@ def _extreme_images(
     if settings.cases == 0:
         return {}
     question = (task.num_samples, task.seed, task.max_pixels, task.view)
-    detector = Detector(task.bundle, Backbone(task.bundle.config.backbone), _device(settings), **dict(task.options))
+    detector = load_detector(task.bundle, task.threads, local_device(task.device), task.options)
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
         order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])
@@ -336,12 +343,6 @@ def _extreme_images(
                 report_image(detector, dataset.refs[position], *question) for position in positions
             ]
     return images
-
-
-def _device(settings: EvaluateSettings) -> Any:
-    import torch
-
-    return torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
 
 
 def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:

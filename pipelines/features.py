@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,29 @@ from pydantic import Field
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
-from bayes_pfl.config import DetectorConfig, parse_config, read_config
+from bayes_pfl.clip.placement import placed
+from bayes_pfl.config import DetectorConfig, DetectorOptions, parse_config, read_config
+from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.remote import Store
-from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners
+from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners, stack
 from bayes_pfl.data.shards import MANIFEST_FOLDER
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.inference.detector import BATCH
+from bayes_pfl.inference.encoding import ImageEncoder
 from bayes_pfl.inference.images import noise_key
 from bayes_pfl.methods.builder import frozen_encoder
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray
 from pipelines.platform.progress import progress
 from pipelines.platform.storage import absolute
 from pipelines.scoring.actors import through_actors
+from pipelines.scoring.options import add_detector_options, choose_actors, typed_options
 from pipelines.training.decoding import tile_columns, tiles_of
 
 IMAGES_PER_SHARD = 64
+
+DECODED = ("pixels", "masks", "keys")
+"""Columns of a row whose views are decoded already."""
 
 
 class FeatureSettings(DetectorConfig):
@@ -43,7 +53,8 @@ class FeatureSettings(DetectorConfig):
     dtype: str = Field("float16", description="float16, bfloat16 or float32")
     workers: int = Field(2, ge=1, description="actors that hold a backbone")
     threads: int = Field(1, ge=1, description="torch threads of an actor")
-    use_gpu: bool = Field(False, description="one GPU for every actor")
+    use_gpu: bool | None = Field(None, description="one GPU for every actor; none: where there are GPUs")
+    options: DetectorOptions = DetectorOptions()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--shards", help="folder or URI of shards")
     parser.add_argument("--output", help="folder or URI for the features")
+    add_detector_options(parser)
     parser.add_argument("--config", type=Path, help="YAML file; backbone as in a training configuration")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -69,8 +81,9 @@ def run(args: argparse.Namespace) -> int:
         Exit code.
     """
     settings = read_config(FeatureSettings, args.config, args.set)
-    given = {"shards": args.shards, "output": args.output}
-    changes = {key: value for key, value in given.items() if value is not None}
+    given = {"shards": args.shards, "output": args.output, "use_gpu": args.use_gpu}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
     settings = parse_config(FeatureSettings, {**settings.model_dump(), **changes}, "the command line")
     summary = compute_features(settings)
     print(
@@ -94,7 +107,8 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
         ConfigError: the precision is unknown, or there is no GPU.
         DataError: the folder holds features of something else.
     """
-    require_gpu(settings.use_gpu)
+    actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
+    settings = settings.model_copy(update={"use_gpu": actors.use_gpu})
     if settings.dtype not in DTYPES:
         raise ConfigError(f"dtype '{settings.dtype}' is unknown; choose among {', '.join(DTYPES)}.")
     began = time.monotonic()
@@ -102,7 +116,8 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     store = Store(folder)
     refs = index_shards(settings.shards, settings.split)
     backbone = Backbone(settings.backbone)
-    key = FeatureKey.of(backbone, settings.dtype, frozen_encoder(settings.model, backbone).kind)
+    kind = frozen_encoder(settings.model, backbone).kind
+    key = FeatureKey.of(backbone, settings.dtype, kind, settings.options.precision)
     if MANIFEST_FOLDER in store.names() and read_key(folder) != key:
         raise DataError(
             f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
@@ -112,12 +127,16 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     work = [row for row in _plan(settings, refs) if row["name"] not in done]
     samples = len(refs) * (settings.views + 1)
     if work:
-        start_ray(settings.workers, settings.workers if settings.use_gpu else 0)
+        start_ray(actors.number, actors.gpus)
         gigabytes = samples * np.prod(key.shape[:3]) * torch.finfo(DTYPES[settings.dtype]).bits / 8 / 1e9
-        print(f"Encoding {samples} views, about {gigabytes:.2f} GB, on {settings.workers} workers.", file=sys.stderr)
+        print(
+            f"Encoding {samples} views, about {gigabytes:.2f} GB, on {counted(actors.number, 'worker')}.",
+            file=sys.stderr,
+        )
         with progress(sum(len(row["tiles"]) for row in work), "view") as advance:
             options = {"settings": settings.model_copy(update={"output": folder})}
-            for row in through_actors(work, Encoder, options, settings.workers, settings.use_gpu):
+            decode = (partial(_decode, size=settings.backbone.image_size), None) if actors.use_gpu else ()
+            for row in through_actors(work, Encoder, options, actors.number, actors.use_gpu, *decode):
                 advance(int(row["views"]))
     return {"samples": samples, "output": folder, "seconds": time.monotonic() - began}
 
@@ -135,25 +154,60 @@ def _plan(settings: FeatureSettings, refs: Sequence[SampleRef]) -> list[dict[str
 
 
 class Encoder:
-    """One actor's backbone; a call writes one feature shard, image by image: features do not depend on a batch."""
+    """One actor: a frozen encoder, and where its features go."""
 
     def __init__(self, settings: FeatureSettings) -> None:
         torch.set_num_threads(settings.threads)
-        self._output = settings.output
-        self._device = torch.device("cuda" if settings.use_gpu else "cpu")
-        self._backbone = Backbone(settings.backbone).to(self._device)
-        self._frozen = frozen_encoder(settings.model, self._backbone)
-        self._key = FeatureKey.of(self._backbone, settings.dtype, self._frozen.kind)
+        device, precision = torch.device("cuda" if settings.use_gpu else "cpu"), settings.options.precision
+        backbone = placed(Backbone(settings.backbone), device, reduce=precision == "bfloat16")
+        frozen = frozen_encoder(settings.model, backbone)
+        self._output, self._size = settings.output, settings.backbone.image_size
+        self._encode = ImageEncoder(frozen.encode_image, device, precision, settings.options.compiled)
+        self._key = FeatureKey.of(backbone, settings.dtype, frozen.kind, precision)
+        self._together = 1 if device.type == "cpu" or settings.options.deterministic else BATCH
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        view, tiles = int(rows["view"][0]), tiles_of(rows)
-        name, encoded = str(rows["name"][0]), (self._encode(each, view) for each in tiles)
-        write_features(self._output, name, self._key, encoded)
+        tiles = tiles_of(rows)
+        write_features(self._output, str(rows["name"][0]), self._key, self._encoded(rows, tiles))
         return {"views": np.array([len(tiles)])}
 
-    def _encode(self, tiles: list[SampleRef], view: int) -> EncodedSample:
-        size, seed = self._backbone.config.image_size, None if view == UNAUGMENTED else view
-        sample = load_samples([tiles[0]], size, seed, [tiles[1:]])[0]
-        features = self._frozen.encode_image(sample.image[None].to(self._device))
-        patches = features.patches[:, 0].cpu()
-        return EncodedSample(tiles[0], view, noise_key(sample.image), features.image[0].cpu(), patches, sample.mask)
+    def _encoded(self, rows: dict[str, np.ndarray], tiles: list[list[SampleRef]]) -> Iterator[EncodedSample]:
+        """The samples of a row, as many at a time as the device takes."""
+        for start in range(0, len(tiles), self._together):
+            group = slice(start, start + self._together)
+            decoded = {name: column[0][group] for name, column in rows.items() if name in DECODED}
+            if not decoded:
+                decoded = decoded_views(tiles[group], int(rows["view"][0]), self._size)
+            features = self._encode(torch.from_numpy(np.array(decoded["pixels"])))
+            image, patches = features.image.cpu(), features.patches.cpu()
+            masks = torch.from_numpy(np.array(decoded["masks"])).float()
+            for row, (refs, key) in enumerate(zip(tiles[group], decoded["keys"], strict=True)):
+                view = int(rows["view"][0])
+                yield EncodedSample(refs[0], view, bytes(key), image[row], patches[:, row], masks[row])
+
+
+def decoded_views(tiles: Sequence[Sequence[SampleRef]], view: int, size: int) -> dict[str, Any]:
+    """What an encoder needs of some views.
+
+    Args:
+        tiles: for each view its reference, and those of the images that it forms a mosaic with.
+        view: seed of the augmentation, or UNAUGMENTED.
+        size: side of the square input, pixels.
+
+    Returns:
+        `pixels` (views, 3, size, size) and `masks` (views, size, size) of bytes, and `keys` of their noise.
+
+    Raises:
+        DataError: an image cannot be decoded, or has no mask and needs one.
+    """
+    partners = [refs[1:] for refs in tiles]
+    samples = load_samples([refs[0] for refs in tiles], size, None if view == UNAUGMENTED else view, partners)
+    images, masks = stack(samples)
+    keys = [noise_key(normalized(sample.image)) for sample in samples]
+    return {"pixels": images.numpy(), "masks": masks.to(torch.uint8).numpy(), "keys": keys}
+
+
+def _decode(rows: dict[str, np.ndarray], size: int) -> dict[str, Any]:
+    """A row with its views decoded, in a task in front of a GPU."""
+    decoded = decoded_views(tiles_of(rows), int(rows["view"][0]), size)
+    return {**rows, **{name: [value] for name, value in decoded.items()}}

@@ -168,7 +168,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
         manifest["remarks"] = remarks
         write_manifest(output, manifest)
     return {
-        **{key: value for key, value in manifest.items() if key not in ("options", "shards")},
+        **{key: value for key, value in manifest.items() if key not in ("options", "shards", "index")},
         "ignored": counts_by_reason(listing.ignored),
         "left_out": counts_by_reason(listing.left_out),
         "read_as": check_values(manifest),

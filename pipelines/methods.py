@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.config import BackboneConfig, DetectorConfig, read_config
+from bayes_pfl.config import BackboneConfig, DetectorConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import UNTRAINED, save_bundle
 from bayes_pfl.inference.untrained import untrained_config
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
             f"Say where to write the model: bayes-pfl methods {args.method} --output FOLDER. Without a model, "
             f"--method {args.method} scores at once."
         )
-    untrained_config(args.method)  # refuses others
-    config = read_config(DetectorConfig, None, [f"model.method={args.method}", *args.set])
+    config = untrained_config(args.method, None, args.set)
     save_bundle(args.output, config, {}, UNTRAINED, [])
     backbone = config.backbone
     if args.json:

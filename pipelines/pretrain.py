@@ -18,7 +18,7 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
 from bayes_pfl.errors import BayesPFLError, OutputError, TrainingError
 from bayes_pfl.synthetic.batches import training_batch, validation_set
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import ClusterSettings, TrackingSettings, home
 from pipelines.platform.tracking import Run, closing, resolved, start_run
@@ -100,11 +100,11 @@ def pretrain(settings: PretrainSettings, fresh: bool = False) -> dict[str, Any]:
         TrainingError: the run cannot go on.
     """
     output = Path(settings.output).resolve()
-    settings = settings.model_copy(update={"output": str(output), "tracking": resolved(settings.tracking)})
-    cluster = settings.cluster
+    cluster = with_gpus(settings.cluster, settings.cluster.num_workers)
+    changes = {"output": str(output), "tracking": resolved(settings.tracking), "cluster": cluster}
+    settings = settings.model_copy(update=changes)
     folder = home() / "training" / settings.name()
     _check_output(output, folder.name)
-    require_gpu(cluster.use_gpu)
     check_store(settings.tracking)
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)

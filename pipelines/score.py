@@ -7,31 +7,35 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from bayes_pfl.config import DetectorOptions
-from bayes_pfl.data.preprocess import MAX_PIXELS, Decoded, decode, encode_png
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
-from bayes_pfl.errors import BayesPFLError, ClassNameError, ConfigError, DataError
+from bayes_pfl.errors import ClassNameError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.inference.heatmap import overlay
-from bayes_pfl.inference.outlines import outlined_regions
-from bayes_pfl.inference.prediction import Prediction
-from bayes_pfl.inference.view import WHOLE, View
+from bayes_pfl.inference.untrained import SCHEME, method_source, read_source
+from bayes_pfl.inference.view import View
+from bayes_pfl.machine import gpus_here
 from bayes_pfl.methods.builder import class_names
-from pipelines.platform.cluster import start_ray
+from pipelines.platform.cluster import gpus_in_reach, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
-from pipelines.scoring.actors import load_detector, through_actors
+from pipelines.scoring.actors import local_device
 from pipelines.scoring.coco import coco_document, write_coco
-from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
-from pipelines.scoring.options import add_detector_options, add_method, check_device, typed_options
+from pipelines.scoring.options import (
+    NUM_SAMPLES,
+    add_detector_options,
+    add_method,
+    choose_actors,
+    number_of_samples,
+    typed_options,
+)
 from pipelines.scoring.results import (
     PART,
     Results,
@@ -42,13 +46,12 @@ from pipelines.scoring.results import (
     regions_of,
     summarise,
 )
-from pipelines.scoring.thresholds import keep_threshold, label_threshold, map_threshold, remind_of_view
+from pipelines.scoring.stages import Predictor, score_piece, score_pieces
+from pipelines.scoring.task import ScoringTask
+from pipelines.scoring.thresholds import check_auto, keep_threshold, label_threshold, map_threshold, remind_of_view
 
 PART_IMAGES = 16
 """What a killed run loses at most, and what one process scores without asking Ray for help."""
-
-OVERLAY_PX = 1024
-"""Longest side of a heat map over its image: the map itself is no finer than the model's input."""
 
 LISTED = 10
 """Images named on the terminal; the table on disk has all."""
@@ -72,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
     add_method(parser)
-    add("--num-samples", type=int, default=10, metavar="R", help="Monte Carlo samples; default 10")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted")
+    add("--num-samples", type=number_of_samples, default=10, metavar="R", help=NUM_SAMPLES)
     add("--seed", type=int, default=0, help="of the noise; default 0")
     add("--threshold", type=float, metavar="SCORE", help="scores from here on are anomalous; default: the model's own")
     add("--output", type=Path, help="folder for table, heat maps and gallery; run again, it goes on where it stopped")
@@ -99,7 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--workers", type=int, default=2, help=f"processes that hold the model, for more than {PART_IMAGES} images")
     add("--threads", type=int, default=1, help="CPU threads of a worker; default 1")
-    add("--use-gpu", action="store_true", help="one GPU for every worker")
     add_detector_options(parser)
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -114,7 +117,13 @@ def run(args: argparse.Namespace) -> int:
         Exit code: 1 if an image scores above --fail-above.
     """
     view = _check(args)
+    if args.set:
+        args.model = method_source(read_source(args.model)[0], args.set)
+    options = DetectorOptions(**typed_options(args))
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
+    gpus = gpus_here if len(inputs.images) <= PART_IMAGES else gpus_in_reach  # a few images need no cluster
+    actors = choose_actors(options, args.use_gpu, args.workers, gpus)
+    args.workers = actors.number
     bundle = load_bundle(args.model)
     _check_class_names(bundle, inputs.images)
     task = ScoringTask(
@@ -122,15 +131,17 @@ def run(args: argparse.Namespace) -> int:
         args.num_samples,
         args.seed,
         args.threads,
-        "cuda" if args.use_gpu else "cpu",
+        actors.device,
         args.max_pixels,
         view,
         bits=args.bits,
-        options=DetectorOptions(**typed_options(args)),
+        options=options,
     )
     typed = [f"--{name.replace('_', '-')}" for name in ("threshold", "fail_above") if getattr(args, name) is not None]
     remind_of_view(typed, task)
     threshold = label_threshold(args.threshold, task)
+    check_auto(task, threshold)
+    task = task._replace(threshold=threshold)
     if args.coco is not None:
         task = task._replace(region_threshold=map_threshold(args.region_threshold, threshold, task))
     for line in skipped_summary(inputs.skipped):
@@ -152,7 +163,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> View:
     """The way of looking. Refuses options that make no sense, before anything takes time."""
-    if min(args.num_samples, args.workers, args.threads, args.max_pixels) < 1 or args.seed < 0:
+    number = 1 if args.num_samples == "auto" else args.num_samples
+    if min(number, args.workers, args.threads, args.max_pixels) < 1 or args.seed < 0:
         raise ConfigError("--num-samples, --workers, --threads and --max-pixels are at least 1, --seed at least 0.")
     if args.bits is not None and not 9 <= args.bits <= 16:
         raise ConfigError(f"--bits is {args.bits}; gray of more than 8 bits has 9 to 16.")
@@ -164,11 +176,12 @@ def _check(args: argparse.Namespace) -> View:
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; it is between 0 and 1.")
+    if args.set and not args.model.startswith(f"{SCHEME}:/"):
+        raise ConfigError("--set is of a method that needs no training: give --method too, such as winclip.")
     if args.class_name is not None and args.class_name_from is not None:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():
         raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
-    check_device(DetectorOptions(**typed_options(args)), args.use_gpu)
     return make_view(args.tile, args.overlap, args.roi)
 
 
@@ -271,102 +284,32 @@ def _score(
     advance: Callable[[int], Any],
 ) -> Iterator[tuple[int, list[ScoredImage]]]:
     """Numbers and scores of the parts to do, as they are done."""
-    options: dict[str, Any] = {"task": task, "overlays": args.output is not None}
+    source = ImageFiles(task, args.output is not None)
     if sum(len(parts[number]) for number in todo) <= PART_IMAGES:
-        scorer = PartScorer(**options) if todo else None  # a cluster would only cost its start
+        here = task._replace(device=local_device(task.device))
+        predictor = Predictor(here) if todo else None  # a cluster would only cost its start
         for number in todo:
-            scored = []
-            for position in parts[number]:
-                assert scorer is not None
-                scored += scorer.score_all([images[position]])
-                advance(1)
-            yield number, scored
+            assert predictor is not None
+            yield number, _score_here(source, predictor, [images[at] for at in parts[number]], advance)
         return
-    start_ray(args.workers, args.workers if args.use_gpu else 0)
-    work = [{"part": number, "images": json.dumps([images[at] for at in parts[number]])} for number in todo]
-    for row in through_actors(work, PartScorer, options, args.workers, args.use_gpu):
+    start_ray(args.workers, args.workers if task.device == "cuda" else 0)
+    work = [{"part": number, **piece([images[at] for at in parts[number]])} for number in todo]
+    for row in score_pieces(source, task, work, args.workers):
         advance(len(row["pred_score"]))
-        columns = [row[name] for name in ScoredImage._fields]
-        yield int(row["part"]), [_scored(*values) for values in zip(*columns, strict=True)]
+        yield int(row["part"]), scored_images(row)
 
 
-class PartScorer:
-    """A detector and what is asked of it; called by Ray Data with one part after the other."""
-
-    def __init__(self, task: ScoringTask, overlays: bool) -> None:
-        self._detector = load_detector(task.bundle, task.threads, task.device, task.options)
-        self._task, self._overlays = task, overlays
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        images = [ImageInput(*values) for values in json.loads(rows["images"][0])]
-        together = self._detector.images_at_once if self._task.view == WHOLE else 1
-        groups = (images[start : start + together] for start in range(0, len(images), together))
-        scored = [result for group in groups for result in self.score_all(group)]
-        columns = {name: [[getattr(result, name) for result in scored]] for name in ScoredImage._fields}
-        return {"part": [int(rows["part"][0])], **columns}
-
-    def score_all(self, images: Sequence[ImageInput]) -> list[ScoredImage]:
-        """Score images together, or say why not.
-
-        Args:
-            images: as many as the detector scores at once.
-
-        Returns:
-            The score of each, or the reason.
-        """
-        read = [self._read(image) for image in images]
-        usable = [
-            (each, image.class_name) for each, image in zip(read, images, strict=True) if isinstance(each, Decoded)
-        ]
-        try:
-            pixels, names = [decoded.image for decoded, _ in usable], [name for _, name in usable]
-            predictions = iter(self._task.predict_all(self._detector, pixels, names))
-        except BayesPFLError as error:  # of tiles or a region, which go one by one
-            return [ScoredImage(None, None, str(error), None)] * len(images)
-        return [self._result(each, next(predictions)) if isinstance(each, Decoded) else each for each in read]
-
-    def _read(self, image: ImageInput) -> Decoded | ScoredImage:
-        """The image's pixels, or why it cannot be scored."""
-        try:
-            self._detector.check_class_names([image.class_name])
-            return decode(image.read(), self._task.max_pixels, bits=self._task.bits)
-        except BayesPFLError as error:
-            return ScoredImage(None, None, str(error), None)
-        except OSError as error:
-            return ScoredImage(None, None, error.strerror or str(error), None)
-
-    def _result(self, decoded: Decoded, prediction: Prediction) -> ScoredImage:
-        drawn = encode_png(_drawn(decoded.image, prediction.anomaly_map)) if self._overlays else None
-        regions = None
-        if self._task.region_threshold is not None:
-            size = decoded.image.size
-            outlines = outlined_regions(prediction.anomaly_map, self._task.region_threshold, *size)
-            regions = json.dumps([*size, outlines])
-        read_as = "; ".join(decoded.remarks) or None
-        return ScoredImage(prediction.image_score, prediction.uncertainty, None, drawn, regions, read_as)
-
-
-def _drawn(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
-    """The heat map over a copy of the image of at most `OVERLAY_PX`."""
-    small = image.copy()
-    small.thumbnail((OVERLAY_PX, OVERLAY_PX))
-    return overlay(small, anomaly_map)
-
-
-def _scored(
-    score: float | None,
-    uncertainty: float | None,
-    error: str | None,
-    png: bytes | None,
-    regions: str | None,
-    read_as: str | None,
-) -> ScoredImage:
-    """What Ray Data's columns hold of one image: it turns None among numbers into NaN."""
-    if error is not None:
-        return ScoredImage(None, None, error, None)
-    assert score is not None
-    spread = None if uncertainty is None or np.isnan(uncertainty) else float(uncertainty)
-    return ScoredImage(float(score), spread, None, png, regions, read_as)
+def _score_here(
+    source: ImageFiles, predictor: Predictor, images: Sequence[ImageInput], advance: Callable[[int], Any]
+) -> list[ScoredImage]:
+    """Scores of a few images, in this process."""
+    scored: list[ScoredImage] = []
+    for start in range(0, len(images), predictor.images_at_once):
+        group = images[start : start + predictor.images_at_once]
+        rows = {name: [value] for name, value in piece(group).items()}
+        scored += scored_images(score_piece(source, predictor, rows))
+        advance(len(group))
+    return scored
 
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:

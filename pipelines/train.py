@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.features import FeatureShards
+from bayes_pfl.clip.features import fitting_key
 from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
 from bayes_pfl.methods.builder import frozen_encoder
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import TrainSettings, home
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, UNRECORDED, Run, closing
@@ -105,6 +105,8 @@ def train(
         ConfigError, DataError, BackboneError, OutputError, TrainingError: with what to do.
     """
     settings = with_absolute_paths(settings)
+    cluster = with_gpus(settings.cluster, settings.cluster.num_workers)
+    settings = settings.model_copy(update={"cluster": cluster})
     training, validation = split_samples(settings)
     name = run_name(settings, training, validation)
     store = Store(f"{settings.cluster.storage or home() / 'training'}/{name}")
@@ -122,7 +124,6 @@ def train(
     store.make()
     store.remove(STOP_FILE)
     settle(store, read_checkpoint)
-    cluster = settings.cluster
     fewest = cluster.min_workers or cluster.num_workers
     start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest * cluster.gpus)
     tracked = tracked_run(settings, name, store, training, validation, parent_run)
@@ -178,7 +179,6 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
             f"A batch of {smallest} images cannot be shared by {cluster.num_workers} workers: raise "
             "training.batch_size or lower cluster.num_workers."
         )
-    require_gpu(cluster.use_gpu)
     require_masks(training)
     for option in ("patience_epochs", "keep_best"):
         if getattr(options, option):
@@ -187,7 +187,7 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
     check_store(settings.tracking)
     backbone = Backbone(settings.backbone)
     if settings.data.features is not None:
-        FeatureShards(settings.data.features, backbone, frozen_encoder(settings.model, backbone).kind)
+        fitting_key(settings.data.features, backbone, frozen_encoder(settings.model, backbone).kind)
     return backbone
 
 

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.config import read_config
+from bayes_pfl.config import DetectorOptions, read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.platform.cluster import require_gpu, start_ray
+from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
@@ -111,12 +111,12 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         TrainingError: no trial has a result.
     """
     settings = with_absolute_paths(settings)
+    settings = settings.model_copy(update={"cluster": with_gpus(settings.cluster, 1)})
     sweep, store = settings.sweep, Store(settings.output)
     wanted = [] if sweep.bayesian_trials else combine(sweep)
     for overrides in wanted or combine(sweep.model_copy(update={"bayesian_trials": None, "random_trials": 5})):
         trial_settings(settings, overrides)  # every value is valid before anything starts
     training, validation = split_samples(settings)
-    require_gpu(settings.cluster.use_gpu)
     check_store(settings.tracking)
     require_masks(training)
     require_selection(validation, settings.backbone.image_size, "A sweep")
@@ -195,6 +195,8 @@ def _claim(
     }
     text = weights_by_content(settings).model_dump_json(exclude=varied) + str(settings.sweep.early_stopping)
     text += images_digest(training, validation, settings.data.features)
+    if (settings.sweep.features_dtype, settings.sweep.options) != ("float32", DetectorOptions()):
+        text += settings.sweep.features_dtype + settings.sweep.options.model_dump_json()
     digest = hashlib.sha256(text.encode()).hexdigest()
     begun: dict[str, Any] | None = store.read_json(SWEEP_FILE)
     if begun is None and resume:
@@ -319,11 +321,13 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
     features = f"{settings.output}/features"
     compute_features(
         FeatureSettings(
+            model=settings.model,
             backbone=settings.backbone,
             shards=settings.data.train,
             split=settings.data.split,
             output=features,
-            dtype="float32",
+            dtype=settings.sweep.features_dtype,
+            options=settings.sweep.options,
             views=4 if settings.training.augment else 0,
             mosaic_probability=settings.training.mosaic_probability,
             workers=settings.cluster.num_workers,

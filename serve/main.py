@@ -14,12 +14,10 @@ import time
 from pathlib import Path
 from typing import get_args
 
-import torch
-
 from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
-from bayes_pfl.machine import usable_cpus
+from bayes_pfl.machine import gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from serve.http.access import read_tokens
 from serve.own_ray import ended_processes, set_environment, shut_down, start_ray
@@ -70,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images that may wait; more are answered 503 (default: %(default)s)",
     )
     add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
-    add("--gpus", type=float, default=0.0, help="GPUs, or a fraction of one, for each replica (default: none)")
+    add("--gpus", type=float, help="GPUs, or a fraction of one, for each replica (default: this machine's, shared out)")
     add("--precision", choices=get_args(Precision), default="float32", help="of CLIP's products")
     add(
         "--compiled",
@@ -109,7 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
         "MLFLOW_DISABLE_TELEMETRY", "true"
     )  # it would start a thread, and threads do not survive a fork
     try:
-        if args.gpus and args.address == "local" and not torch.cuda.is_available():
+        if args.gpus is None:
+            args.gpus = min(1.0, gpus_here() / max(1, args.replicas)) if args.address == "local" else 0.0
+        if args.gpus and args.address == "local" and not gpus_here():
             raise ConfigError("There is no GPU that torch can use here; leave --gpus out, or install its driver.")
         if args.precision == "tf32" and not args.gpus:
             raise ConfigError("GPUs alone have --precision tf32: give --gpus too, or choose float32 or bfloat16.")

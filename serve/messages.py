@@ -41,8 +41,8 @@ class Question(NamedTuple):
     """What a client asks of an image: made at the route, carried unchanged to the replica."""
 
     class_name: str
-    num_samples: int
-    """R, prompts drawn from each learned distribution."""
+    num_samples: int | Literal["auto"]
+    """R, prompts drawn from each learned distribution, or as many as are needed."""
     seed: int
     want_map: bool
     """Send the map back in any case: it is larger than all the rest together."""
@@ -50,6 +50,8 @@ class Question(NamedTuple):
     """How the image is looked at."""
     bits: int | None = None
     """Of gray with more than 8; None: as the file or its values say."""
+    threshold: float | None = None
+    """Image score that `auto` samples decide by; None: the model's own."""
 
 
 class Job(NamedTuple):

@@ -109,7 +109,7 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
             broken.append(f"{file}: {error}")
             continue
         scores.append(prediction.image_score)
-        embeddings.append(backbone.last_embedding())
+        embeddings.append(backbone.last_embeddings()[0])
     if len(scores) < FEWEST:
         raise DataError(f"Only {len(scores)} images could be read; a window needs at least {FEWEST}.")
     return make_reference(np.array(scores), np.array(embeddings)), broken

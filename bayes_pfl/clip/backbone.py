@@ -5,15 +5,16 @@ those of the published implementation). The text tower is handed on as modules: 
 through it.
 """
 
-import hashlib
 from typing import Any, NamedTuple
 
 import open_clip
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bayes_pfl.clip.class_names import ClassNames
+from bayes_pfl.clip.digests import digest_of
 from bayes_pfl.clip.loading import SERVED, architecture_text, context_length, load_clip, load_tokenizer, package_path
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
@@ -26,7 +27,6 @@ __all__ = [
     "context_length",
     "load_tokenizer",
     "package_path",
-    "weights_digest",
 ]
 
 
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         )
         self.text_width = int(self.text_tower.token_embedding.weight.shape[1])
         self.grid, self.patch_width = self._sizes()
-        digest = weights_digest(self.clip)
+        digest = digest_of(config, self.clip)
         if config.weights_sha256 and digest != config.weights_sha256:
             raise BackboneError(
                 f"The CLIP weights '{config.pretrained}' have SHA-256 {digest[:12]}..., but "
@@ -151,7 +151,7 @@ class Backbone(nn.Module):
         return ClassNames(self.tokenizer, self.text_tower.positional_embedding.shape[0], other_tokens)
 
     def _sizes(self) -> tuple[tuple[int, int], int]:
-        """Patch grid and patch-token width: of CLIP's own image encoder as built, of others from one black image."""
+        """Patch grid and patch-token width: of CLIP's own image encoder as built, of others by a pass without data."""
         size, layers, visual = self.config.image_size, self.config.feature_layers, self.clip.visual
         blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
         blocks = blocks if blocks is not None else getattr(getattr(visual, "trunk", None), "blocks", None)
@@ -166,7 +166,8 @@ class Backbone(nn.Module):
             grid, width = visual.grid_size, visual.conv1.out_channels
             return (int(grid[0]), int(grid[1])), int(width)
         try:
-            patches = self.encode_image(torch.zeros(1, 3, size, size)).patches
+            with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed
+                patches = Backbone.encode_image(self, torch.zeros(1, 3, size, size)).patches
         except (RuntimeError, IndexError, AssertionError, AttributeError, TypeError) as error:
             raise BackboneError(
                 f"{self.config.name} has an image encoder that is no vision transformer, or cannot give layers "
@@ -191,20 +192,3 @@ def _put_sequence_first(clip: nn.Module) -> None:
             for module in transformer.modules():
                 if isinstance(module, open_clip.transformer.Transformer | nn.MultiheadAttention):
                     module.batch_first = False
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of all parameters and buffers.
-
-    Args:
-        module: any.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ replaced or kept: several methods may share an encoder. Sequences are (tokens, b
 fastest on.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bayes_pfl.clip import cross_covariance
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.errors import BackboneError
 
@@ -38,10 +40,26 @@ def image_encoder(backbone: Backbone) -> Any:
         backbone: the frozen CLIP.
 
     Returns:
-        open_clip's vision transformer.
+        open_clip's vision transformer, or an encoder with cross-covariance attention, such as the embedded CLIP's.
 
     Raises:
         BackboneError: the image encoder has other blocks or another pooling.
+    """
+    visual = backbone.clip.visual
+    return visual if cross_covariance.is_cross_covariance(visual) else vision_transformer(backbone)
+
+
+def vision_transformer(backbone: Backbone) -> Any:
+    """CLIP's own image encoder alone.
+
+    Args:
+        backbone: the frozen CLIP.
+
+    Returns:
+        open_clip's vision transformer.
+
+    Raises:
+        BackboneError: it is another one.
     """
     visual = backbone.clip.visual
     if (
@@ -59,6 +77,18 @@ def image_encoder(backbone: Backbone) -> Any:
     return visual
 
 
+def depth(visual: Any) -> int:
+    """Number of blocks.
+
+    Args:
+        visual: of `image_encoder`.
+
+    Returns:
+        The number.
+    """
+    return len(visual.trunk.blocks if cross_covariance.is_cross_covariance(visual) else visual.transformer.resblocks)
+
+
 def embedded(visual: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
     """Class token and patches with their positions, normalised: what the first block gets.
 
@@ -69,6 +99,8 @@ def embedded(visual: Any, images: Float[Tensor, "batch 3 height width"]) -> Floa
     Returns:
         ln_pre([class ; patches] + positional embedding).
     """
+    if cross_covariance.is_cross_covariance(visual):
+        return cross_covariance.embedded(visual, images)
     patches = visual.conv1(images).flatten(2).transpose(1, 2)
     first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
     tokens: Tensor = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding.to(patches.dtype))
@@ -85,6 +117,9 @@ def steps(visual: Any, tokens: Float[Tensor, "batch tokens width"]) -> Iterator[
     Returns:
         A step a block, in order.
     """
+    if cross_covariance.is_cross_covariance(visual):
+        yield from itertools.starmap(Step, cross_covariance.parts(visual, tokens))
+        return
     x = tokens.transpose(0, 1).contiguous()
     for block in visual.transformer.resblocks:
         normed = block.ln_1(x)
@@ -104,6 +139,8 @@ def value_attention(block: Any, normed: Float[Tensor, "tokens batch width"]) -> 
     Returns:
         The attention's output, without a sum.
     """
+    if not isinstance(block.attn, nn.MultiheadAttention):
+        return cross_covariance.value_attention(block, normed)
     attention: nn.MultiheadAttention = block.attn
     width, heads = attention.embed_dim, attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -125,8 +162,29 @@ def projected(visual: Any, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor
     Returns:
         ln_post(tokens) times the projection.
     """
+    if cross_covariance.is_cross_covariance(visual):
+        return cross_covariance.projected(visual, tokens)
     rows: Tensor = visual.ln_post(tokens) @ visual.proj
     return rows
+
+
+def image_feature(
+    visual: Any, tokens: Float[Tensor, "tokens batch width"], normalised: bool = True
+) -> Float[Tensor, "batch dim"]:
+    """The class token in the joint space.
+
+    Args:
+        visual: of `image_encoder`.
+        tokens: behind the last block.
+        normalised: whether it goes through the final normalisation.
+
+    Returns:
+        Image features.
+    """
+    if cross_covariance.is_cross_covariance(visual):
+        return cross_covariance.image_feature(visual, tokens, normalised)
+    feature: Tensor = (visual.ln_post(tokens[0]) if normalised else tokens[0]) @ visual.proj
+    return feature
 
 
 def prompted_steps(

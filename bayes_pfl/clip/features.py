@@ -38,31 +38,35 @@ class FeatureKey(NamedTuple):
     """(layers, patches, patch width, joint width)."""
     passes: str = ""
     """Of `FeatureKind`: what a method computes beside or in place of a plain pass."""
+    precision: str = "float32"
+    """Of the encoder's matrix products."""
+
+    def plain(self) -> dict[str, Any]:
+        """The key as JSON has it, without what keys of older folders do not have.
+
+        Returns:
+            Values by name.
+        """
+        return {name: value for name, value in self._asdict().items() if self._field_defaults.get(name) != value}
 
     @classmethod
-    def of(cls, backbone: Backbone, dtype: str, kind: FeatureKind | None = None) -> "FeatureKey":
-        """The key of a loaded backbone's features in a precision.
+    def of(
+        cls, backbone: Backbone, dtype: str, kind: FeatureKind | None = None, precision: str = "float32"
+    ) -> "FeatureKey":
+        """The key of a loaded backbone's features.
 
         Args:
             backbone: the encoder.
-            dtype: a name of `DTYPES`.
+            dtype: a name of `DTYPES`: of the features as they are stored.
             kind: what a method takes from it; None: a plain pass.
+            precision: of the encoder's matrix products.
 
         Returns:
             The key. The weights' SHA-256 covers the positions, so also how they were resized.
         """
         config, kind = backbone.config, kind or backbone.plain_kind
         layers, size = config.feature_layers, config.image_size
-        return cls(config.name, backbone.digest, layers, size, dtype, kind.shape, kind.passes)
-
-    def record(self) -> dict[str, Any]:
-        """What is written: without `passes` where it is empty, as before there was the field.
-
-        Returns:
-            What JSON can hold.
-        """
-        values = self._asdict()
-        return values if self.passes else {name: value for name, value in values.items() if name != "passes"}
+        return cls(config.name, backbone.digest, layers, size, dtype, kind.shape, kind.passes, precision)
 
 
 class EncodedSample(NamedTuple):
@@ -114,7 +118,7 @@ def write_key(folder: Path | str, key: FeatureKey) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    Store(folder).write_json(KEY_FILE, key.record())
+    Store(folder).write_json(KEY_FILE, key.plain())
 
 
 def read_key(folder: Path | str) -> FeatureKey:
@@ -137,6 +141,30 @@ def read_key(folder: Path | str) -> FeatureKey:
         raise DataError(f"{folder} holds no frozen features; make them with `bayes-pfl features`.") from error
 
 
+def fitting_key(folder: Path | str, backbone: Backbone, kind: FeatureKind | None = None) -> FeatureKey:
+    """What the folder's features depend on; no feature is read.
+
+    Args:
+        folder: path or URI.
+        backbone: the encoder that they must be of.
+        kind: what a method takes from it; None: a plain pass.
+
+    Returns:
+        The key.
+
+    Raises:
+        DataError: the folder holds no features, or those of another backbone, weights, layers or size.
+    """
+    key = read_key(folder)
+    wanted = FeatureKey.of(backbone, key.dtype, kind, key.precision)
+    if wanted != key:
+        different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(key, name)]
+        raise DataError(
+            f"{folder} has features of another {', '.join(different)}; make them anew with `bayes-pfl features`."
+        )
+    return key
+
+
 class FeatureShards:
     """All features of a folder, memory-mapped: a sample's pages are read when it is loaded.
 
@@ -150,13 +178,7 @@ class FeatureShards:
     """
 
     def __init__(self, folder: Path | str, backbone: Backbone, kind: FeatureKind | None = None) -> None:
-        self.key = read_key(folder)
-        wanted = FeatureKey.of(backbone, self.key.dtype, kind)
-        if wanted != self.key:
-            different = [name for name in FeatureKey._fields if getattr(wanted, name) != getattr(self.key, name)]
-            raise DataError(
-                f"{folder} has features of another {', '.join(different)}; make them anew with `bayes-pfl features`."
-            )
+        self.key = fitting_key(folder, backbone, kind)
         self._batches: list[pa.RecordBatch] = []
         self._where: dict[tuple[str, int], tuple[int, int]] = {}
         for name in Store(folder).names():

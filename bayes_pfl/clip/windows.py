@@ -13,6 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from bayes_pfl.clip.blocks import image_feature, steps
+from bayes_pfl.clip.cross_covariance import is_cross_covariance
+
 TOKENS_AT_ONCE = 2**14
 """Tokens of all windows that go through the encoder together."""
 
@@ -44,6 +47,8 @@ def window_features(
     Returns:
         Features in the joint space, not normalised.
     """
+    if is_cross_covariance(visual):
+        return _small_grids(visual, tokens, windows)
     count, length = windows.shape
     rows = torch.cat([windows.new_zeros(count, 1), windows + 1], dim=1).to(tokens.device)
     first = visual.transformer.resblocks[0]
@@ -66,6 +71,16 @@ def window_coverage(windows: Int[Tensor, "windows patches"], patches: int) -> Fl
         The matrix.
     """
     return torch.zeros(len(windows), patches).scatter_(1, windows, 1.0)
+
+
+def _small_grids(visual: Any, tokens: Tensor, windows: Tensor) -> Tensor:
+    """The same for an encoder whose blocks have no class token."""
+    rows = torch.cat([windows.new_zeros(len(windows), 1), windows + 1], dim=1).to(tokens.device)
+    features = []
+    for part in rows.split(max(1, TOKENS_AT_ONCE // (rows.shape[1] * len(tokens)))):
+        *_, last = steps(visual, tokens[:, part].flatten(0, 1))
+        features.append(image_feature(visual, last.after).unflatten(0, (len(tokens), -1)))
+    return torch.cat(features, dim=1)
 
 
 def _class_rows(visual: Any, x: Tensor, qkv: Tensor) -> Tensor:

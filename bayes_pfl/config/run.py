@@ -29,6 +29,14 @@ from bayes_pfl.config.methods import (
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
 from bayes_pfl.config.settings import Settings
 
+EMBEDDED = "embedded"
+EMBEDDED_BACKBONE: dict[str, Any] = {
+    "name": "package:embedded/bayes-pfl-embedded.json",
+    "pretrained": "package:embedded/bayes-pfl-embedded.safetensors",
+    "image_size": 112,
+    "feature_layers": (3, 6, 9, 12),
+}
+
 PositionResize = Literal["antialiased_bicubic", "bicubic", "bilinear"]
 
 
@@ -36,7 +44,9 @@ class BackboneConfig(Settings):
     """The frozen CLIP: any architecture and any weights that open_clip can load."""
 
     name: str = Field(
-        "ViT-L-14-336", description="open_clip architecture, or a JSON file with one (package:... inside us)"
+        "ViT-L-14-336",
+        description="open_clip architecture, a JSON file with one (package:... inside us), or embedded: the small CLIP "
+        "inside this package",
     )
     pretrained: str = Field(
         "openai",
@@ -55,6 +65,14 @@ class BackboneConfig(Settings):
         description="how the positional grid is brought to image_size: as open_clip does, or without antialiasing",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _embedded(cls, values: Any) -> Any:
+        """`embedded` as a name stands for the small CLIP inside this package, with its size and quarters of its depth."""
+        if isinstance(values, dict) and values.get("name") == EMBEDDED:
+            return {**EMBEDDED_BACKBONE, **{key: value for key, value in values.items() if key != "name"}}
+        return values
+
     @field_validator("name", "pretrained")
     @classmethod
     def _written_out(cls, value: str) -> str:
@@ -67,6 +85,9 @@ class BackboneConfig(Settings):
             raise ValueError(f"feature_layers {list(self.feature_layers)} names a block twice")
         return self
 
+
+NumSamples = Annotated[int, Field(ge=1)] | Literal["auto"]
+"""R, or as many as the image score needs to be clear of its threshold (`Detector.predict`)."""
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -103,7 +124,8 @@ class DetectorOptions(Settings):
     """How a model computes: the same model, faster or to the last bit."""
 
     precision: Precision = Field(
-        "float32", description="of CLIP's matrix products: exact, or faster on a GPU (tf32, bfloat16) or AMX (bfloat16)"
+        "float32",
+        description="of CLIP's matrix products: exact, or faster on a GPU (tf32, bfloat16) or some CPUs (bfloat16)",
     )
     compiled: bool = Field(
         False, description="hand the image encoder to torch.compile: minutes for the first image, then faster"
@@ -277,6 +299,6 @@ def _with_defaults_of_method(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     for section, defaults in recommended.items():
         given = values.get(section, {})
-        if isinstance(given, dict):
+        if isinstance(given, dict) and given.get("name") != EMBEDDED:
             values[section] = {**defaults, **given}
     return values

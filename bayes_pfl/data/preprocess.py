@@ -1,4 +1,4 @@
-"""Bytes to pixels to tensors: the only place that decodes, resizes and normalises.
+"""Bytes to pixels: the only place that decodes, and that resizes masks; `pixels.py` makes tensors of images.
 
 Everything that leaves here is RGB and upright, whatever the file was: gray, palette, with alpha, 16-bit, CMYK, turned
 by an EXIF note, a PNG that calls itself .jpg, or DICOM (`dicom.py`). torch is imported where a tensor is made:
@@ -6,7 +6,6 @@ ingestion decodes in many processes and needs none of its 200 MB.
 """
 
 import io
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,10 +26,6 @@ MAX_PIXELS = 8192 * 8192
 """Larger images are refused from their header, before a pixel is decoded."""
 
 MAX_SIDE_PX = 32_768
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""OpenAI CLIP's channel statistics for values in [0, 1]."""
 
 
 class Decoded(NamedTuple):
@@ -220,34 +215,6 @@ def shrink(image: Image.Image, mask: np.ndarray | None, max_side_px: int) -> tup
     width, height = (max(1, round(side * max_side_px / longer)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return image, None if mask is None else _resize_mask(mask, width, height)
-
-
-def image_tensor(
-    image: Image.Image,
-    size: int,
-    mean: Sequence[float] = CLIP_MEAN,
-    std: Sequence[float] = CLIP_STD,
-) -> "torch.Tensor":
-    """An RGB image to a normalised float32 tensor (3, size, size).
-
-    The whole image is squeezed into the square (bicubic, antialiased), never cropped: a defect at
-    the border counts too, and the published code does the same.
-
-    Args:
-        image: RGB.
-        size: side of the square, pixels.
-        mean: of each channel, for values in [0, 1].
-        std: of each channel.
-
-    Returns:
-        The tensor.
-    """
-    import torch
-
-    square = image.resize((size, size), Image.Resampling.BICUBIC)
-    values = torch.from_numpy(np.array(square)).permute(2, 0, 1).to(torch.float32) / 255.0
-    shape = (3, 1, 1)
-    return (values - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
 def mask_tensor(mask: np.ndarray, size: int) -> "torch.Tensor":

@@ -1,24 +1,26 @@
 """Files by path or URI (s3://, gs://, file://, ...), through fsspec -> local files, JSON, listings.
 
-What is read by URI is copied once to the machine that reads it: shards and features are memory-mapped, which only a
-local file can be. Copies lie under a name made of URI, size and time of change: a file that changes is copied anew.
+What is read by URI is copied once to the machine that reads it (`bayes_pfl.data.cache`), under a name made of URI, size
+and time of change: shards and features are memory-mapped, which only a local file can be.
 """
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import json
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import fsspec
 
+from bayes_pfl.data.cache import cached
 from bayes_pfl.data.shards import replacing
-from bayes_pfl.errors import ConfigError, DamagedError, DataError, OutputError
+from bayes_pfl.errors import BayesPFLError, ConfigError, DamagedError, DataError, OutputError
 
 
 def is_remote(path: Path | str) -> bool:
@@ -82,15 +84,6 @@ def _version(info: dict[str, Any]) -> str:
     return " ".join(str(info.get(key)) for key in ("size", "mtime", "LastModified", "etag", "ETag", "updated"))
 
 
-def cache_folder() -> Path:
-    """Where copies lie on this machine.
-
-    Returns:
-        BAYES_PFL_CACHE, else a folder of this user's in the temporary one.
-    """
-    return Path(os.environ.get("BAYES_PFL_CACHE") or Path(tempfile.gettempdir()) / f"bayes-pfl-cache-{os.getuid()}")
-
-
 def local_copy(path: Path | str) -> Path:
     """A local file with the content of a path or URI.
 
@@ -102,22 +95,29 @@ def local_copy(path: Path | str) -> Path:
 
     Raises:
         DataError: it cannot be copied.
+        OutputError: there is no room for the copy.
     """
     if not is_remote(path):
         return Path(path)
     uri = str(path)
     try:
         system, remote = fsspec.core.url_to_fs(uri)
-        version = f"{uri}\0{_version(system.info(remote))}"
-        name = inside(remote.rsplit("/", 1)[-1])
-        target = cache_folder() / hashlib.sha256(version.encode()).hexdigest()[:24] / name
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                system.get_file(remote, str(temporary))
-        return target
+        info = system.info(remote)
+        version = f"{uri}\0{_version(info)}"
+        name, key = inside(remote.rsplit("/", 1)[-1]), hashlib.sha256(version.encode()).hexdigest()[:24]
+        return cached(key, str(name), info.get("size") or 0, partial(_fetch, system, remote))
+    except BayesPFLError:
+        raise
     except Exception as error:
         raise _unreadable(uri, error) from error
+
+
+def _fetch(system: fsspec.AbstractFileSystem, remote: str, target: Path) -> None:
+    try:
+        system.get_file(remote, str(target))
+    except Exception as error:  # drivers raise errors of their own
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        raise error if is_full else _unreadable(system.unstrip_protocol(remote), error) from error
 
 
 def inside(key: str) -> Path:
@@ -204,11 +204,11 @@ class Store:
         with self._replacing(name) as part:
             self._system.pipe_file(part, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int | None]:
         """Files directly in the folder.
 
         Returns:
-            Bytes by name; none if the folder does not exist.
+            Bytes by name, None where the store does not tell; no names if the folder does not exist.
 
         Raises:
             DataError: it cannot be listed.

@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from bayes_pfl.data.augment import augment, keyed_random, mosaic
-from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
-from bayes_pfl.data.remote import is_remote, list_files, local_copy
-from bayes_pfl.data.shards import read_shard, shard_paths
+from bayes_pfl.data.index import read_index
+from bayes_pfl.data.pixels import square_pixels
+from bayes_pfl.data.preprocess import decode_image, decode_mask, mask_tensor
+from bayes_pfl.data.remote import is_remote, local_copy
+from bayes_pfl.data.shards import read_shard, require_row
 from bayes_pfl.errors import DataError, ImageError
 
 UNAUGMENTED = -1
@@ -32,12 +35,17 @@ class SampleRef(NamedTuple):
     class_name: str
     label: int
     sha256: str
+    mask_sha256: str | None = None
+    """Of the mask as it is stored; None without one."""
+    shows_from_px: int = 0
+    """As `bayes_pfl.data.index.shows_from`."""
 
 
 class Sample(NamedTuple):
     """One image and its mask as tensors."""
 
-    image: Float[Tensor, "3 size size"]
+    image: UInt8[Tensor, "3 size size"]
+    """Not normalised yet."""
     mask: Float[Tensor, "size size"]
 
 
@@ -47,8 +55,8 @@ def index_shards(
     """All rows of a folder's shards in order, optionally of one split and some categories; image bytes are not touched.
 
     Args:
-        folder: path or URI (s3://, gs://, file://); references to a URI hold URIs, and each machine copies the shards
-            it reads.
+        folder: path or URI (s3://, gs://, file://); references to a URI hold URIs, each machine copies the shards
+            it reads, and this function only the index (see `read_index`).
         split: "train" or "test".
         categories: those wanted.
 
@@ -58,19 +66,16 @@ def index_shards(
     Raises:
         DataError: the folder has no shards, or no row is left.
     """
-    refs = []
-    for path in _shards(folder):
-        table = read_shard(local_copy(path)).select(["sample_id", "category", "class_name", "split", "label", "sha256"])
-        for row, values in enumerate(table.to_pylist()):
-            if (split is None or values.pop("split") == split) and (
-                categories is None or values["category"] in categories
-            ):
-                values.pop("split", None)
-                refs.append(SampleRef(shard=path, row=row, **values))
+    table = read_index(folder)
+    wanted = [] if split is None else [pc.field("split") == split]
+    wanted += [] if categories is None else [pc.field("category").isin(pa.array(sorted(categories), pa.string()))]
+    for condition in wanted:
+        table = table.filter(condition)
+    refs = _references(folder, table)
     if not refs:
-        wanted = [f"of split '{split}'"] if split is not None else []
-        wanted += [f"of categories {sorted(categories)}"] if categories is not None else []
-        what = " ".join(["no image", *wanted])
+        names = [f"of split '{split}'"] if split is not None else []
+        names += [f"of categories {sorted(categories)}"] if categories is not None else []
+        what = " ".join(["no image", *names])
         raise DataError(f"{folder} has {what}; check the names, or ingest again with other options.")
     return refs
 
@@ -87,14 +92,15 @@ def refs_digest(refs: Sequence[SampleRef]) -> str:
     return hashlib.sha256("".join(sorted(ref.sha256 for ref in refs)).encode()).hexdigest()
 
 
-def _shards(folder: Path | str) -> list[str]:
-    """Absolute paths, or URIs, of a folder's shards in order."""
-    if not is_remote(folder):
-        return [str(path.resolve()) for path in shard_paths(folder)]
-    paths = [path for path in list_files(str(folder)) if path.endswith(".arrow") and "/shard-" in path]
-    if not paths:
-        raise DataError(f"{folder} holds no shards. Make some with `bayes-pfl ingest` and copy them there.")
-    return paths
+def _references(folder: Path | str, table: pa.Table) -> list[SampleRef]:
+    """The rows of an index; each name of a shard, category or class is one string that all share."""
+    root = str(folder).rstrip("/") if is_remote(folder) else str(Path(folder).resolve())
+    shared: dict[str, str] = {}
+    columns = {name: table[name].to_pylist() for name in SampleRef._fields}
+    columns["shard"] = [f"{root}/{name}" for name in columns["shard"]]
+    for name in ("shard", "category", "class_name"):
+        columns[name] = [shared.setdefault(value, value) for value in columns[name]]
+    return [SampleRef(*values) for values in zip(*columns.values(), strict=True)]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
@@ -145,19 +151,41 @@ def mosaic_partners(
     Departs from the released code, which puts a mosaic in place of any image: here only an anomalous image becomes
     one, so labels stay.
     """
-    if augmentation_seed is None or probability == 0:
-        return [()] * len(refs)
-    anomalous: dict[str, list[SampleRef]] = {}
-    for ref in refs:
-        if ref.label == 1:
-            anomalous.setdefault(ref.category, []).append(ref)
-    partners: list[tuple[SampleRef, ...]] = []
-    for ref in refs:
+    mosaics = Mosaics(refs)
+    return [mosaics.partners(ref, augmentation_seed, probability) for ref in refs]
+
+
+class Mosaics:
+    """The samples that mosaics are made of; which go together is asked image by image.
+
+    Args:
+        refs: samples of an epoch.
+    """
+
+    def __init__(self, refs: Sequence[SampleRef]) -> None:
+        self._anomalous: dict[str, list[SampleRef]] = {}
+        for ref in refs:
+            if ref.label == 1:
+                self._anomalous.setdefault(ref.category, []).append(ref)
+
+    def partners(self, ref: SampleRef, augmentation_seed: int | None, probability: float) -> tuple[SampleRef, ...]:
+        """Three others that a sample forms a mosaic with, or none.
+
+        Args:
+            ref: one of the samples.
+            augmentation_seed: as for `mosaic_partners`.
+            probability: as for `mosaic_partners`.
+
+        Returns:
+            Three references or none.
+        """
+        if augmentation_seed is None or probability == 0 or ref.label != 1:
+            return ()
         random = keyed_random(f"mosaic/{augmentation_seed}/{ref.sha256}")
-        chosen = ref.label == 1 and random.random() < probability
-        pool = anomalous.get(ref.category, [])
-        partners.append(tuple(pool[index] for index in random.integers(len(pool), size=3)) if chosen else ())
-    return partners
+        if random.random() >= probability:
+            return ()
+        pool = self._anomalous[ref.category]
+        return tuple(pool[index] for index in random.integers(len(pool), size=3))
 
 
 def load_samples(
@@ -194,13 +222,14 @@ def _load(tables: dict[str, pa.Table], tiles: Sequence[SampleRef], size: int, au
     )
     if augmentation_seed is not None:
         image, mask = augment(image, mask, f"{augmentation_seed}/{tiles[0].sha256}")
-    return Sample(image_tensor(image, size), mask_tensor(mask, size))
+    return Sample(square_pixels(image, size), mask_tensor(mask, size))
 
 
 def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, np.ndarray]:
     """Image and mask of one row; shards stay open in `tables`."""
     if ref.shard not in tables:
         tables[ref.shard] = read_shard(local_copy(ref.shard))
+    require_row(tables[ref.shard], ref.shard, ref.row, ref.sha256)
     image_bytes, mask_bytes = (tables[ref.shard][name][ref.row].as_py() for name in ("image", "mask"))
     if mask_bytes is None and ref.label == 1:
         raise DataError(f"{ref.sample_id} is anomalous but has no mask; train on a dataset with masks.")
@@ -212,7 +241,7 @@ def _decode(tables: dict[str, pa.Table], ref: SampleRef) -> tuple[Image.Image, n
     return image, mask
 
 
-def stack(samples: Sequence[Sample]) -> tuple[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch size size"]]:
+def stack(samples: Sequence[Sample]) -> tuple[UInt8[Tensor, "batch 3 size size"], Float[Tensor, "batch size size"]]:
     """Images and masks of a batch.
 
     Args:

@@ -1,8 +1,8 @@
 """Rows of images and masks <-> Arrow IPC files, which plain pyarrow reads too.
 
-A folder holds ``shard-00000.arrow``, ``shard-00001.arrow``, ... and ``_manifest/`` with JSON about
-them. Images are stored as they were found (encoded), masks as gray PNG of 0 and 255, so a shard can be
-memory-mapped and read row by row without loading it.
+A folder holds ``shard-00000.arrow``, ``shard-00001.arrow``, ... and ``_manifest/`` with JSON about them and their
+index (`bayes_pfl.data.index`). Images are stored as they were found (encoded), masks as gray PNG of 0 and 255, so a
+shard can be memory-mapped and read row by row without loading it.
 """
 
 import contextlib
@@ -236,6 +236,22 @@ def read_shard(path: Path | str) -> pa.Table:
             f"{path} has shard schema {version}; this version reads {SCHEMA_VERSION}. Ingest the dataset again."
         )
     return table
+
+
+def require_row(table: pa.Table, shard: str, row: int, sha256: str) -> None:
+    """Refuse a shard that has changed since it was indexed.
+
+    Args:
+        table: of `read_shard`.
+        shard: its path or URI.
+        row: number of a row.
+        sha256: of the image that the row shall hold.
+
+    Raises:
+        DataError: it holds another one.
+    """
+    if row >= table.num_rows or table["sha256"][row].as_py() != sha256:
+        raise DataError(f"{shard} has changed since its index was written or read: ingest the dataset again.")
 
 
 def read_shards(folder: Path | str) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bayes_pfl.data.index import INDEX_FILE, write_index
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
@@ -109,14 +110,14 @@ def notes_of(output: Path | str, tasks: Sequence[ShardTask]) -> list[dict[str, A
     notes = []
     for task in tasks:
         note = _whole(store, f"{NOTES}/{task.shard}.json") if f"{task.shard}.json" in noted else None
-        notes.append(note if task.done(note, sizes.get(task.shard, 0)) else None)
+        notes.append(note if task.done(note, sizes.get(task.shard) or 0) else None)
     return notes
 
 
 def gather(
     output: Path | str, tasks: Sequence[ShardTask], listing: DatasetListing, header: dict[str, Any]
 ) -> dict[str, Any]:
-    """The manifest of an output: the notes of all shards in one.
+    """The manifest of an output: the notes of all shards in one. Their index is written first.
 
     Args:
         output: folder or URI.
@@ -128,7 +129,7 @@ def gather(
         The manifest.
 
     Raises:
-        OutputError: a shard is not done.
+        OutputError: a shard is not done, or the index cannot be written.
     """
     done = [note for note in notes_of(output, tasks) if note is not None]
     if len(done) < len(tasks):
@@ -158,6 +159,7 @@ def gather(
         "ignored": [[*skipped] for skipped in listing.ignored],
         "left_out": [[*skipped] for skipped in listing.left_out],
         "shards": [{key: note[key] for key in ("shard", "rows", "size_bytes", "sha256")} for note in shards],
+        "index": write_index(output, shards),
     }
     return manifest
 
@@ -217,7 +219,9 @@ def _remove_parts(output: Path | str) -> None:
     for folder in (f"{output}", f"{output}/{MANIFEST_FOLDER}", f"{output}/{NOTES}"):
         store = Store(folder)
         for name in store.names():
-            if name.endswith(".part") and name.lstrip(".").startswith(("shard-", "plan.json", "manifest.json")):
+            if name.endswith(".part") and name.lstrip(".").startswith(
+                ("shard-", "plan.json", "manifest.json", INDEX_FILE)
+            ):
                 store.remove(name)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from bayes_pfl.data.index import index_entry
 from bayes_pfl.data.preprocess import decode, encode_mask, encode_png, shrink, vanishes
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import (
@@ -246,6 +247,7 @@ def _pack(task: ShardTask) -> dict[str, Any]:
         "pages": notes.pages,
         "marked_normals": notes.marked_normals,
         "read_as": notes.read_as,
+        "index": {name: [entry[name] for entry in notes.index] for name in (notes.index or [{}])[0]},
     }
     write_json(task.sidecar, note)
     return note
@@ -325,7 +327,7 @@ def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
             notes.add_mask(record.image, float(mask.mean()), turned)
             lost = [side for side in MODEL_SIDES if vanishes(mask, side, side)]
             notes.read_as += [(f"mask vanishes at a model's input of {side} px", record.image) for side in lost]
-        yield ShardRow(
+        row = ShardRow(
             sample_id=f"{options.dataset}/{record.image}",
             dataset=options.dataset,
             category=record.category,
@@ -340,6 +342,8 @@ def _rows(task: ShardTask, notes: "_ShardNotes") -> Iterator[ShardRow]:
             width=image.width,
             sha256=digest,
         )
+        notes.index.append(index_entry(row, mask))
+        yield row
 
 
 @dataclass
@@ -362,6 +366,8 @@ class _ShardNotes:
     turned_masks: list[tuple[str, str]] = field(default_factory=list)
     """Images that EXIF turns and whose masks it does not, with `RecordMask.turned`."""
     counts: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    index: list[dict[str, Any]] = field(default_factory=list)
+    """What the index holds of each row."""
 
     def add_mask(self, image: str, share: float, turned: str) -> None:
         self.masks += 1

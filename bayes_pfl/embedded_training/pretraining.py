@@ -54,7 +54,7 @@ class PretrainingConfig(Settings):
     warmup_steps: int = Field(150, ge=0, description="steps of linear warm-up, then cosine over the pixels")
     state_weight: float = Field(1.0, ge=0, description="weight of telling flawless from damaged captions")
     dense_weight: float = Field(1.5, ge=0, description="weight of the dense head's loss")
-    bfloat16: bool = Field(False, description="autocast to bfloat16; faster only where the CPU has AMX")
+    bfloat16: bool = Field(False, description="autocast to bfloat16; faster only where the CPU multiplies it fast")
     validation_images: int = Field(12, ge=1, description="defective, and as many flawless, per category")
     report_every: int = Field(100, ge=1, description="steps between validation, report and checkpoint")
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, parse_config
-from bayes_pfl.data.remote import cache_folder
+from bayes_pfl.data.cache import cache_folder
 from bayes_pfl.errors import BundleError, ConfigError
-from bayes_pfl.inference.untrained import SCHEME, untrained_config
+from bayes_pfl.inference.untrained import SCHEME, read_source, untrained_config
 
 FORMAT = 1
 FILES = ("bundle.json", "head.safetensors", "training_images.txt", "README.md")
@@ -159,12 +160,13 @@ def _record(config: DetectorConfig, head: bytes, images: bytes, training: dict[s
     }
 
 
-def untrained_bundle(method: str, backbone: BackboneConfig | None = None) -> Bundle:
+def untrained_bundle(method: str, backbone: BackboneConfig | None = None, overrides: Sequence[str] = ()) -> Bundle:
     """What stands in for a trained model where a method needs no training: its released settings and no weights.
 
     Args:
         method: name of the method.
         backbone: another CLIP than the method's own.
+        overrides: other settings, such as `backbone.name=ViT-B-16`.
 
     Returns:
         The bundle, in memory alone.
@@ -172,7 +174,7 @@ def untrained_bundle(method: str, backbone: BackboneConfig | None = None) -> Bun
     Raises:
         ConfigError: see `untrained_config`.
     """
-    config = untrained_config(method, backbone)
+    config = untrained_config(method, backbone, overrides)
     return Bundle(Path(method), config, {}, _record(config, _head(config, {}), b"", UNTRAINED))
 
 
@@ -323,9 +325,10 @@ def resolve(source: str | Path) -> Path:
     return Path(source)
 
 
-def _untrained_folder(method: str) -> Path:
+def _untrained_folder(source: str) -> Path:
     """A bundle of a method that needs no training, in the cache."""
-    bundle = untrained_bundle(method)
+    method, overrides = read_source(source)
+    bundle = untrained_bundle(method, None, overrides)
     folder = cache_folder() / bundle.version / method
     if not (folder / "bundle.json").is_file():
         save_bundle(folder, bundle.config, {}, UNTRAINED, [])

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.placement import bfloat16_products, check_precision, placed, tf32_products, usable_device
+from bayes_pfl.clip.placement import check_precision, on_device, placed, usable_device
 from bayes_pfl.config import BackboneConfig, Precision
-from bayes_pfl.data.preprocess import image_tensor
 from bayes_pfl.errors import BundleError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, untrained_bundle
-from bayes_pfl.inference.images import ImageLike, check_numbers, check_pairs, noise_key, rgb_image
+from bayes_pfl.inference.encoding import ImageEncoder
+from bayes_pfl.inference.images import ImageLike, PreparedImage, check_numbers, check_pairs, prepare_image, rgb_image
 from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction
 from bayes_pfl.inference.tiling import TiledScores, tiled_scores, viewed_prediction
 from bayes_pfl.inference.view import View, whole_threshold
@@ -81,15 +80,13 @@ class Detector:
             raise BundleError(f"The head in {bundle.folder} does not fit its configuration: {error}") from error
         one_by_one = deterministic or self.method.in_order
         self._batch = 1 if self.device.type == "cpu" or one_by_one else BATCH
-        self._encode_image = self.method.encode_image
-        if compiled:
-            self._encode_image = torch.compile(self.method.encode_image, dynamic=False)
+        self._encoder = ImageEncoder(self.method.encode_image, self.device, precision, compiled)
 
     @classmethod
     def load(
         cls,
         source: str | Path = "embedded",
-        device: str = "cpu",
+        device: str = "auto",
         precision: Precision = "float32",
         compiled: bool = False,
         deterministic: bool = False,
@@ -98,10 +95,10 @@ class Detector:
 
         Args:
             source: a folder, `embedded` (the demonstration model), `models:/NAME@ALIAS` or `method:/NAME`.
-            device: where to compute: `cpu`, `cuda`, `cuda:1`.
-            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed where the
-                processor has AMX or on a GPU: maps then differ from the exact ones in the third digit. `tf32`, of GPUs
-                alone, is between them.
+            device: where to compute: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`.
+            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed on a GPU or
+                where the processor multiplies it fast (AMX): maps then differ from the exact ones in the third digit.
+                `tf32`, of GPUs alone, is between them.
             compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
                 compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
             deterministic: score one by one on a GPU too, where `predict` otherwise scores `BATCH` images together:
@@ -239,9 +236,9 @@ class Detector:
         predictions: list[Prediction] = []
         for start in range(0, len(images), self._batch):
             batch = slice(start, start + self._batch)
-            tensors = [image_tensor(rgb_image(image), self.config.backbone.image_size) for image in images[batch]]
-            keys = tuple(noise_key(tensor) for tensor in tensors)
-            features = self._on_device(self._encode_tensors(torch.stack(tensors)))
+            prepared = [self._prepared(image) for image in images[batch]]
+            features = self._encoder(torch.stack([image.pixels for image in prepared]))
+            keys = tuple(image.noise_key for image in prepared)
             scores = self.method.batch_scores(BatchQuery(features, keys, tuple(class_names[batch]), seed), num_samples)
             predictions += batch_predictions(scores, self.config.scoring, num_samples)
         return predictions
@@ -377,23 +374,21 @@ class Detector:
         return viewed_prediction(scores, self.config.scoring, num_samples, view.region, pixels.size)
 
     def _on_device(self, features: Features) -> Features:
-        return Features(*(part.to(self.device, torch.float32) for part in features))
+        return Features(*(on_device(part, self.device).to(torch.float32) for part in features))
 
     def _check_names(self, images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
         check_pairs(images, class_names)
         self.check_class_names(class_names)
 
-    @torch.inference_mode()
+    def _prepared(self, image: ImageLike) -> PreparedImage:
+        size = self.config.backbone.image_size
+        if isinstance(image, PreparedImage):
+            if image.pixels.shape != (3, size, size):
+                raise ImageError(f"it is prepared for {image.pixels.shape[-1]} px, and this model takes {size} px")
+            return image
+        return prepare_image(rgb_image(image), size)
+
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
         """Features and noise key of one image: one at a time, products have one shape and give the same bits."""
-        tensor = image_tensor(rgb_image(image), self.config.backbone.image_size)
-        return self._on_device(self._encode_tensors(tensor[None])), noise_key(tensor)
-
-    def _encode_tensors(self, images: Tensor) -> Features:
-        """Features of normalised images; to a GPU they go from pinned memory, while it still computes."""
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        reduced = bfloat16_products(self.device, self.precision == "bfloat16")
-        with reduced, tf32_products(self.precision == "tf32"):
-            features: Features = self._encode_image(images.to(self.device, non_blocking=True))
-        return features
+        prepared = self._prepared(image)
+        return self._encoder(prepared.pixels[None]), prepared.noise_key

@@ -4,18 +4,30 @@ import hashlib
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from bayes_pfl.data.colours import rgb
+from bayes_pfl.data.pixels import normalized, square_pixels
 from bayes_pfl.data.preprocess import decode_image, upright
 from bayes_pfl.errors import ConfigError, ImageError
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray
-"""A file's path, its bytes, a PIL image, or a (height, width, 3) uint8 array."""
+
+class PreparedImage(NamedTuple):
+    """An image as the model takes it: what a process without a model makes of it, in front of those that have one."""
+
+    pixels: UInt8[Tensor, "3 size size"]
+    """See `pixels.square_pixels`; in the CPU's memory."""
+    noise_key: bytes
+    """See `noise_key`."""
+
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray | PreparedImage
+"""A file's path, its bytes, a PIL image, a (height, width, 3) uint8 array, or an image prepared for the model."""
 
 GIVE = (
     "give a path, the file's bytes, a PIL image, or a (height, width, 3) uint8 array: "
@@ -49,6 +61,20 @@ def rgb_image(image: ImageLike) -> Image.Image:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and _is_image_shape(image.shape):
         return rgb(Image.fromarray(image))
     raise ImageError(f"{_described(image)} is no image; {GIVE}")
+
+
+def prepare_image(image: Image.Image, size: int) -> PreparedImage:
+    """Resize an image for a model, and hash it.
+
+    Args:
+        image: RGB.
+        size: side of the model's square input, pixels.
+
+    Returns:
+        Its pixels, and what its noise is keyed by.
+    """
+    pixels = square_pixels(image, size)
+    return PreparedImage(pixels, noise_key(normalized(pixels)))
 
 
 def is_one_image(images: object) -> bool:

@@ -1,9 +1,10 @@
 """The name of a method that needs no training -> its released settings, which stand for a whole model."""
 
 import difflib
-from typing import Any
+from collections.abc import Sequence
+from urllib.parse import quote, unquote
 
-from bayes_pfl.config import BackboneConfig, DetectorConfig, parse_config
+from bayes_pfl.config import BackboneConfig, DetectorConfig, read_config
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.methods.builder import METHODS, needs_training
 
@@ -11,25 +12,42 @@ SCHEME = "method"
 """Of model sources `method:/NAME`, which every command takes in place of a bundle."""
 
 
-def method_source(method: str) -> str:
+def method_source(method: str, overrides: Sequence[str] = ()) -> str:
     """The model source of a method that needs no training.
 
     Args:
         method: its name.
+        overrides: such as `backbone.name=ViT-B-16`.
 
     Returns:
-        `method:/NAME`.
+        `method:/NAME`, with `?KEY=VALUE&KEY=VALUE`.
     """
-    return f"{SCHEME}:/{method}"
+    query = "&".join(quote(override, safe="=.,[]/:") for override in overrides)
+    return f"{SCHEME}:/{method}" + (f"?{query}" if query else "")
 
 
-def untrained_config(method: str, backbone: BackboneConfig | None = None, **model: Any) -> DetectorConfig:
+def read_source(source: str) -> tuple[str, list[str]]:
+    """The inverse of `method_source`.
+
+    Args:
+        source: the model source.
+
+    Returns:
+        Name of the method, and overrides.
+    """
+    method, _, query = source.removeprefix(f"{SCHEME}:").lstrip("/").partition("?")
+    return method, [unquote(part) for part in query.split("&") if part]
+
+
+def untrained_config(
+    method: str, backbone: BackboneConfig | None = None, overrides: Sequence[str] = ()
+) -> DetectorConfig:
     """The settings that a method is released with.
 
     Args:
         method: name of the method.
         backbone: another CLIP than the method's own.
-        model: other settings of the method.
+        overrides: other settings, such as `backbone.name=ViT-B-16` or `model.scales=[2]`.
 
     Returns:
         What a bundle would store.
@@ -46,5 +64,5 @@ def untrained_config(method: str, backbone: BackboneConfig | None = None, **mode
             f"The method '{method}' must be trained, or imported from a published checkpoint; {' and '.join(free)} "
             "need no training."
         )
-    values = {"model": {**model, "method": method}} | ({} if backbone is None else {"backbone": backbone})
-    return parse_config(DetectorConfig, values, f"method {method}")
+    config = read_config(DetectorConfig, None, [f"model.method={method}", *overrides])
+    return config if backbone is None else config.model_copy(update={"backbone": backbone})

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
-from bayes_pfl.clip.blocks import embedded, image_encoder, projected, steps, value_attention
+from bayes_pfl.clip.blocks import depth, embedded, image_encoder, image_feature, projected, steps, value_attention
 from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.clip.sentences import SentenceEncoder
 from bayes_pfl.config import AnomalyClipConfig, RunConfig
@@ -47,14 +47,14 @@ def anomaly_clip_encoder(model: AnomalyClipConfig, backbone: Backbone) -> Frozen
         BackboneError: the image encoder is not CLIP's own.
     """
     visual, layers = image_encoder(backbone), backbone.config.feature_layers
-    depth, first = len(visual.transformer.resblocks), model.first_value_block
-    if first > depth:
-        raise ConfigError(f"model.first_value_block is {first}, but the image encoder has {depth} blocks.")
+    blocks, first = depth(visual), model.first_value_block
+    if first > blocks:
+        raise ConfigError(f"model.first_value_block is {first}, but the image encoder has {blocks} blocks.")
 
     @torch.no_grad()
     def _encode(images: Float[Tensor, "batch 3 height width"]) -> Features:
         streams, last = value_streams(visual, embedded(visual, images), first)
-        image = projected(visual, last[0]) if model.normalised_class_token else last[0] @ visual.proj
+        image = image_feature(visual, last, model.normalised_class_token)
         rows = [projected(visual, streams[layer - 1][1:]).transpose(0, 1) for layer in layers]
         return Features(image, torch.stack(rows))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.data.preprocess import CLIP_MEAN, CLIP_STD
+from bayes_pfl.data.pixels import CLIP_MEAN, CLIP_STD
 from bayes_pfl.errors import BackboneError, DataError
 from bayes_pfl.methods.maps import smooth
 from bayes_pfl.methods.prompt_flow.attention import normalize
@@ -167,7 +167,7 @@ def median_deviation(image: Float[Tensor, "3 size size"], sigma_px: float) -> Ba
     """Distance of each pixel's colour from the image's median colour, smoothed; the score is its maximum.
 
     Args:
-        image: normalised as `preprocess.image_tensor` does it.
+        image: normalised as `pixels.image_tensor` does it.
         sigma_px: smoothing, pixels.
 
     Returns:
@@ -183,7 +183,7 @@ def mean_darkness(image: Float[Tensor, "3 size size"]) -> float:
     """1 - mean brightness: an image score that sees nothing but the exposure.
 
     Args:
-        image: normalised as `preprocess.image_tensor` does it.
+        image: normalised as `pixels.image_tensor` does it.
 
     Returns:
         The score, in [0, 1].

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
-from bayes_pfl.clip.blocks import embedded, image_encoder, projected, steps, value_attention
+from bayes_pfl.clip.blocks import depth, embedded, image_encoder, image_feature, projected, steps, value_attention
 from bayes_pfl.clip.sentences import SentenceEncoder
 from bayes_pfl.config import ClipAdConfig, RunConfig
 from bayes_pfl.errors import ConfigError
@@ -50,18 +50,18 @@ def clip_ad_encoder(model: ClipAdConfig, backbone: Backbone) -> FrozenEncoder:
         BackboneError: the image encoder is not CLIP's own.
     """
     visual, layers = image_encoder(backbone), backbone.config.feature_layers
-    depth, stage = len(visual.transformer.resblocks), len(visual.transformer.resblocks) // model.stages
-    if depth % model.stages or any(layer % stage for layer in layers):
+    blocks, stage = depth(visual), depth(visual) // model.stages
+    if blocks % model.stages or any(layer % stage for layer in layers):
         ends = ",".join(str(stage * (number + 1)) for number in range(model.stages)) if stage else "none"
         raise ConfigError(
             f"backbone.feature_layers is {list(layers)}, but CLIP-AD's layers are ends of its {model.stages} stages of "
-            f"{depth} blocks: choose among [{ends}], or another model.stages."
+            f"{blocks} blocks: choose among [{ends}], or another model.stages."
         )
 
     @torch.no_grad()
     def _encode(images: Float[Tensor, "batch 3 height width"]) -> Features:
         ordinary, second, last = _two_paths(model, visual, stage, embedded(visual, images))
-        image = projected(visual, last[0])
+        image = image_feature(visual, last)
         rows = []
         for layer in layers:
             surgery = projected(visual, torch.cat([ordinary[layer][:1], second[layer][1:]]))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
-from bayes_pfl.clip.blocks import embedded, image_encoder, projected
+from bayes_pfl.clip.blocks import embedded, image_encoder, image_feature, steps
 from bayes_pfl.clip.sentences import SentenceEncoder
 from bayes_pfl.clip.windows import window_coverage, window_features, window_patches
 from bayes_pfl.config import WinClipConfig
@@ -54,7 +54,8 @@ def winclip_encoder(model: WinClipConfig, backbone: Backbone) -> FrozenEncoder:
     @torch.no_grad()
     def _encode(images: Float[Tensor, "batch 3 height width"]) -> Features:
         tokens = embedded(visual, images)
-        image = projected(visual, visual.transformer(tokens)[:, 0])
+        *_, last = steps(visual, tokens)
+        image = image_feature(visual, last.after)
         features = [image.new_empty(len(image), 0, image.shape[1])]  # all there is without scales
         features += [window_features(visual, tokens, patches) for patches in windows]
         return Features(image, torch.cat(features, dim=1)[None])

@@ -35,12 +35,12 @@ def metrics_by_category(
     positions: dict[str, list[int]] = {}
     for position, category in enumerate(categories):
         positions.setdefault(category, []).append(position)
-    measured = {}
+    measured, truth = {}, np.asarray(labels)
+    scores = None if image_scores is None else np.asarray(image_scores, dtype=np.float64)
     for category in sorted(positions):
         chosen = positions[category]
         parts = [pixel[category]] if category in pixel else []
-        if image_scores is not None:
-            scores = np.asarray(image_scores, dtype=np.float64)[chosen]
-            parts.insert(0, image_metrics(scores, np.asarray(labels)[chosen]))
+        if scores is not None:
+            parts.insert(0, image_metrics(scores[chosen], truth[chosen]))
         measured[category] = parts[0] if len(parts) == 1 else parts[0] | parts[1]
     return measured

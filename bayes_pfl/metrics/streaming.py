@@ -35,7 +35,7 @@ Rounding misjudges a region of 2^20 pixels by 5e-7 of its weight; 2^23 regions f
 
 
 class PixelHistogram:
-    """Counts of normal and anomalous pixels per bin; 25 MB whatever the number of maps.
+    """Counts of normal and anomalous pixels per bin; 25 MB whatever the number of maps: hold few of them at a time.
 
     Merging in any order, and any division of the maps among workers, gives the same bits. The
     metrics differ from the exact ones only by the order of pixels inside a bin: by at most 2e-5
@@ -100,6 +100,26 @@ class PixelHistogram:
         both.region_weight = self.region_weight + other.region_weight
         return both
 
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add the maps of another histogram to this one; only the bins that the other uses are touched.
+
+        Args:
+            arrays: of the other's `to_arrays`.
+
+        Raises:
+            DataError: an array is missing, their lengths differ, or a bin is out of range; nothing is added.
+        """
+        names = ("bin", *vars(self))
+        if missing := [name for name in names if name not in arrays]:
+            raise DataError(f"The histogram has no {', '.join(missing)}: write it with to_arrays.")
+        used = np.asarray(arrays["bin"])
+        if any(np.shape(arrays[name]) != used.shape for name in names):
+            raise DataError("The histogram's arrays differ in length: write them with to_arrays.")
+        if used.size and not 0 <= used.min() <= used.max() < BINS:
+            raise DataError(f"The histogram has bins beyond {BINS}: count its maps anew.")
+        for name, counts in vars(self).items():
+            counts[used] += arrays[name]
+
     def metrics(self) -> Metrics:
         """pixel_auroc, pixel_pro, pixel_ap and pixel_f1_max of everything counted so far.
 
@@ -134,16 +154,7 @@ class PixelHistogram:
             DataError: an array is missing, their lengths differ, or a bin is out of range.
         """
         histogram = cls()
-        names = ("bin", *vars(histogram))
-        if missing := [name for name in names if name not in arrays]:
-            raise DataError(f"The histogram has no {', '.join(missing)}: write it with to_arrays.")
-        used = np.asarray(arrays["bin"])
-        if any(np.shape(arrays[name]) != used.shape for name in names):
-            raise DataError("The histogram's arrays differ in length: write them with to_arrays.")
-        if used.size and not 0 <= used.min() <= used.max() < BINS:
-            raise DataError(f"The histogram has bins beyond {BINS}: count its maps anew.")
-        for name, counts in vars(histogram).items():
-            counts[used] = arrays[name]
+        histogram.add(arrays)
         return histogram
 
     def _curve(self, normal_total: int) -> Curve:

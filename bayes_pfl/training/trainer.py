@@ -169,7 +169,9 @@ class Trainer:
         trained = {id(parameter) for group in groups for parameter in group["params"]}
         for parameter in self.model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
-        self.optimizer = torch.optim.Adam([dict(group) for group in groups], betas=(training.adam_beta1, 0.999))
+        together = None if self.device.type == "cpu" else True  # all parameters in a few launches
+        betas = (training.adam_beta1, 0.999)
+        self.optimizer = torch.optim.Adam([dict(group) for group in groups], betas=betas, foreach=together)
         total = self.steps_per_epoch * epochs
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, training.warmup_fraction)

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.machine import ImportFolders, usable_cpus
+from bayes_pfl.machine import ImportFolders, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
+from pipelines.platform.autoscaler import wait_for_machines
+from pipelines.platform.resources import check_resources, cluster_has
+from pipelines.platform.settings import ClusterSettings
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,8 +25,6 @@ QUIET = {
 }
 """Environment of Ray that keeps its own chatter off the terminal; what is set already stays."""
 
-SMALLEST_STORE_BYTES = 512 * 2**20
-LARGEST_STORE_BYTES = 16 * 2**30
 CONNECT_TIMEOUT_S = 10
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
@@ -60,18 +61,14 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
                 "address": "local",  # also where somebody has a head running on this machine
                 "num_cpus": cpus,
                 "include_dashboard": False,
-                "object_store_memory": _object_store_bytes(),
             }
         _init(options, address)
-    present, largest = _resources()
-    check_resources("the cluster", largest["CPU"], largest["GPU"], cpus_needed, gpus_needed)
-    if present["CPU"] < cpus_needed or present["GPU"] < gpus_needed:
-        print(
-            f"The cluster has {present['CPU']:g} CPUs and {present['GPU']:g} GPUs now; waiting until its "
-            "autoscaler has made it "
-            f"{cpus_needed:g} and {gpus_needed:g}.",
-            file=sys.stderr,
-        )
+    present = cluster_has()
+    if present["CPU"] >= cpus_needed and present["GPU"] >= gpus_needed:
+        return
+    if not joining:
+        check_resources("this machine", present["CPU"], present["GPU"], cpus_needed, gpus_needed)
+    wait_for_machines(cpus_needed, gpus_needed)
 
 
 def check_address(address: str) -> None:
@@ -100,13 +97,6 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def _object_store_bytes() -> int:
-    """A tenth of the memory, within bounds: batches of images on their way from loaders to workers lie there."""
-    from ray._common.utils import get_system_memory
-
-    return max(SMALLEST_STORE_BYTES, min(LARGEST_STORE_BYTES, int(get_system_memory()) // 10))
-
-
 def _init(options: dict[str, Any], address: str) -> None:
     """`ray.init`, quiet, with workers that import from where this process does. Raises TrainingError if it fails."""
     import ray
@@ -130,17 +120,6 @@ def _init(options: dict[str, Any], address: str) -> None:
         ) from error
 
 
-def _resources() -> tuple[dict[str, float], dict[str, float]]:
-    """CPUs and GPUs that the cluster has now, and that it can have with its autoscaler."""
-    import ray
-    from ray._private.state import state
-
-    present = ray.cluster_resources()
-    configured = state.get_max_resources_from_cluster_config() or {}
-    now = {kind: float(present.get(kind, 0)) for kind in ("CPU", "GPU")}
-    return now, {kind: max(value, float(configured.get(kind, 0))) for kind, value in now.items()}
-
-
 @contextlib.contextmanager
 def _without_its_first_line() -> Iterator[None]:
     """Hold standard error back during a block, and print all of it afterwards but the line with Ray's log level.
@@ -161,29 +140,44 @@ def _without_its_first_line() -> Iterator[None]:
             os.write(2, b"".join(line for line in held if b"Set ray log level from environment variable" not in line))
 
 
-def check_resources(where: str, cpus: float, gpus: float, cpus_needed: float, gpus_needed: float) -> None:
-    """Compare what is there with what is needed at once.
+def gpus_in_reach() -> float:
+    """GPUs that a program may use: this machine's, or those of the cluster that RAY_ADDRESS names.
 
-    Args:
-        where: the machine or cluster, for the sentence.
-        cpus: CPUs that it has.
-        gpus: GPUs that it has.
-        cpus_needed: CPUs that are used at once.
-        gpus_needed: GPUs that are used at once.
+    Returns:
+        Their number, without those that an autoscaler may bring.
 
     Raises:
-        ConfigError: it has fewer; with what to change.
+        ConfigError: no cluster answers.
     """
-    if cpus < cpus_needed:
-        raise ConfigError(
-            f"This run needs {cpus_needed:g} CPUs at once but {where} has {cpus:g}: lower the number of workers "
-            "(cluster.num_workers or workers), cluster.cpus_per_worker or cluster.cpus_per_loader."
-        )
-    if gpus < gpus_needed:
-        raise ConfigError(
-            f"This run needs {gpus_needed:g} GPUs but {where} has {gpus:g}: set use_gpu to false or lower the number "
-            "of workers."
-        )
+    if not os.environ.get("RAY_ADDRESS"):
+        return gpus_here()
+    start_ray(0)
+    return cluster_has()["GPU"]
+
+
+def with_gpus(cluster: ClusterSettings, workers: int) -> ClusterSettings:
+    """The settings with `use_gpu` decided: GPUs are used where there are some, and shared where there are too few.
+
+    Args:
+        cluster: the settings.
+        workers: workers, or trials, that need one at once.
+
+    Returns:
+        A copy whose `use_gpu` is true or false.
+
+    Raises:
+        ConfigError: GPUs are asked for and there is none.
+    """
+    require_gpu(bool(cluster.use_gpu))
+    if cluster.use_gpu is not None:
+        return cluster
+    gpus = gpus_in_reach()
+    if not gpus:
+        return cluster.model_copy(update={"use_gpu": False})
+    share = min(cluster.gpus_per_worker, gpus / workers)
+    if share < cluster.gpus_per_worker:
+        print(f"{workers} workers share {gpus:g} GPUs: each gets {share:g} of one.", file=sys.stderr)
+    return cluster.model_copy(update={"use_gpu": True, "gpus_per_worker": share})
 
 
 def require_gpu(use_gpu: bool) -> None:
@@ -195,7 +189,5 @@ def require_gpu(use_gpu: bool) -> None:
     Raises:
         ConfigError: there is none.
     """
-    import torch
-
-    if use_gpu and not os.environ.get("RAY_ADDRESS") and not torch.cuda.is_available():
+    if use_gpu and not os.environ.get("RAY_ADDRESS") and not gpus_here():
         raise ConfigError("There is no GPU that torch can use here; leave use_gpu off, or install its driver.")

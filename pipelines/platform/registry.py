@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bayes_pfl.data.remote import cache_folder
+from bayes_pfl.data.cache import cache_folder
 from bayes_pfl.errors import BundleError, ConfigError, TrainingError
 from pipelines.platform.mlflow_store import first_line, open_store, refusals, tracking_uri
 from pipelines.platform.settings import TrackingSettings

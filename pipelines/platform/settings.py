@@ -33,7 +33,7 @@ class ClusterSettings(Settings):
         ge=1,
         description="fewest workers to go on with when machines are lost, up to num_workers; none: all of them",
     )
-    use_gpu: bool = Field(False, description="a GPU for every worker")
+    use_gpu: bool | None = Field(None, description="a GPU for every worker; none: where there are GPUs")
     gpus_per_worker: float = Field(
         1.0, gt=0, le=1, description="with use_gpu: share of a GPU that a worker or trial reserves"
     )
@@ -99,7 +99,8 @@ class TrainSettings(RunConfig):
         deciding = {"num_workers", "use_gpu", "threads_per_worker"}
         spread = set(ClusterSettings.model_fields) - deciding
         places: Any = {"output": True, "tracking": True, "cluster": spread, "data": {"train", "features"}}
-        text = self.model_dump_json(exclude=places) + images
+        cluster = self.cluster.model_copy(update={"use_gpu": bool(self.cluster.use_gpu)})
+        text = self.model_copy(update={"cluster": cluster}).model_dump_json(exclude=places) + images
         return f"train-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

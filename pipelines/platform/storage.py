@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bayes_pfl.data.remote import Store, cache_folder, is_remote
+from bayes_pfl.data.cache import cache_folder
+from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, read_manifest
 from bayes_pfl.errors import BundleError, DataError
 

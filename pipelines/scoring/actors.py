@@ -1,7 +1,7 @@
 """Pieces of work -> results, through a pool of Ray Data actors that hold a model: evaluate, score, features."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,12 @@ from bayes_pfl.inference.view import View
 
 
 def through_actors(
-    work: Sequence[Mapping[str, Any]], worker: type, options: Mapping[str, Any], actors: int, gpu: bool
+    work: Sequence[Mapping[str, Any]],
+    worker: type,
+    options: Mapping[str, Any],
+    actors: int,
+    gpu: bool,
+    *around: Callable[..., Any],
 ) -> Iterator[dict[str, Any]]:
     """Send every piece of work through a pool of actors.
 
@@ -31,6 +36,7 @@ def through_actors(
         options: arguments of its constructor.
         actors: how many of them.
         gpu: whether each gets a GPU.
+        around: functions that run in tasks on CPUs, called as an actor is: one before it, one with what it returns.
 
     Yields:
         Rows that the actors return, as they come.
@@ -39,9 +45,13 @@ def through_actors(
         BayesPFLError: an actor cannot be made; the sentence that it ended with.
     """
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, Dataset
 
-    dataset = ray.data.from_items(list(work), override_num_blocks=len(work)).map_batches(
+    before, after = around or (None, None)
+    dataset: Dataset = ray.data.from_items(list(work), override_num_blocks=len(work))
+    if before is not None:
+        dataset = dataset.map_batches(before, batch_size=1, num_cpus=1)
+    dataset = dataset.map_batches(
         worker,
         batch_size=1,
         compute=ActorPoolStrategy(size=min(actors, len(work))),
@@ -49,6 +59,8 @@ def through_actors(
         num_gpus=1 if gpu else None,
         fn_constructor_kwargs=dict(options),
     )
+    if after is not None:
+        dataset = dataset.map_batches(after, batch_size=1, num_cpus=1)
     dataset.context.enable_progress_bars = False
     try:
         yield from dataset.iter_rows()
@@ -74,6 +86,18 @@ def load_detector(bundle: Bundle, threads: int, device: str, options: DetectorOp
     """
     torch.set_num_threads(threads)
     return Detector(bundle, Backbone(bundle.config.backbone), torch.device(device), **dict(options))
+
+
+def local_device(device: str) -> str:
+    """Where this process computes a little of what actors compute elsewhere.
+
+    Args:
+        device: of the actors.
+
+    Returns:
+        The same kind of device if this machine has it, else `cpu`.
+    """
+    return device if torch.cuda.is_available() else "cpu"
 
 
 def read_row(shard: str, row: int, opened: dict[str, pa.Table] | None = None) -> tuple[bytes, bytes | None]:

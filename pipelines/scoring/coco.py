@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from bayes_pfl.data.shards import replacing
 from bayes_pfl.errors import OutputError
 from bayes_pfl.inference.outlines import OutlinedRegion
-from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.task import ScoringTask
 
 DECIMALS = 3
 """Of coordinates, pixels."""

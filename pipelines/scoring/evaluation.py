@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,140 +15,167 @@ from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.data.shards import replacing
-from bayes_pfl.errors import BayesPFLError
-from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import Detector
+from bayes_pfl.data.shards import replacing, require_row
 from bayes_pfl.inference.prediction import Prediction
-from bayes_pfl.inference.view import WHOLE, View
-from bayes_pfl.metrics import PixelHistogram
-from pipelines.scoring.actors import inside_region, load_detector, read_row, through_actors, truth_mask
+from bayes_pfl.metrics import Metrics, PixelHistogram
+from pipelines.scoring.actors import inside_region, read_row, truth_mask
+from pipelines.scoring.stages import ReadyImage, Rows, score_pieces, seen_by_model
+from pipelines.scoring.task import ScoringTask
 
 CHUNK = 16
 """Images of one category that go through an actor as one piece of work, and what a killed evaluation loses at most."""
 
+OPEN_SHARDS = 8
+"""That a process holds open: a copy of a shard that is open cannot make room for the next."""
+
 HISTOGRAM = ("bin", "normal", "anomalous", "region_weight")
 
 
-class ScoringTask(NamedTuple):
-    """What is asked of the actors: the model, and how it predicts."""
-
-    bundle: Bundle
-    num_samples: int
-    seed: int
-    threads: int
-    device: str
-    max_pixels: int
-    view: View = WHOLE
-    """How images are looked at."""
-    region_threshold: float | None = None
-    """Map value from which a pixel belongs to a region; None: no regions are wanted."""
-    full_resolution: bool = False
-    """Whether maps are scaled up to the images before pixels are counted."""
-    bits: int | None = None
-    """Of gray images with more than 8; None: as each file or its values say."""
-    options: DetectorOptions = DetectorOptions()
-    """How the model computes."""
-
-    @property
-    def looked_at(self) -> str:
-        """The way of looking in words: what a threshold belongs to."""
-        return self.view.name(self.bundle.config.backbone.image_size)
-
-    def predict(self, detector: Detector, image: Image.Image, class_name: str) -> Prediction:
-        """The prediction of one image.
-
-        Args:
-            detector: the model.
-            image: its pixels.
-            class_name: what it shows.
-
-        Returns:
-            The numbers of `Detector.predict_view`.
-
-        Raises:
-            ClassNameError: the name is blank or too long.
-            ImageError: the image is too narrow for tiles, or the region does not fit it.
-        """
-        return detector.predict_view(image, class_name, self.view, self.num_samples, self.seed)
-
-    def predict_all(
-        self, detector: Detector, images: Sequence[Image.Image], class_names: Sequence[str]
-    ) -> list[Prediction]:
-        """Predictions of several images; whole ones go together where the detector scores them so.
-
-        Args:
-            detector: the model.
-            images: their pixels.
-            class_names: what they show.
-
-        Returns:
-            One for each image.
-
-        Raises:
-            ClassNameError: as `predict`, and `ImageError`.
-        """
-        if self.view == WHOLE and len(images) > 1:
-            return detector.predict(images, class_names, self.num_samples, self.seed)
-        return [self.predict(detector, *pair) for pair in zip(images, class_names, strict=True)]
-
-
 class ScoredSamples(NamedTuple):
-    """Image scores by position, histograms by group, why some images have no score, and whose defects vanish."""
+    """Image scores by position, pixel metrics by group, why some images have no score, and whose defects vanish."""
 
     scores: np.ndarray
     """NaN for an image without a score."""
     uncertainties: np.ndarray
-    histograms: dict[str, PixelHistogram]
+    pixel: dict[str, Metrics]
     problems: dict[int, str]
     """Position -> sentence."""
     vanished: list[int]
     """Positions of images with a defect that vanishes at the size of the maps."""
 
 
-class ChunkScorer:
-    """One actor's detector; a call scores one chunk."""
+class ShardImages:
+    """Chunks of rows of shards as an `ImageSource`; a few shards stay open.
+
+    Args:
+        task: how images are looked at and measured.
+    """
 
     def __init__(self, task: ScoringTask) -> None:
-        self._task = task
-        self._detector = load_detector(task.bundle, task.threads, task.device, task.options)
+        self.view, self.image_size = task.view, task.image_size
+        self.max_pixels, self.full_resolution = task.max_pixels, task.full_resolution
         self._opened: dict[str, pa.Table] = {}
 
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        columns = ("shards", "rows", "class_names", "labels")
-        shards, numbers, names, labels = (rows[name][0].tolist() for name in columns)
-        histogram = PixelHistogram()
-        scores, uncertainties, problems, vanished = [], [], [], []
-        for shard, row, name, label in zip(shards, numbers, names, labels, strict=True):
-            score, uncertainty, problem, lost = np.nan, np.nan, "", False
-            try:
-                image, mask = read_row(shard, row, self._opened)
-                pixels = decode_image(image, self._task.max_pixels)
-                prediction = self._task.predict(self._detector, pixels, name)
-                if self._task.full_resolution:
-                    prediction = prediction._replace(anomaly_map=scaled_to(prediction.anomaly_map, pixels.size))
-                truth = truth_mask(mask, label, prediction, self._task.max_pixels)
-                inside = inside_region(self._task.view, truth, label, prediction)
-                if truth is not None:
-                    lost = bool(np.isnan(truth).any())
-                    histogram.update([prediction.anomaly_map], [truth], inside)
-                score, uncertainty = prediction.image_score, _spread(prediction)
-            except BayesPFLError as error:  # one image never ends an evaluation: it is listed
-                problem = str(error)
-            scores.append(score)
-            uncertainties.append(uncertainty)
-            problems.append(problem)
-            vanished.append(lost)
-        output: dict[str, Any] = {
-            "positions": [np.asarray(rows["positions"][0], np.int64)],
-            "scores": [np.array(scores)],
-            "uncertainties": [np.array(uncertainties)],
-            "problems": [json.dumps(problems)],
-            "vanished": [np.array(vanished, np.int64)],
+    def count(self, rows: Rows) -> int:
+        """See `ImageSource`.
+
+        Args:
+            rows: a chunk.
+
+        Returns:
+            Its images.
+        """
+        return len(rows["positions"][0])
+
+    def ready(self, rows: Rows, position: int) -> ReadyImage:
+        """See `ImageSource`.
+
+        Args:
+            rows: a chunk.
+            position: of the image in it.
+
+        Returns:
+            The image.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        image = decode_image(self.read(rows, position)[0], self.max_pixels)
+        seen = seen_by_model(image, self.view, self.image_size)
+        return ReadyImage(seen, str(rows["class_names"][0][position]), image.size)
+
+    def read(self, rows: Rows, position: int) -> tuple[bytes, bytes | None]:
+        """Encoded image and mask.
+
+        Args:
+            rows: a chunk.
+            position: of the image in it.
+
+        Returns:
+            The image, and the mask or None.
+
+        Raises:
+            DataError: the shard cannot be read, or holds another image in this row.
+            OutputError: there is no room for a copy of it.
+        """
+        shard, row, digest = (rows[name][0][position] for name in ("shards", "rows", "sha256"))
+        read = read_row(str(shard), int(row), self._opened)
+        require_row(self._opened[str(shard)], str(shard), int(row), str(digest))
+        while len(self._opened) > OPEN_SHARDS:
+            del self._opened[next(iter(self._opened))]
+        return read
+
+    def collector(self, rows: Rows) -> "ChunkResults":
+        """See `ImageSource`.
+
+        Args:
+            rows: a chunk.
+
+        Returns:
+            A collector.
+        """
+        return ChunkResults(self, rows)
+
+
+class ChunkResults:
+    """Scores of a chunk, and the histogram of its pixels.
+
+    Args:
+        source: of its images.
+        rows: the chunk.
+    """
+
+    def __init__(self, source: ShardImages, rows: Rows) -> None:
+        self.source, self.rows = source, rows
+        self.histogram = PixelHistogram()
+        count = source.count(rows)
+        self.scores, self.uncertainties = np.full(count, np.nan), np.full(count, np.nan)
+        self.vanished, self.problems = np.zeros(count, np.int64), [""] * count
+
+    def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
+        """See `Collector`.
+
+        Args:
+            position: of the image in its chunk.
+            ready: the image.
+            prediction: of it.
+
+        Raises:
+            ImageError: its mask cannot be compared with the prediction.
+        """
+        source, label = self.source, int(self.rows["labels"][0][position])
+        if source.full_resolution:
+            prediction = prediction._replace(anomaly_map=scaled_to(prediction.anomaly_map, ready.size))
+        truth = truth_mask(source.read(self.rows, position)[1], label, prediction, source.max_pixels)
+        inside = inside_region(source.view, truth, label, prediction)
+        if truth is not None:
+            self.vanished[position] = np.isnan(truth).any()
+            self.histogram.update([prediction.anomaly_map], [truth], inside)
+        self.scores[position], self.uncertainties[position] = prediction.image_score, _spread(prediction)
+
+    def refuse(self, position: int, reason: str) -> None:
+        """See `Collector`.
+
+        Args:
+            position: of the image in its chunk.
+            reason: as a sentence.
+        """
+        self.problems[position], self.vanished[position] = reason, 0
+
+    def row(self) -> dict[str, Any]:
+        """See `Collector`.
+
+        Returns:
+            Columns of arrays, and the problems in JSON.
+        """
+        return {
+            "positions": np.asarray(self.rows["positions"][0], np.int64),
+            "scores": self.scores,
+            "uncertainties": self.uncertainties,
+            "problems": json.dumps(self.problems),
+            "vanished": self.vanished,
+            **{f"histogram_{name}": values for name, values in self.histogram.to_arrays().items()},
         }
-        for name, values in histogram.to_arrays().items():
-            output[f"histogram_{name}"] = [values]
-        return output
 
 
 def scaled_to(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -173,34 +201,57 @@ class FinishedChunks:
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
 
-    def read(self) -> dict[int, dict[str, Any]]:
-        """What an earlier, unfinished run left.
+    def positions(self) -> dict[int, list[int]]:
+        """Which images an earlier, unfinished run has scored.
 
         Returns:
-            Rows of `ChunkScorer` by their first position.
+            Positions of each chunk's images, by the first of them.
         """
-        rows = {}
-        for path in sorted(self.folder.glob("chunk-*.arrow")):
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_file(source).read_all()
-                row = {name: np.array(table[name][0].values) for name in table.column_names if name != "problems"}
-                rows[int(row["positions"][0])] = {**row, "problems": table["problems"][0].as_py()}
-        return rows
+        chunks = (
+            self._columns(path, ("positions",))["positions"] for path in sorted(self.folder.glob("chunk-*.arrow"))
+        )
+        return {int(positions[0]): positions.tolist() for positions in chunks}
+
+    def row(self, first: int) -> dict[str, Any]:
+        """One chunk of an earlier run.
+
+        Args:
+            first: position of its first image.
+
+        Returns:
+            The row of `ChunkResults`.
+        """
+        return self._columns(self._path(first), None)
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"chunk-{first:08d}.arrow"
+
+    @staticmethod
+    def _columns(path: Path, names: Sequence[str] | None) -> dict[str, Any]:
+        """Columns of a chunk's file, all of them for None."""
+        with pa.memory_map(str(path)) as source:
+            schema = pa.ipc.open_file(source).schema
+            fields = [schema.get_field_index(name) for name in names or schema.names]
+            table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
+            return {
+                name: table[name][0].as_py() if name == "problems" else np.array(table[name][0].values)
+                for name in table.column_names
+            }
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a chunk, whole or not at all.
 
         Args:
-            row: a row of `ChunkScorer`.
+            row: a row of `ChunkResults`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         columns = {name: pa.array([value]) for name, value in row.items()}
         with (
-            replacing(self.folder / f"chunk-{int(row['positions'][0]):08d}.arrow") as temporary,
+            replacing(self._path(int(row["positions"][0]))) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
         ):
             table = pa.table(columns)
-            with pa.ipc.new_file(sink, table.schema) as writer:
+            with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
                 writer.write_table(table)
 
     def remove(self) -> None:
@@ -244,19 +295,23 @@ def score_samples(
         advance: called with numbers of images that are done.
 
     Returns:
-        Scores, histograms, problems, and whose defects vanish.
+        Scores, pixel metrics, problems, and whose defects vanish.
     """
     result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {}, [])
+    missing, histograms = Counter(groups), dict[str, PixelHistogram]()
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
         result.scores[positions], result.uncertainties[positions] = row["scores"], row["uncertainties"]
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
         result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())
-        histogram = PixelHistogram.from_arrays({name: row[f"histogram_{name}"] for name in HISTOGRAM})
         group = groups[positions[0]]
-        earlier = result.histograms.get(group)
-        result.histograms[group] = histogram if earlier is None else earlier.merge(histogram)
+        if group not in histograms:
+            histograms[group] = PixelHistogram()
+        histograms[group].add({name: row[f"histogram_{name}"] for name in HISTOGRAM})
+        missing[group] -= len(positions)
+        if not missing[group]:  # chunks come group by group, so few histograms are in memory
+            result.pixel[group] = histograms.pop(group).metrics()
         advance(len(positions))
     return result
 
@@ -265,22 +320,23 @@ def _rows(
     task: ScoringTask, refs: Sequence[SampleRef], groups: Sequence[str], finished: FinishedChunks, actors: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of all chunks: the finished ones, then the others as they come."""
-    earlier = finished.read()
-    yield from earlier.values()
+    earlier, pieces = finished.positions(), chunks(groups)
+    yield from (finished.row(piece[0]) for piece in pieces if earlier.get(piece[0]) == piece)
     work = [
         {
             "positions": positions,
             "shards": [refs[position].shard for position in positions],
             "rows": [refs[position].row for position in positions],
+            "sha256": [refs[position].sha256 for position in positions],
             "class_names": [refs[position].class_name for position in positions],
             "labels": [refs[position].label for position in positions],
         }
-        for positions in chunks(groups)
-        if positions[0] not in earlier
+        for positions in pieces
+        if earlier.get(positions[0]) != positions
     ]
     if not work:
         return
-    for row in through_actors(work, ChunkScorer, {"task": task}, actors, task.device == "cuda"):
+    for row in score_pieces(ShardImages(task), task, work, actors):
         arrays = {name: value if name == "problems" else np.asarray(value) for name, value in row.items()}
         finished.add(arrays)
         yield arrays

@@ -1,20 +1,29 @@
 """Command-line options of how a model computes, the same in every program that scores."""
 
 import argparse
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
 from bayes_pfl.config import DetectorOptions, Precision
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.untrained import method_source
-from pipelines.platform.cluster import require_gpu
+from pipelines.platform.cluster import gpus_in_reach, require_gpu
+
+NUM_SAMPLES = "Monte Carlo samples, or auto: as many as each score needs to be clear of the threshold; default 10"
+"""Help of `--num-samples`."""
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """`--precision`, `--compiled` and `--deterministic`.
+    """`--use-gpu`, `--precision`, `--compiled` and `--deterministic`.
 
     Args:
         parser: gets the options.
     """
+    parser.add_argument(
+        "--use-gpu",
+        action=argparse.BooleanOptionalAction,
+        help="one GPU for every worker; default: where there are GPUs",
+    )
     for name, field in DetectorOptions.model_fields.items():
         if name == "precision":
             parser.add_argument("--precision", choices=get_args(Precision), help=field.description)
@@ -38,6 +47,21 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def number_of_samples(text: str) -> int | Literal["auto"]:
+    """The value of `--num-samples`.
+
+    Args:
+        text: as it was typed.
+
+    Returns:
+        R, or `auto`.
+
+    Raises:
+        ValueError: it is neither; argparse says so.
+    """
+    return "auto" if text == "auto" else int(text)
+
+
 def typed_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was typed of them.
 
@@ -50,16 +74,43 @@ def typed_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in DetectorOptions.model_fields if (value := getattr(args, name))}
 
 
-def check_device(options: DetectorOptions, use_gpu: bool) -> None:
-    """Refuse what the device cannot do, before anything takes time.
+class Actors(NamedTuple):
+    """Processes that hold a model."""
+
+    number: int
+    use_gpu: bool
+
+    @property
+    def device(self) -> str:
+        """What each of them computes on."""
+        return "cuda" if self.use_gpu else "cpu"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all of them."""
+        return self.number if self.use_gpu else 0
+
+
+def choose_actors(
+    options: DetectorOptions, use_gpu: bool | None, workers: int, gpus: Callable[[], float] = gpus_in_reach
+) -> Actors:
+    """What the work is shared out to, before anything takes time.
 
     Args:
         options: how the model is to compute.
-        use_gpu: whether it does so on a GPU.
+        use_gpu: whether it does so on a GPU; None: where there is one, on as many as there are.
+        workers: processes that are wanted.
+        gpus: says how many GPUs there are.
+
+    Returns:
+        The processes; not more than GPUs where `use_gpu` is None and there are some.
 
     Raises:
         ConfigError: there is no GPU, or tf32 is wanted without one.
     """
-    require_gpu(use_gpu)
-    if options.precision == "tf32" and not use_gpu:
+    require_gpu(bool(use_gpu))
+    present = int(gpus()) if use_gpu is None else 0
+    actors = Actors(min(workers, present), True) if present else Actors(workers, bool(use_gpu))
+    if options.precision == "tf32" and not actors.use_gpu:
         raise ConfigError("GPUs alone have --precision tf32: use one, or choose float32 or bfloat16.")
+    return actors

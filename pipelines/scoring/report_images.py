@@ -1,6 +1,7 @@
 """A sample -> what a report shows of it: image, mask, anomaly map, scores. Scores -> the order of such images."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from pipelines.scoring.actors import read_row
 def report_image(
     detector: Detector,
     ref: SampleRef,
-    num_samples: int,
+    num_samples: int | Literal["auto"],
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     view: View = WHOLE,
@@ -25,7 +26,7 @@ def report_image(
     Args:
         detector: the model.
         ref: the sample.
-        num_samples: R.
+        num_samples: R, or `auto`.
         seed: of the noise.
         max_pixels: largest image that is decoded, width x height.
         view: how it is looked at.
@@ -38,7 +39,10 @@ def report_image(
     """
     data, mask = read_row(ref.shard, ref.row)
     image = decode_image(data, max_pixels)
-    prediction = detector.predict_view(image, ref.class_name, view, num_samples, seed)
+    if num_samples == "auto":
+        (prediction,) = detector.predict([image], [ref.class_name], "auto", seed)
+    else:
+        prediction = detector.predict_view(image, ref.class_name, view, num_samples, seed)
     return ReportImage(
         ref.sample_id,
         image,

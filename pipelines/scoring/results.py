@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -19,8 +19,8 @@ from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import OutputError
 from pipelines.platform.html import write_page
-from pipelines.scoring.evaluation import ScoringTask
 from pipelines.scoring.inputs import ImageInput
+from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import no_label_because
 
 SHOWN = 500
@@ -58,7 +58,7 @@ class ScoringPlan(NamedTuple):
     """All that the scores depend on: the same plan gives the same scores."""
 
     model_version: str
-    num_samples: int
+    num_samples: int | Literal["auto"]
     seed: int
     images: int
     images_sha256: str
@@ -77,6 +77,8 @@ class ScoringPlan(NamedTuple):
     """How the model computed."""
     bits: int | None = None
     """Of gray images with more than 8; None: as each file or its values say."""
+    auto_threshold: float | None = None
+    """That `auto` samples decide by; None with a number of samples."""
 
     @classmethod
     def make(cls, task: ScoringTask, inputs: Sequence[ImageInput]) -> "ScoringPlan":
@@ -103,6 +105,7 @@ class ScoringPlan(NamedTuple):
             task.region_threshold,
             task.options.model_dump(),
             task.bits,
+            task.threshold if task.num_samples == "auto" else None,
         )
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:

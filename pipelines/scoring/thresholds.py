@@ -12,7 +12,7 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle, store_threshold
 from bayes_pfl.inference.view import WHOLE
-from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.task import ScoringTask
 
 NO_THRESHOLD = "the model has no threshold; give --threshold"
 """Why `pred_label` is null."""
@@ -43,6 +43,23 @@ def label_threshold(typed: float | None, task: ScoringTask) -> float | None:
     if typed is not None:
         return float(typed)
     return task.bundle.config.scoring.threshold if threshold_for(task.bundle) == task.looked_at else None
+
+
+def check_auto(task: ScoringTask, threshold: float | None) -> None:
+    """Refuse `auto` samples where nothing says how many are enough.
+
+    Args:
+        task: the model, and how it predicts.
+        threshold: of the labels.
+
+    Raises:
+        ConfigError: there is no threshold, or it is not of whole images.
+    """
+    if task.num_samples == "auto" and (threshold is None or task.view != WHOLE):
+        raise ConfigError(
+            "num_samples can be auto for whole images and with a threshold, which says how many samples are enough: "
+            "give a number, or a model that has one (or --threshold)."
+        )
 
 
 def no_label_because(threshold: float | None, task: ScoringTask) -> str | None:

@@ -11,7 +11,8 @@ import torch
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import EncodedSample, FeatureShards, collate
-from bayes_pfl.data.preprocess import decode_image, image_tensor
+from bayes_pfl.data.pixels import image_tensor
+from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.samples import SampleRef, global_batches, index_shards
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.baselines import (

@@ -3,12 +3,12 @@
 import hashlib
 import itertools
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bayes_pfl.config import Settings
+from bayes_pfl.config import DetectorOptions, Settings
 from bayes_pfl.errors import ConfigError
 
 
@@ -34,6 +34,11 @@ class SweepSettings(Settings):
     num_samples: tuple[int, ...] = Field(
         (1, 3, 5, 10), min_length=1, description="values of R; none of them causes a training"
     )
+    features_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="of the frozen features that trials read: half the room with two bytes a value"
+    )
+    options: DetectorOptions = DetectorOptions()
+    """How the features are computed."""
     cpus_per_trial: float = Field(1.0, gt=0, description="logical CPUs of one trial; as many run at once as fit")
     early_stopping: bool = Field(False, description="stop weak trials early (ASHA) by validation pixel AP")
     seed: int = Field(0, ge=0, description="of the random or Bayesian choice")

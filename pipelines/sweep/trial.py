@@ -22,7 +22,7 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.metrics import PixelHistogram, dataset_mean, metrics_by_category
+from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import Trainer
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, start_run
@@ -31,7 +31,7 @@ from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle
 from pipelines.training.loop import SELECTION
 from pipelines.training.provenance import flat
-from pipelines.training.validation import current_detector, predict_ref
+from pipelines.training.validation import by_category, current_detector, predict_ref
 
 TIMED_RUNS = 3
 RESULT_FILE, STOPPED_FILE, FAILED_FILE = "result.json", "stopped.json", "failed.json"
@@ -257,20 +257,22 @@ def evaluate_trial(
         One row for each R, smallest first: metrics in [0, 1], `seconds_per_image`.
     """
     detector = current_detector(trainer, settings)
-    categories = sorted({ref.category for ref in refs})
-    histograms = {(number, category): PixelHistogram() for number in num_samples for category in categories}
+    pixel: dict[int, dict[str, Metrics]] = {number: {} for number in num_samples}
     scores = {number: np.zeros(len(refs)) for number in num_samples}
-    for position, ref in enumerate(refs):
-        nested, mask = predict_ref(detector, ref, list(num_samples), shards)
-        for number, prediction in nested.items():
-            scores[number][position] = prediction.image_score
-            if mask is not None:
-                histograms[number, ref.category].update([prediction.anomaly_map], [mask])
+    for category, positions in by_category(refs).items():  # the histograms of one category in memory at a time
+        histograms = {number: PixelHistogram() for number in num_samples}
+        for position in positions:
+            nested, mask = predict_ref(detector, refs[position], list(num_samples), shards)
+            for number, prediction in nested.items():
+                scores[number][position] = prediction.image_score
+                if mask is not None:
+                    histograms[number].update([prediction.anomaly_map], [mask])
+        for number, histogram in histograms.items():
+            pixel[number][category] = histogram.metrics()
     rows = []
     for number in sorted(num_samples):
-        pixel = {category: histograms[number, category].metrics() for category in categories}
         measured = metrics_by_category(
-            [ref.category for ref in refs], [ref.label for ref in refs], scores[number], pixel
+            [ref.category for ref in refs], [ref.label for ref in refs], scores[number], pixel[number]
         )
         values = {f"validation_{name}": value for name, value in dataset_mean(measured).values.items()}
         seconds = _seconds_per_image(trainer, detector, refs[0], shards, number) if len(num_samples) > 1 else 0.0

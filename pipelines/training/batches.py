@@ -10,11 +10,12 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bayes_pfl.clip.features import FeatureShards, collate
+from bayes_pfl.clip.placement import on_device
 from bayes_pfl.config import TrainingConfig
-from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, global_batches, mosaic_partners
+from bayes_pfl.data.pixels import normalized
+from bayes_pfl.data.samples import UNAUGMENTED, Mosaics, SampleRef, global_batches
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.method import TrainingBatch
 from bayes_pfl.training.trainer import Trainer, mean_terms
@@ -22,6 +23,8 @@ from pipelines.training.decoding import decode, tile_columns
 
 EpochPlan = list[tuple[list[int], int | None]]
 """Batches in order: positions in the list of references, and the augmentation's seed, or None without augmentation."""
+
+COLUMNS = ("images", "masks")
 
 PLANNED_BATCHES = 256
 """Batches of a plan that Ray's object store holds at a time."""
@@ -62,9 +65,9 @@ def image_batches(
     Raises:
         DataError: an image cannot be trained on.
     """
-    batches = iter(plan)
+    batches, mosaics = iter(plan), Mosaics(refs)
     while part := list(islice(batches, PLANNED_BATCHES)):
-        yield from _decoded(trainer, refs, part, cpus)
+        yield from _decoded(trainer, refs, mosaics, part, cpus)
 
 
 def feature_batches(
@@ -116,16 +119,19 @@ def feature_epochs(trainer: Trainer, shards: FeatureShards, refs: Sequence[Sampl
         yield mean_terms([trainer.step(batch) for batch in batches])
 
 
-def _decoded(trainer: Trainer, refs: Sequence[SampleRef], plan: EpochPlan, cpus: float) -> Iterator[TrainingBatch]:
+def _decoded(
+    trainer: Trainer, refs: Sequence[SampleRef], mosaics: Mosaics, plan: EpochPlan, cpus: float
+) -> Iterator[TrainingBatch]:
     """The batches of one piece of a plan, through a Ray Data pipeline of its own."""
     import ray
 
     probability = trainer.run.training.mosaic_probability
-    partners = {seed: mosaic_partners(refs, seed, probability) for seed in dict.fromkeys(seed for _, seed in plan)}
     rows = [
         {
             "seed": UNAUGMENTED if seed is None else seed,
-            **tile_columns([(refs[position], *partners[seed][position]) for position in positions]),
+            **tile_columns(
+                [(ref, *mosaics.partners(ref, seed, probability)) for ref in map(refs.__getitem__, positions)]
+            ),
         }
         for positions, seed in plan
     ]
@@ -138,10 +144,5 @@ def _decoded(trainer: Trainer, refs: Sequence[SampleRef], plan: EpochPlan, cpus:
     for (positions, _), batch in zip(plan, dataset.iter_batches(batch_size=None, prefetch_batches=2), strict=True):
         if batch["error"][0]:
             raise DataError(str(batch["error"][0]))
-        yield trainer.batch(
-            _tensor(batch["images"]), _tensor(batch["masks"]), [refs[position] for position in positions]
-        )
-
-
-def _tensor(column: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(column[0], np.float32))
+        images, masks = (on_device(torch.from_numpy(np.array(batch[name][0])), trainer.device) for name in COLUMNS)
+        yield trainer.batch(normalized(images), masks.float(), [refs[position] for position in positions])

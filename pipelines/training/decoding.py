@@ -57,8 +57,8 @@ def decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
         size: side of the square input, pixels.
 
     Returns:
-        One row: `images` (batch, 3, size, size), `masks` (batch, size, size), and `error`, a sentence where an image
-        cannot be trained on.
+        One row: `images` (batch, 3, size, size) and `masks` (batch, size, size), both of bytes, and `error`, a sentence
+        where an image cannot be trained on.
     """
     seed, tiles = int(rows["seed"][0]), tiles_of(rows)
     try:
@@ -68,5 +68,5 @@ def decode(rows: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
         images, masks = stack(samples)
         error = ""
     except DataError as problem:
-        images, masks, error = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1), str(problem)
+        images, masks, error = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.zeros(1, 1, 1), str(problem)
     return {"images": images.numpy()[None], "masks": masks.to(torch.uint8).numpy()[None], "error": np.array([error])}

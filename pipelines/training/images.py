@@ -1,12 +1,11 @@
 """Settings -> the samples of a run: which are trained on, which validate, what they lack, and what names them all."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-
-import pyarrow as pa
 
 from bayes_pfl.clip.features import read_key
 from bayes_pfl.data.preprocess import decode_mask, mask_tensor
@@ -84,14 +83,14 @@ def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef]
         Text that differs for other images, masks, labels or names, and for features of another precision or kind.
 
     Raises:
-        DataError: the folder holds no features, or a shard cannot be read.
+        DataError: the folder holds no features.
     """
     digest = hashlib.sha256()
     for kind, refs in (("training", training), ("validation", validation)):
-        for ref, mask in _masks(refs):
-            content = None if mask is None else hashlib.sha256(mask).hexdigest()
-            digest.update(json.dumps([kind, ref.sha256, ref.category, ref.class_name, ref.label, content]).encode())
-    key = "" if features is None else json.dumps(read_key(features).record(), sort_keys=True)
+        for ref in refs:
+            content = [kind, ref.sha256, ref.category, ref.class_name, ref.label, ref.mask_sha256]
+            digest.update(json.dumps(content).encode())
+    key = "" if features is None else json.dumps(read_key(features).plain(), sort_keys=True)
     return f"{digest.hexdigest()} {key}"
 
 
@@ -119,7 +118,7 @@ def require_masks(training: Sequence[SampleRef]) -> None:
         DataError: there are some; names one and their number.
     """
     anomalous = [ref for ref in training if ref.label == 1]
-    missing = [ref for ref, mask in _masks(anomalous) if mask is None]
+    missing = [ref for ref in anomalous if ref.mask_sha256 is None]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(anomalous)} anomalous training images have no mask, {missing[0].sample_id} among "
@@ -141,18 +140,18 @@ def require_selection(validation: Sequence[SampleRef], size: int, purpose: str) 
     cure = "set data.validation_categories or data.validation_share."
     if {ref.label for ref in validation} != {0, 1}:
         raise ConfigError(f"{purpose} needs validation images, normal and anomalous: {cure}")
-    masks = (mask for ref, mask in _masks(validation) if ref.label == 1 and mask is not None)
-    if not any(mask_tensor(decode_mask(mask), size).any() for mask in masks):
+    masked = [ref for ref in validation if ref.label == 1 and ref.mask_sha256 is not None]
+    if any(0 < ref.shows_from_px <= size for ref in masked):
+        return
+    if not any(mask_tensor(decode_mask(mask), size).any() for mask in _masks(masked)):
         raise ConfigError(
             f"{purpose} chooses by the pixel AP of the validation images, and none of their masks has an anomalous "
             f"pixel at {size} x {size}: {cure}"
         )
 
 
-def _masks(refs: Sequence[SampleRef]) -> Iterator[tuple[SampleRef, bytes | None]]:
-    """Each sample with the bytes of its mask, None without one."""
-    shards: dict[str, pa.ChunkedArray] = {}
-    for ref in refs:
-        if ref.shard not in shards:
-            shards[ref.shard] = read_shard(local_copy(ref.shard))["mask"]
-        yield ref, shards[ref.shard][ref.row].as_py()
+def _masks(refs: Sequence[SampleRef]) -> Iterator[bytes]:
+    """The mask of each sample; shards are opened one at a time."""
+    for shard, group in itertools.groupby(refs, key=lambda ref: ref.shard):
+        column = read_shard(local_copy(shard))["mask"]
+        yield from (column[ref.row].as_py() for ref in group)

@@ -125,7 +125,8 @@ class _Loop:
                 if self.counter is not None:
                     self.counter.put.remote(self.trainer.steps)
             speed = sum(sizes) / (time.monotonic() - began)
-            self._end_epoch(epoch, {**mean_terms(terms), "images_per_second": speed, "workers": self.workers})
+            facts = {"images_per_second": speed, "workers": self.workers, **self._gpu_memory()}
+            self._end_epoch(epoch, {**mean_terms(terms), **facts})
 
     def _end_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Validate, record, keep the best head, and hand a checkpoint to Ray Train."""
@@ -137,6 +138,12 @@ class _Loop:
         if self.tracked is not None:
             self.tracked.log_metrics(metrics, step=epoch + 1)
         self._report(epoch)
+
+    def _gpu_memory(self) -> dict[str, float]:
+        """Most memory that this worker has had on its GPU so far, GiB; nothing on a CPU."""
+        if self.trainer.device.type != "cuda":
+            return {}
+        return {"gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.training.patience_epochs

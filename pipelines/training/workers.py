@@ -52,7 +52,7 @@ def run_workers(
         torch_config=TorchConfig(backend=backend(cluster)),
         scaling_config=ScalingConfig(
             num_workers=workers,
-            use_gpu=cluster.use_gpu,
+            use_gpu=bool(cluster.use_gpu),
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": cluster.gpus} if cluster.use_gpu else {}),
         ),
         run_config=RunConfig(

@@ -6,7 +6,7 @@ Outputs: `pred_score` FP64 [n], `uncertainty` FP64 [n], and on demand `anomaly_m
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -58,7 +58,10 @@ def _add_inference(router: APIRouter, service: Service) -> None:
         client = service.client(name)
         given, images, class_names = await _read_request(request, service)
         wanted = _wanted_outputs(given)
-        number, seed = _whole_number(given, "num_samples", 10, 1), _whole_number(given, "seed", 0, 0)
+        number: int | Literal["auto"] = "auto"
+        if given.parameters.get("num_samples") != "auto":
+            number = _whole_number(given, "num_samples", 10, 1)
+        seed = _whole_number(given, "seed", 0, 0)
         if version is not None:
             check_version(await client.describe(), version)
         bits = None if "bits" not in given.parameters else _whole_number(given, "bits", 16, 9, 16)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from bayes_pfl.config import Settings
+from bayes_pfl.config import NumSamples, Settings
 from bayes_pfl.inference.view import RegionOfInterest, View
 from serve.messages import ModelInfo, Question
 from serve.problems import ProblemBody
@@ -33,6 +33,11 @@ ClassName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), BeforeValidator(fold_spaces)
 ]
 Name = Annotated[str, StringConstraints(max_length=63)]
+
+
+NUM_SAMPLES = (
+    "R, prompts drawn from each learned distribution; `auto`: as many as the score needs to be clear of the threshold"
+)
 
 
 class ViewOptions(Settings):
@@ -76,7 +81,7 @@ class ScoreOptions(ViewOptions):
     """What the client wants to know of an image."""
 
     class_name: ClassName = Field("object", description="what the image shows, in a word or two: `metal nut`, `skin`")
-    num_samples: int = Field(10, ge=1, description="R, prompts drawn from each learned distribution")
+    num_samples: NumSamples = Field(10, description=NUM_SAMPLES)
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws: equal requests give equal answers")
     threshold: float | None = Field(
         None,
@@ -108,14 +113,15 @@ class ScoreOptions(ViewOptions):
             The question; it wants a map only if something is made of it.
         """
         drawn = self.map != "none" or self.mask or (self.threshold, self.region_threshold) != (None, None)
-        return Question(self.class_name, self.num_samples, self.seed, drawn, self.view(region), self.bits)
+        question = Question(self.class_name, self.num_samples, self.seed, drawn, self.view(region), self.bits)
+        return question._replace(threshold=self.threshold) if self.num_samples == "auto" else question
 
 
 class MapOptions(ViewOptions):
     """What `POST /v1/map` draws."""
 
     class_name: ClassName = Field("object", description="what the image shows")
-    num_samples: int = Field(10, ge=1, description="R, prompts drawn from each learned distribution")
+    num_samples: NumSamples = Field(10, description=NUM_SAMPLES)
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws")
     kind: MapKind = Field("png", description="coloured PNG, 16-bit gray PNG (value x 65535), or float32 npy")
     model: Name | None = Field(None, description="name of the model; none: the first one of /v1/models")

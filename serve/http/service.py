@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayes_pfl.inference.detector import MAX_SAMPLES
 from bayes_pfl.inference.view import RegionOfInterest
 from serve.http import drawing
 from serve.http.bodies import from_base64
@@ -88,7 +89,8 @@ class Service:
             )
         if any(not character.isprintable() for character in question.class_name):
             raise Problem(422, "class_name: has control characters; send plain words.")
-        if question.num_samples > self.limits.max_samples:
+        most = MAX_SAMPLES if question.num_samples == "auto" else question.num_samples
+        if most > self.limits.max_samples:
             raise Problem(422, f"num_samples: at most {self.limits.max_samples} here.")
 
     async def region(self, model: str | None, mask: str | None) -> RegionOfInterest | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ LOOK_EVERY = 20
 
 
 class WatchedBackbone(Backbone):
-    """A backbone that keeps the last image's global feature, so that measuring drift costs no second pass.
+    """A backbone that keeps the global features of the last batch, so that measuring drift costs no second pass.
 
     Args:
         config: as of `Backbone`.
@@ -44,18 +45,18 @@ class WatchedBackbone(Backbone):
             Features.
         """
         features = super().encode_image(images)
-        self.last = features.image[0]
+        self.last = features.image
         return features
 
-    def last_embedding(self) -> np.ndarray:
-        """The direction of the last image in the joint space of images and texts.
+    def last_embeddings(self) -> np.ndarray:
+        """The directions of the last batch's images in the joint space of images and texts.
 
         Returns:
-            (dim,) float64 of norm 1.
+            (images, dim) float64 of norm 1.
         """
         assert self.last is not None
-        value = self.last.detach().cpu().to(torch.float64).numpy()
-        return value / max(float(np.linalg.norm(value)), 1e-12)
+        values = self.last.detach().cpu().to(torch.float64).numpy()
+        return values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-12)
 
 
 class Reference(NamedTuple):
@@ -83,16 +84,16 @@ class Watch:
         self.embeddings: deque[np.ndarray] = deque(maxlen=WINDOW)
         self.unseen = 0
 
-    def note(self, score: float) -> None:
-        """Add the image that was scored last.
+    def note(self, scores: Sequence[float]) -> None:
+        """Add the images of the batch that was scored last.
 
         Args:
-            score: of that image.
+            scores: of these images.
         """
         if self.reference is not None:
-            self.scores.append(score)
-            self.embeddings.append(self.backbone.last_embedding())
-            self.unseen += 1
+            self.scores.extend(scores)
+            self.embeddings.extend(self.backbone.last_embeddings())
+            self.unseen += len(scores)
 
     def due(self) -> bool:
         """Whether `LOOK_EVERY` images have come since this was last true.

@@ -5,16 +5,18 @@ import hashlib
 import logging
 import time
 import uuid
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from bayes_pfl import Detector
 from bayes_pfl.config import DetectorOptions
-from bayes_pfl.errors import BayesPFLError, BundleError
+from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
+from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE
 from serve.measures import ReplicaMeasures
 from serve.messages import BatchOutcome, Failed, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
@@ -96,7 +98,7 @@ class ModelReplica:
         return await asyncio.get_running_loop().run_in_executor(self.worker, self.score_all, jobs)
 
     def score_all(self, jobs: list[Job]) -> BatchOutcome:
-        """Score jobs one after the other with the model that is loaded now.
+        """Score jobs with the model that is loaded now: one after the other, or on a GPU those that are alike together.
 
         Args:
             jobs: the batch.
@@ -106,11 +108,19 @@ class ModelReplica:
         """
         model = self.model
         assert model is not None
-        outcomes = [self._score_one(model, job) for job in jobs]
+        groups: dict[Hashable, list[int]] = {}
+        for position, job in enumerate(jobs):
+            groups.setdefault(_company(model, job) or position, []).append(position)
+        outcomes: dict[int, Outcome] = {}
+        step = model.detector.images_at_once
+        for group in groups.values():
+            for positions in (group[start : start + step] for start in range(0, len(group), step)):
+                scored = self._score_together(model, [jobs[position] for position in positions])
+                outcomes |= zip(positions, scored, strict=True)
         self.measures.batches.observe(len(jobs), tags=self.measures.tags)
         if model.watch.due():
             self.measures.drift(model.watch.drift())
-        return BatchOutcome(self.id, outcomes)
+        return BatchOutcome(self.id, [outcomes[position] for position in range(len(jobs))])
 
     async def describe(self) -> ModelInfo:
         """Which model answers now.
@@ -157,6 +167,21 @@ class ModelReplica:
             values = {"model": self.name, "version": loaded.info.version, "kind": loaded.info.kind, "before": before}
             logger.info("model loaded", extra=values)
 
+    def _score_together(self, model: LoadedModel, jobs: list[Job]) -> list[Outcome]:
+        """The outcomes of jobs that ask alike; if anything goes wrong, each is tried alone."""
+        if len(jobs) > 1:
+            question, start = jobs[0].question, time.perf_counter()
+            images, names = [job.pixels for job in jobs], [job.question.class_name for job in jobs]
+            try:
+                predictions = model.detector.predict(images, names, question.num_samples, question.seed)
+            except Exception:  # whichever job it is: alone, it is told
+                logger.info("batch broke off: its jobs are scored one by one", extra={"model": self.name})
+            else:
+                seconds = (time.perf_counter() - start) / len(jobs)
+                model.watch.note([prediction.image_score for prediction in predictions])
+                return [self._answer(model, *pair, seconds) for pair in zip(jobs, predictions, strict=True)]
+        return [self._score_one(model, job) for job in jobs]
+
     def _score_one(self, model: LoadedModel, job: Job) -> Outcome:
         """The outcome of one job; whatever goes wrong is this job's alone."""
         question, start = job.question, time.perf_counter()
@@ -164,14 +189,7 @@ class ModelReplica:
         if whole and job.pixels.shape[0] != model.info.image_size:
             return Outgrown(model.info)
         try:
-            prediction = model.detector.predict_view(
-                job.pixels,
-                question.class_name,
-                question.view,
-                question.num_samples,
-                question.seed,
-                job.most_seconds,
-            )
+            prediction = _predict(model.detector, job)
         except BayesPFLError as error:  # such as a class name with too many tokens
             return Refused(str(error))
         except Exception as error:
@@ -179,14 +197,34 @@ class ModelReplica:
             self.measures.failed.inc(tags=self.measures.tags)
             logger.exception("job failed", extra={"model": self.name, "in_a_row": self.failures})
             return Failed(type(error).__name__)
-        self.failures = 0
-        seconds = time.perf_counter() - start
         if whole:  # scores of tiles or a region are not those of the reference window
-            model.watch.note(prediction.image_score)
+            model.watch.note([prediction.image_score])
+        return self._answer(model, job, prediction, time.perf_counter() - start)
+
+    def _answer(self, model: LoadedModel, job: Job, prediction: Prediction, seconds: float) -> ReplicaAnswer:
+        """What a client gets of a prediction that took so long."""
+        self.failures = 0
         self.measures.compute.observe(seconds, tags=self.measures.tags)
-        wanted = question.want_map or model.info.threshold is not None
+        wanted = job.question.want_map or model.info.threshold is not None
         anomaly_map = prediction.anomaly_map if wanted else None
         return ReplicaAnswer(prediction.image_score, prediction.uncertainty, anomaly_map, model.info, seconds * 1000)
+
+
+def _company(model: LoadedModel, job: Job) -> Hashable:
+    """What a job has in common with those that it can be scored together with; None: it goes alone."""
+    question = job.question
+    alike = question.view == WHOLE and job.pixels.shape[0] == model.info.image_size and question.num_samples != "auto"
+    return (question.num_samples, question.seed) if alike and model.detector.images_at_once > 1 else None
+
+
+def _predict(detector: Detector, job: Job) -> Prediction:
+    """The prediction of one job."""
+    question, name = job.question, job.question.class_name
+    if question.view == WHOLE:
+        return detector.predict([job.pixels], [name], question.num_samples, question.seed, question.threshold)[0]
+    if question.num_samples == "auto":
+        raise ConfigError("num_samples can be auto for whole images alone; give a number for tiles or a region.")
+    return detector.predict_view(job.pixels, name, question.view, question.num_samples, question.seed, job.most_seconds)
 
 
 def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | None:
@@ -210,8 +248,9 @@ def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | 
         return None
     backbone = WatchedBackbone(bundle.config.backbone)
     detector = Detector(bundle, backbone, torch.device(settings.device), **dict(settings.options))
+    watched = cast("WatchedBackbone", detector.backbone)  # on another device than the CPU a copy of `backbone`
     self_test(detector)
-    return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, backbone), identity)
+    return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, watched), identity)
 
 
 def identify(bundle: Bundle, settings: ReplicaSettings) -> str:

@@ -16,7 +16,8 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.errors import BundleError, ConfigError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.temporary_folder import check_temporary_folder
-from pipelines.platform.cluster import check_address, check_resources
+from pipelines.platform.cluster import check_address
+from pipelines.platform.resources import check_resources
 from pipelines.platform.settings import ClusterSettings, TrainSettings
 from pipelines.platform.storage import absolute, download_bundle
 
@@ -155,3 +156,41 @@ def test_a_bundle_behind_a_uri_is_copied_once(tmp_path, monkeypatch):
     assert (copy / "bundle.json").stat().st_mtime_ns == changed
     with pytest.raises(BundleError, match="holds no bundle"):
         download_bundle(f"file://{tmp_path}/nothing")
+
+
+GROWING = """
+import os, subprocess, sys, threading
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from pipelines.platform import autoscaler
+from pipelines.platform.cluster import start_ray
+
+autoscaler.LOOK_S, autoscaler.PATIENCE_S = 0.2, 20
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+os.environ["RAY_ADDRESS"] = cluster.address
+node = [Path(sys.executable).with_name("ray"), "start", "--address", cluster.address, "--num-cpus=2", "--block"]
+nodes = []
+threading.Timer(2, lambda: nodes.append(subprocess.Popen([*node, "--object-store-memory=104857600"]))).start()
+start_ray(3)
+print("CPUs", ray.cluster_resources()["CPU"])
+autoscaler.PATIENCE_S = 1
+try:
+    start_ray(30)
+except Exception as error:
+    print(type(error).__name__, error)
+nodes[0].terminate()
+nodes[0].wait()
+"""
+
+
+@pytest.mark.ray
+def test_a_cluster_that_grows_is_waited_for_and_others_are_refused(tmp_path):
+    given = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    given.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", GROWING], env=given, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "CPUs 3.0" in done.stdout, done.stderr[-2000:]
+    assert "The cluster has 1 of 3 CPUs and 0 of 0 GPUs; waiting for its autoscaler, 0 min so far." in done.stderr
+    assert "ConfigError This run needs 30 CPUs at once but the cluster has 3" in done.stdout

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small import painted_shards, random_bundle
 
+from bayes_pfl.data import cache
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, mask_tensor
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.data.shards import iterate_rows, shard_paths
@@ -26,7 +27,9 @@ from bayes_pfl.metrics import pixel_metrics
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import ingest
-from pipelines.scoring.evaluation import FinishedChunks, ScoringTask, score_samples
+from pipelines.scoring import stages
+from pipelines.scoring.evaluation import FinishedChunks, ShardImages, score_samples
+from pipelines.scoring.task import ScoringTask
 
 pytestmark = pytest.mark.ray
 
@@ -174,10 +177,27 @@ def test_a_stopped_evaluation_goes_on_with_equal_numbers(work, tmp_path):
         scores = {row["sample_id"]: float(row["image_score"]) for row in csv.DictReader(file)}
     assert {ref.sample_id: score for ref, score in zip(refs, resumed.scores, strict=True)} == scores
     for group, entry in result["datasets"]["painted"]["categories"].items():
-        pixel = resumed.histograms[group].metrics().values
+        pixel = resumed.pixel[group].values
         assert pixel == {name: value for name, value in entry["values"].items() if name.startswith("pixel")}
     kept.remove()
     assert not kept.folder.exists()
+
+
+def test_a_full_cache_ends_an_evaluation_and_a_changed_row_is_listed(work, tmp_path, monkeypatch):
+    _, shards, bundle, _ = work
+    monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "PATIENCE_S", 0.0)
+    ref = index_shards(f"file://{shards}", "test")[0]
+    values = {"shards": ref.shard, "rows": ref.row, "sha256": ref.sha256, "class_names": "gear", "labels": ref.label}
+    rows = {name: [np.array([value])] for name, value in {**values, "positions": 0}.items()}
+    source = ShardImages(ScoringTask(load_bundle(bundle), 3, 0, 1, "cpu", MAX_PIXELS))
+    with monkeypatch.context() as patch:
+        patch.setenv("BAYES_PFL_CACHE_GB", "0.000001")
+        with pytest.raises(OutputError, match=r"No room in .* for a copy"):
+            stages._attempt(source.ready, rows, 0)
+    assert stages._attempt(source.ready, rows, 0).class_name == "gear"
+    changed = stages._attempt(source.ready, {**rows, "sha256": [np.array(["0" * 64])]}, 0)
+    assert "has changed since its index was written or read" in changed
 
 
 def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):

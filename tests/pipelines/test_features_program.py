@@ -12,6 +12,7 @@ from small import BACKBONE
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.config import ModelConfig, PromptFlowVariant, RunConfig, TrainingConfig
+from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import (
     UNAUGMENTED,
@@ -67,7 +68,7 @@ def test_every_view_is_the_encoding_of_its_augmented_image(made):
             sample = load_samples([ref], BACKBONE.image_size, seed, [others])[0]
             found = stored.load(ref, view)
             torch.testing.assert_close(
-                found.patches, backbone.encode_image(sample.image[None]).patches[:, 0], rtol=1e-4, atol=1e-5
+                found.patches, backbone.encode_image(normalized(sample.image)[None]).patches[:, 0], rtol=1e-4, atol=1e-5
             )
             assert torch.equal(found.mask, sample.mask)
 
@@ -121,7 +122,8 @@ def test_training_and_validating_from_features_encode_nothing(made):
         strict=True,
     ):
         chosen = [refs[position] for position in positions]
-        expected = images.step(images.batch(*stack(load_samples(chosen, BACKBONE.image_size)), chosen))
+        pixels, masks = stack(load_samples(chosen, BACKBONE.image_size))
+        expected = images.step(images.batch(normalized(pixels), masks, chosen))
         assert features.step(batch)["total"] == pytest.approx(expected["total"], rel=1e-4)
     metrics = validate(features, TrainSettings(**run.model_dump()), refs, stored, 0, 1)
     assert 0 <= metrics["validation_pixel_ap"] <= 1

@@ -27,9 +27,11 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.heatmap import overlay
 from bayes_pfl.inference.view import RegionOfInterest, View
 from pipelines.cli import main
-from pipelines.score import PartScorer
-from pipelines.scoring.evaluation import ScoringTask
+from pipelines.scoring.actors import through_actors
+from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import find_inputs
+from pipelines.scoring.stages import Predictor, ReadyScorer, around_gpu, score_piece
+from pipelines.scoring.task import ScoringTask
 
 PROJECT = Path(__file__).parents[2]
 COLUMNS = [
@@ -239,16 +241,29 @@ class TestFewImages:
     def test_images_that_a_gpu_scores_together_have_their_own_scores(self, bundle, few, tmp_path):
         task = ScoringTask(load_bundle(bundle), 2, 0, 1, "cpu", MAX_PIXELS)
         inputs = find_inputs([str(few)], "gear", None).images
-        alone = [PartScorer(task, True).score_all([image])[0] for image in inputs]
-        scorer = PartScorer(task, True)
-        scorer._detector._batch = 2  # as on a GPU
-        rows = {"part": np.array([3]), "images": np.array([json.dumps(inputs)])}
-        (together,) = scorer(rows)["pred_score"]
-        assert [score is None for score in together] == [result.pred_score is None for result in alone]
-        assert sum(score is None for score in together) == 2  # that are no images
-        pairs = [(a, b.pred_score) for a, b in zip(together, alone, strict=True) if a is not None]
+        source, predictor = ImageFiles(task, True), Predictor(task)
+        alone = scored_images(score_piece(source, predictor, {"images": [piece(inputs)["images"]]}))
+        predictor._detector._batch = 2  # as on a GPU
+        row = score_piece(source, predictor, {"part": np.array([3]), "images": np.array([json.dumps(inputs)])})
+        together = scored_images(row)
+        assert row["part"] == 3
+        assert [result.pred_score is None for result in together] == [result.pred_score is None for result in alone]
+        assert sum(result.pred_score is None for result in together) == 2  # that are no images
+        pairs = [(a.pred_score, b.pred_score) for a, b in zip(together, alone, strict=True) if a.error is None]
         assert max(abs(a - b) for a, b in pairs) < 1e-6
-        assert [*scorer(rows)["error"][0]] == [result.error for result in alone]
+        assert [result.error for result in together] == [result.error for result in alone]
+
+    def test_as_many_samples_as_the_threshold_needs(self, bundle, detector, few, tmp_path, capsys):
+        given = (few / "000.png", "--class-name", "gear", "--json")
+        (expected,) = detector.predict([few / "000.png"], ["gear"], "auto", threshold=0.9)
+        assert score(bundle, *given, "--threshold", "0.9", samples="auto") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["rows"][0]["pred_score"], answer["num_samples"]) == (expected.image_score, "auto")
+        for more in ((), ("--threshold", "0.9", "--tile")):
+            assert score(bundle, *given, *more, samples="auto") == 2
+            assert "num_samples can be auto for whole images and with a threshold" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            score(bundle, few, "--class-name", "gear", samples="many")
 
     def test_bits_are_as_said(self, bundle, detector, tmp_path, capsys):
         values = np.random.default_rng(0).integers(0, 900, (40, 30)).astype(np.uint16)
@@ -420,6 +435,21 @@ class TestFewImages:
 @pytest.mark.ray
 class TestManyImages:
     """Over Ray Data."""
+
+    def test_stages_around_a_gpu_give_what_one_process_gives(self, ray_session, bundle, tmp_path):
+        """Decoding in front of the actor that holds the model, drawing behind it; one class name is too long."""
+        task = ScoringTask(load_bundle(bundle), 2, 0, 1, "cpu", MAX_PIXELS)
+        folder = write_images(tmp_path / "parts", 6)
+        (folder / "003.png").write_bytes(b"no image")
+        inputs = find_inputs([str(folder)], "gear", None).images
+        inputs[0] = inputs[0]._replace(class_name="very " * 100)
+        source = ImageFiles(task, True)
+        expected = scored_images(score_piece(source, Predictor(task), {"images": [piece(inputs)["images"]]}))
+        work = [{"part": 0, **piece(inputs[:4])}, {"part": 1, **piece(inputs[4:])}]
+        rows = through_actors(work, ReadyScorer, {"task": task}, 1, False, *around_gpu(source))
+        by_part = {int(row["part"]): scored_images(row) for row in rows}
+        assert [*by_part[0], *by_part[1]] == expected
+        assert sum("room for" in (result.error or "") for result in expected) == 1
 
     def test_kill_9_and_again_scores_nothing_twice(self, ray_session, bundle, detector, tmp_path, capsys):
         folder, output = write_images(tmp_path / "parts", 80), tmp_path / "results"

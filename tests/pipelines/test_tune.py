@@ -16,6 +16,7 @@ from PIL import Image
 from plain import plain_shards
 from small import BACKBONE
 
+from bayes_pfl.clip.features import read_key
 from bayes_pfl.config import ModelConfig, TrainingConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.shards import read_manifest
@@ -201,12 +202,16 @@ def test_random_and_bayesian_choices_are_trained_and_go_on(sweep, again, object_
     rates = {"training.learning_rate": (1e-5, 1e-2)}
     # Features, trials and results in an object store.
     place = {"output": f"{object_store}/sweep", "data": sweep[1].data}
-    random = again(1, log_ranges=rates, random_trials=1).model_copy(update=place)
+    random = again(1, log_ranges=rates, random_trials=1, features_dtype="bfloat16").model_copy(update=place)
     (drawn,) = combine(random.sweep)
     found = tune(random)["rows"]
     assert [row["training.learning_rate"] for row in found] == [drawn["training.learning_rate"]]
     assert {"features", "results", "sweep.json", "trials"} <= set(Store(f"{object_store}/sweep").names())
+    assert read_key(f"{object_store}/sweep/features").dtype == "bfloat16"
     assert tune(random, resume=True)["rows"] == found
+    other = random.model_copy(update={"sweep": random.sweep.model_copy(update={"features_dtype": "float32"})})
+    with pytest.raises(ConfigError, match="other fixed settings"):
+        tune(other, resume=True)
     bayesian = [again(1, log_ranges=rates, bayesian_trials=count) for count in (1, 2)]
     bayesian = [settings.model_copy(update={"output": str(tmp_path / "bayesian")}) for settings in bayesian]
     first, both = (tune(settings)["rows"] for settings in bayesian)

@@ -78,6 +78,19 @@ def test_label_and_threshold(client: TestClient) -> None:
     assert known["regions"] == post(client, "/v1/score", data, model="known", threshold=0.4).json()["regions"] != []
 
 
+def test_as_many_samples_as_the_threshold_needs(client: TestClient, detector: Detector) -> None:
+    data = encoded(picture(1))
+    (expected,) = detector.predict([data], ["object"], "auto", 3, threshold=0.9)
+    answer = post(client, "/v1/score", data, num_samples="auto", threshold=0.9, seed=3).json()
+    assert answer["pred_score"] == expected.image_score
+    refused = post(client, "/v1/score", data, num_samples="auto")
+    assert (refused.status_code, "needs a threshold" in refused.text) == (422, True)
+    tiled = post(client, "/v1/score", data, num_samples="auto", threshold=0.9, tile=True)
+    assert (tiled.status_code, "whole images alone" in tiled.text) == (422, True)
+    unknown = post(client, "/v1/score", data, num_samples="many")
+    assert (unknown.status_code, "num_samples" in unknown.text) == (422, True)
+
+
 def test_regions_and_mask_cover_what_reaches_the_threshold(client: TestClient, detector: Detector) -> None:
     data = encoded(picture(5, width=112, height=56))
     anomaly_map = detector.predict([data], ["object"])[0].anomaly_map

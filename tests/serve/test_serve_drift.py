@@ -59,7 +59,7 @@ def test_watching_changes_no_score(bundles: dict[str, Path], detector: Detector)
     mine, theirs = (one.predict([picture(3)], ["nut"])[0] for one in (watched, detector))
     assert mine.image_score == theirs.image_score
     assert np.array_equal(mine.anomaly_map, theirs.anomaly_map)
-    assert np.linalg.norm(backbone.last_embedding()) == pytest.approx(1)
+    assert np.linalg.norm(backbone.last_embeddings()[0]) == pytest.approx(1)
 
 
 def test_a_replica_notices_other_images(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_replica_notices_other_images(tmp_path: Path) -> None:
     scores, embeddings = [], []
     for image in noise:
         scores.append(usual.predict([image], ["nut"], num_samples=1)[0].image_score)
-        embeddings.append(backbone.last_embedding())
+        embeddings.append(backbone.last_embeddings()[0])
     drift.write_reference(folder, drift.make_reference(np.array(scores), np.array(embeddings)))
 
     def drift_after(images: list[np.ndarray]) -> tuple[float, float]:
@@ -97,7 +97,7 @@ def test_a_replica_notices_other_images(tmp_path: Path) -> None:
 def test_a_bundle_without_reference_is_not_watched(bundles: dict[str, Path]) -> None:
     bundle = load_bundle(bundles["first"])
     watch = Watch(bundle, WatchedBackbone(bundle.config.backbone))
-    watch.note(0.5)
+    watch.note([0.5])
     assert watch.drift() is None
     assert not watch.due()
 

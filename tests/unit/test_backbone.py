@@ -1,6 +1,7 @@
 """The frozen CLIP at another image size, and what cannot be built."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from bayes_pfl.clip import digests
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.digests import weights_digest
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
@@ -73,3 +76,37 @@ def test_a_name_that_is_too_long_is_refused_and_case_does_not_matter():
     assert backbone.class_tokens("Metal Nut") == backbone.class_tokens("metal nut")
     with pytest.raises(BackboneError, match="Shorten it"):
         backbone.class_tokens("very " * 200 + "long")
+
+
+def test_weights_are_hashed_once_for_each_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    hashed = []
+    monkeypatch.setattr(digests, "weights_digest", lambda module: hashed.append(1) or weights_digest(module))
+    file = tmp_path / "clip.safetensors"
+    source = Backbone(BackboneConfig(name=NAME, pretrained="random:1", image_size=64, feature_layers=(1,)))
+    tensors = {name: tensor.contiguous() for name, tensor in source.clip.state_dict().items()}
+    save_file(tensors, file)
+    hashed.clear()
+    config = BackboneConfig(name=NAME, pretrained=str(file), image_size=64, feature_layers=(1,))
+    first = Backbone(config)
+    assert first.digest == Backbone(config).digest == source.digest
+    assert len(hashed) == 1
+    times = file.stat()
+    save_file({**tensors, "logit_scale": torch.tensor(3.0)}, file)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a program does that keeps times
+    assert file.stat().st_size == times.st_size
+    assert Backbone(config).digest != first.digest
+    for note in (tmp_path / "cache").rglob("*"):
+        if note.is_file():
+            note.write_text("damaged")
+    assert Backbone(config).digest == weights_digest(Backbone(config).clip)
+
+
+def test_a_machine_that_remembers_nothing_hashes_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")
+    source = Backbone(BackboneConfig(name=NAME, pretrained="random:1", image_size=64, feature_layers=(1,)))
+    tensors = {name: tensor.contiguous() for name, tensor in source.clip.state_dict().items()}
+    save_file(tensors, tmp_path / "clip.safetensors")
+    config = source.config.model_copy(update={"pretrained": str(tmp_path / "clip.safetensors")})
+    assert Backbone(config).digest == source.digest

@@ -9,7 +9,7 @@ from small import BACKBONE
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features, package_path
-from bayes_pfl.data.preprocess import image_tensor
+from bayes_pfl.data.pixels import image_tensor
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.baselines import (
     HandWrittenPrompts,

@@ -1,7 +1,6 @@
 """Device paths without a device: torch's fake tensors have no data, and operators that mix devices raise."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,22 +103,10 @@ def test_tiles(launches: ModuleType, backbone: Backbone) -> None:
 def test_a_tensor_that_is_left_behind_is_found(launches: ModuleType, backbone: Backbone) -> None:
     with launches.fake_device():
         model = detector(backbone, PromptFlowVariant())
-        model._on_device = lambda features: Features(*(part.cpu() for part in features))  # type: ignore[method-assign]
+        encode = model._encoder
+        model._encoder = lambda pixels: Features(*(part.cpu() for part in encode(pixels)))  # type: ignore[assignment]
         with pytest.raises(Exception, match=r"[Dd]evice"):
             model.predict(IMAGES, NAMES, 2)
-
-
-@contextlib.contextmanager
-def fake_training(launches: ModuleType) -> Iterator[None]:
-    """A fake device for gradients: reads of loss terms and of Adam's step are left out, and autocast is the CPU's."""
-    autocast = torch.autocast
-    with (
-        launches.fake_device(),
-        mock.patch.object(Trainer, "_checked_terms", return_value={}),
-        mock.patch("torch.optim.adam._get_value", return_value=1.0),
-        mock.patch.object(torch, "autocast", lambda _, dtype: autocast("cpu", dtype)),
-    ):
-        yield
 
 
 def trainer(backbone: Backbone, **training: Any) -> Trainer:
@@ -145,7 +132,7 @@ def step(model: Trainer) -> None:
     ids=["plain", "accumulated", "mixed", "two stages"],
 )
 def test_training_steps(launches: ModuleType, backbone: Backbone, training: dict[str, Any]) -> None:
-    with fake_training(launches):
+    with launches.fake_training():
         model = trainer(backbone, **training)
         step(model)
         if "second_stage_epochs" in training:
@@ -159,7 +146,7 @@ def test_training_steps(launches: ModuleType, backbone: Backbone, training: dict
 
 
 def test_a_batch_that_is_left_behind_is_found(launches: ModuleType, backbone: Backbone) -> None:
-    with fake_training(launches):
+    with launches.fake_training():
         model = trainer(backbone)
         refs = [SampleRef("", i, f"{i}.png", "c", NAMES[i % 3], i % 2, f"{i:064}") for i in range(6)]
         batch = model.batch(torch.zeros(6, 3, 64, 64), torch.zeros(6, 64, 64), refs)
@@ -170,7 +157,7 @@ def test_a_batch_that_is_left_behind_is_found(launches: ModuleType, backbone: Ba
 def test_what_workers_exchange_lies_where_the_backend_serves_it(launches: ModuleType, backbone: Backbone) -> None:
     sent: list[str] = []
     with (
-        fake_training(launches),
+        launches.fake_training(),
         mock.patch("torch.distributed.all_reduce", lambda tensor: sent.append(str(tensor.device))),
     ):
         for training in ({}, {"accumulation_parts": 3}):
@@ -197,3 +184,11 @@ def test_launches_stay_few(launches: ModuleType, backbone: Backbone) -> None:
     assert (alone["waits"], batch["waits"]) == (1, 1)
     assert alone["launches"] <= launches.MOST_ALONE
     assert batch["an_image"] <= launches.MOST_IN_A_BATCH
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+def test_launches_of_a_training_step_stay_few(launches: ModuleType, backbone: Backbone) -> None:
+    with launches.fake_training():
+        counts = launches.count_step(Trainer(RunConfig(backbone=BACKBONE), backbone, META, 1, 1), 32, 64)
+    assert counts["waits"] == 1
+    assert counts["launches"] <= launches.MOST_IN_A_STEP

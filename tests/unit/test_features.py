@@ -20,6 +20,7 @@ from bayes_pfl.clip.features import (
     write_features,
     write_key,
 )
+from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.samples import index_shards, load_samples
 from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.errors import DataError
@@ -40,8 +41,10 @@ def shards(tmp_path_factory):
 def encode(backbone, refs, view=UNAUGMENTED):
     for ref in refs:
         sample = load_samples([ref], BACKBONE.image_size, None if view == UNAUGMENTED else view)[0]
-        features = backbone.encode_image(sample.image[None])
-        yield EncodedSample(ref, view, noise_key(sample.image), features.image[0], features.patches[:, 0], sample.mask)
+        features = backbone.encode_image(normalized(sample.image)[None])
+        yield EncodedSample(
+            ref, view, noise_key(normalized(sample.image)), features.image[0], features.patches[:, 0], sample.mask
+        )
 
 
 def written(folder, backbone, refs, dtype="float32"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayes_pfl.methods.prompt_flow.distributions import ImageSpecificDistribution, InitialDensity
-from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
+from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow, joined_flows, planar_flows
 
 
 @settings(max_examples=25, deadline=None)
@@ -57,3 +57,14 @@ def test_a_small_start_is_nearly_the_identity(scale):
     moved, log_det = PlanarFlow(16, 10, scale, 0.0)(z)
     assert torch.allclose(moved, z, atol=40 * scale + 1e-7)
     assert log_det.abs().max() <= 0.05
+
+
+def test_joined_flows_are_those_of_one_after_the_other() -> None:
+    context, states = AmortizedPlanarFlow(3, 8, 4, 1e-5).double(), PlanarFlow(8, 4, 0.7, 1e-5).double()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(5, 2, 8, generator=generator, dtype=torch.float64)
+    words = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+    starts = [context.start(images, torch.ones(5, 3).double()), states.start(words), states.start(2 * words)]
+    for joined, alone in zip(joined_flows(starts, 1e-5), planar_flows(starts, 1e-5), strict=True):
+        for ours, expected in zip(joined, alone, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)

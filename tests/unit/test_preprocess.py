@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from bayes_pfl.data.preprocess import (
-    CLIP_MEAN,
-    CLIP_STD,
-    decode_image,
-    decode_mask,
-    encode_mask,
-    encode_png,
-    image_tensor,
-    mask_tensor,
-    shrink,
-)
+from bayes_pfl.data.pixels import CLIP_MEAN, CLIP_STD, image_tensor
+from bayes_pfl.data.preprocess import decode_image, decode_mask, encode_mask, encode_png, mask_tensor, shrink
 from bayes_pfl.errors import ImageError
 
 GRAY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)

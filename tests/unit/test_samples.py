@@ -1,5 +1,7 @@
 """Which rows take part, in which order, and what becomes of their bytes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain import plain_shards
 
-from bayes_pfl.data.preprocess import decode_image, decode_mask, image_tensor, mask_tensor
+from bayes_pfl.data.pixels import image_tensor, normalized
+from bayes_pfl.data.preprocess import decode_image, decode_mask, mask_tensor
 from bayes_pfl.data.samples import epoch_order, global_batches, index_shards, load_samples, mosaic_partners, stack
 from bayes_pfl.data.shards import iterate_rows, shard_paths, write_shard
 from bayes_pfl.errors import DataError
@@ -71,7 +74,7 @@ def test_samples_are_the_decoded_rows(shards):
     rows = {row["sample_id"]: row for row in iterate_rows(shards)}
     for ref, sample in zip(refs, samples, strict=True):
         row = rows[ref.sample_id]
-        assert torch.equal(sample.image, image_tensor(decode_image(row["image"]), 48))
+        assert torch.equal(normalized(sample.image), image_tensor(decode_image(row["image"]), 48))
         expected = torch.zeros(48, 48) if row["mask"] is None else mask_tensor(decode_mask(row["mask"]), 48)
         assert torch.equal(sample.mask, expected)
     images, masks = stack(samples)
@@ -129,8 +132,14 @@ def test_a_mosaic_keeps_the_labelled_pixels_of_its_four_images(shards):
         top, left = 32 * (index // 2), 32 * (index % 2)
         found = joined.mask[top : top + 32, left : left + 32]
         assert abs(float(found.mean()) - float(quarter.mask.mean())) < 0.02
-        difference = (joined.image[:, top : top + 32, left : left + 32] - quarter.image).abs().mean()
+        quadrant = joined.image[:, top : top + 32, left : left + 32]
+        difference = (normalized(quadrant) - normalized(quarter.image)).abs().mean()
         assert float(difference) < 0.35
+
+
+def copies_of(cache: Path) -> list[str]:
+    """Names of the files whose copies lie in a cache."""
+    return sorted(path.name.partition("-")[2] for path in cache.rglob("*") if path.is_file())
 
 
 def test_shards_are_read_by_uri(shards, tmp_path, monkeypatch):
@@ -138,8 +147,10 @@ def test_shards_are_read_by_uri(shards, tmp_path, monkeypatch):
     by_uri, by_path = index_shards(f"file://{shards}"), index_shards(shards)
     assert [ref.sample_id for ref in by_uri] == [ref.sample_id for ref in by_path]
     assert all(ref.shard.startswith("file://") for ref in by_uri)
+    assert copies_of(tmp_path / "cache") == ["index.arrow"]
     assert torch.equal(load_samples(by_uri[:2], 32)[1].image, load_samples(by_path[:2], 32)[1].image)
-    copies = list((tmp_path / "cache").rglob("shard-*.arrow"))
-    assert len(copies) == len(shard_paths(shards))
+    assert copies_of(tmp_path / "cache") == ["index.arrow", "shard-00000.arrow"]
+    load_samples(by_uri, 32)
+    assert copies_of(tmp_path / "cache") == ["index.arrow", *(path.name for path in shard_paths(shards))]
     with pytest.raises(DataError, match="holds no shards"):
         index_shards(f"file://{tmp_path}")

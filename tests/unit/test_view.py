@@ -114,8 +114,8 @@ def test_every_way_of_looking_has_its_own_name():
 
 def test_tiles_are_counted_as_they_are_looked_at(detector):
     looked_at = []
-    encode = detector._encode_image
-    detector._encode_image = lambda images: looked_at.append(1) or encode(images)
+    encode = detector._encoder
+    detector._encoder = lambda pixels: looked_at.append(1) or encode(pixels)
     for size, view in [
         ((100, 140), View(0.5)),
         ((100, 140), View(0.25, BOX)),
@@ -125,4 +125,4 @@ def test_tiles_are_counted_as_they_are_looked_at(detector):
         looked_at.clear()
         detector.predict_view(noise(*size), "gear", view, 1)
         assert view.tiles(size[1], size[0], 64) == len(looked_at)
-    detector._encode_image = encode
+    detector._encoder = encode

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.blocks import image_encoder, projected, prompted_steps
+from bayes_pfl.clip.blocks import projected, prompted_steps, vision_transformer
 from bayes_pfl.clip.placement import bfloat16_products, is_reduced
 from bayes_pfl.clip.sentences import SentenceEncoder
 from bayes_pfl.config import AdaClipConfig
@@ -123,7 +123,7 @@ class PromptedTowers:
     """
 
     def __init__(self, model: AdaClipConfig, backbone: Backbone) -> None:
-        self.visual, self.encoder = image_encoder(backbone), SentenceEncoder(backbone)
+        self.visual, self.encoder = vision_transformer(backbone), SentenceEncoder(backbone)
         self.layers, self.reduced = backbone.config.feature_layers, is_reduced(backbone)
         blocks = min(len(self.visual.transformer.resblocks), len(self.encoder.blocks))
         if model.prompted_blocks > blocks:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
-from bayes_pfl.clip.blocks import embedded, image_encoder, projected
+from bayes_pfl.clip.blocks import embedded, projected, vision_transformer
 from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.config import AdaClipConfig, RunConfig
 from bayes_pfl.methods.ada_clip.fusion import Partition, cluster_feature, cluster_seed, partition
@@ -37,7 +37,7 @@ def ada_clip_encoder(model: AdaClipConfig, backbone: Backbone) -> FrozenEncoder:
     Raises:
         BackboneError: the image encoder is not CLIP's own.
     """
-    visual = image_encoder(backbone)
+    visual = vision_transformer(backbone)
 
     @torch.no_grad()
     def _encode(images: Float[Tensor, "batch 3 height width"]) -> Features:

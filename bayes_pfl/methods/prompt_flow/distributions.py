@@ -1,12 +1,13 @@
 """Noise -> offsets of the prompts' words: image-specific and image-agnostic distribution (sections 3.2, 3.3)."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
+from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, FlowStart, PlanarFlow, planar_flows
 
 
 class OffsetSamples(NamedTuple):
@@ -26,6 +27,14 @@ class OffsetSamples(NamedTuple):
             Nats, for each sample.
         """
         return self.log_ratio - self.log_det
+
+
+class Draw(NamedTuple):
+    """Draws from q0, before their flow."""
+
+    start: FlowStart
+    log_q0: Float[Tensor, "*batch samples"]
+    """log q0(z0) without its constant, nats."""
 
 
 class InitialDensity(nn.Module):
@@ -78,12 +87,22 @@ class ImageSpecificDistribution(nn.Module):
         Returns:
             The samples.
         """
+        return offset_samples([self.draw(condition, noise)], self.flow.epsilon)[0]
+
+    def draw(self, condition: Float[Tensor, "batch condition"], noise: Float[Tensor, "batch samples dim"]) -> Draw:
+        """R draws from q0 for every image.
+
+        Args:
+            condition: x, one vector for each image.
+            noise: standard-normal.
+
+        Returns:
+            The draws.
+        """
         start, log_q0 = self.density.sample(condition, noise)
         if isinstance(self.flow, AmortizedPlanarFlow):
-            end, log_det = self.flow(start, condition)
-        else:
-            end, log_det = self.flow(start)
-        return OffsetSamples(end, log_q0 + 0.5 * end.square().sum(-1), log_det)
+            return Draw(self.flow.start(start, condition), log_q0)
+        return Draw(self.flow.start(start), log_q0)
 
 
 class ImageAgnosticDistribution(nn.Module):
@@ -99,32 +118,42 @@ class ImageAgnosticDistribution(nn.Module):
         self.free_normal = nn.Parameter(torch.randn(condition_dim) * 0.02)
         self.free_abnormal = nn.Parameter(torch.randn(condition_dim) * 0.02)
 
-    def normal(self, noise: Float[Tensor, "samples dim"]) -> OffsetSamples:
-        """R samples for the normal state.
+    def draws(self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]) -> list[Draw]:
+        """R draws from q0 for each of the two states.
 
         Args:
-            noise: standard-normal.
+            normal: noise of the normal state.
+            abnormal: noise of the abnormal state.
 
         Returns:
-            The samples.
+            Those of the normal and those of the abnormal state.
         """
-        return self._sample(self.free_normal, self.flows[0], noise)
+        free, noise = torch.stack([self.free_normal, self.free_abnormal]), torch.stack([normal, abnormal])
+        one_by_one = normal.device.type == "cpu"  # where the states' products keep their shapes
+        groups = zip(free.split(1), noise.split(1), strict=True) if one_by_one else [(free, noise)]
+        starts, log_q0s = (
+            torch.cat(parts) for parts in zip(*(self.density.sample(*each) for each in groups), strict=True)
+        )
+        normal_flow, abnormal_flow = cast("list[PlanarFlow]", [self.flows[0], self.flows[-1]])
+        normal_start, abnormal_start = normal_flow.start(starts[0]), abnormal_flow.start(starts[1])
+        return [Draw(normal_start, log_q0s[0]), Draw(abnormal_start, log_q0s[1])]
 
-    def abnormal(self, noise: Float[Tensor, "samples dim"]) -> OffsetSamples:
-        """R samples for the abnormal state.
 
-        Args:
-            noise: standard-normal.
+def offset_samples(draws: Sequence[Draw], epsilon: float) -> list[OffsetSamples]:
+    """The samples that draws from q0 become.
 
-        Returns:
-            The samples.
-        """
-        return self._sample(self.free_abnormal, self.flows[-1], noise)
+    Args:
+        draws: of one distribution or of several, whose flows have one length.
+        epsilon: of their flows' log-determinant.
 
-    def _sample(self, free: Tensor, flow: nn.Module, noise: Tensor) -> OffsetSamples:
-        start, log_q0 = self.density.sample(free.unsqueeze(0), noise.unsqueeze(0))
-        end, log_det = flow(start[0])
-        return OffsetSamples(end, log_q0[0] + 0.5 * end.square().sum(-1), log_det)
+    Returns:
+        Samples of each.
+    """
+    ends = planar_flows([draw.start for draw in draws], epsilon)
+    return [
+        OffsetSamples(end, draw.log_q0 + 0.5 * end.square().sum(-1), log_det)
+        for draw, (end, log_det) in zip(draws, ends, strict=True)
+    ]
 
 
 def no_offsets(noise: Float[Tensor, "*batch samples dim"]) -> OffsetSamples:

@@ -1,6 +1,8 @@
 """Samples of a Gaussian -> samples of a richer distribution with their log-determinant: planar flows (eq. 6)."""
 
 import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,6 +43,62 @@ def planar_flow(
     return z, torch.log((1 + slopes * products).abs() + epsilon).sum(0)
 
 
+class FlowStart(NamedTuple):
+    """Where a planar flow starts, and its steps."""
+
+    z: Float[Tensor, "*batch dim"]
+    u: Float[Tensor, "steps *#batch dim"]
+    w: Float[Tensor, "steps *#batch dim"]
+    b: Float[Tensor, "steps *#batch"]
+
+
+def planar_flows(
+    starts: Sequence[FlowStart], epsilon: float
+) -> list[tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]]:
+    """Several flows of one length: one after the other on a CPU; elsewhere, where operations cost a launch, in one.
+
+    Args:
+        starts: of the flows.
+        epsilon: see `planar_flow`.
+
+    Returns:
+        Each flow's end and log-determinant: together they are those of one after the other up to rounding.
+    """
+    if len(starts) <= 1 or starts[0].z.device.type == "cpu":
+        return [planar_flow(*start, epsilon) for start in starts]
+    return joined_flows(starts, epsilon)
+
+
+def joined_flows(
+    starts: Sequence[FlowStart], epsilon: float
+) -> list[tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]]:
+    """Several flows of one length as one, every row with its own steps.
+
+    Args:
+        starts: of the flows.
+        epsilon: see `planar_flow`.
+
+    Returns:
+        Each flow's end and log-determinant.
+    """
+    z = torch.cat([start.z.flatten(0, -2) for start in starts])
+    u = torch.cat([_by_row(start.u, start.z.shape).flatten(1, -2) for start in starts], 1)
+    w = torch.cat([_by_row(start.w, start.z.shape).flatten(1, -2) for start in starts], 1)
+    b = torch.cat([_by_row(start.b, start.z.shape[:-1]).flatten(1) for start in starts], 1)
+    rows = [start.z.shape[:-1].numel() for start in starts]
+    ends = zip(*(part.split(rows) for part in planar_flow(z, u, w, b, epsilon)), strict=True)
+    return [
+        (end.view(start.z.shape), log_det.view(start.z.shape[:-1]))
+        for start, (end, log_det) in zip(starts, ends, strict=True)
+    ]
+
+
+def _by_row(steps: Tensor, shape: torch.Size) -> Tensor:
+    """What the steps have in common, for each of the rows that they move."""
+    missing = len(shape) + 1 - steps.ndim
+    return steps.view(len(steps), *[1] * missing, *steps.shape[1:]).expand(len(steps), *shape)
+
+
 class PlanarFlow(nn.Module):
     """K planar steps with free u, w, b: q_K(z_K) = q_0(z_0) prod_k |1 + u_k.psi(z_k)|^-1 (eq. 6).
 
@@ -72,7 +130,18 @@ class PlanarFlow(nn.Module):
         Returns:
             z_K, and the summed log-determinant of the steps in nats.
         """
-        return planar_flow(z, self.u, self.w, self.b, self.epsilon)
+        return planar_flow(*self.start(z), self.epsilon)
+
+    def start(self, z: Float[Tensor, "*batch dim"]) -> FlowStart:
+        """A start with this flow's steps.
+
+        Args:
+            z: where it starts.
+
+        Returns:
+            The start, for `planar_flows`.
+        """
+        return FlowStart(z, self.u, self.w, self.b)
 
 
 class AmortizedPlanarFlow(nn.Module):
@@ -98,11 +167,23 @@ class AmortizedPlanarFlow(nn.Module):
         Returns:
             z_K, and the summed log-determinant of the steps in nats.
         """
+        return planar_flow(*self.start(z, condition), self.epsilon)
+
+    def start(self, z: Float[Tensor, "batch samples dim"], condition: Float[Tensor, "batch condition"]) -> FlowStart:
+        """A start with the steps of each image's own condition.
+
+        Args:
+            z: where it starts.
+            condition: one vector for each image.
+
+        Returns:
+            The start, for `planar_flows`.
+        """
         batch, _, dim = z.shape
         u = self.u(condition).view(batch, self.length, 1, dim).transpose(0, 1)
         w = self.w(condition).view(batch, self.length, 1, dim).transpose(0, 1)
         b = self.b(condition).view(batch, self.length, 1).transpose(0, 1)
-        return planar_flow(z, u, w, b, self.epsilon)
+        return FlowStart(z, u, w, b)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

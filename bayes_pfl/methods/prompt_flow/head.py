@@ -16,11 +16,13 @@ from bayes_pfl.config import ModelConfig
 from bayes_pfl.methods.prompt_flow.attention import ResidualCrossModalAttention, normalize
 from bayes_pfl.methods.prompt_flow.banks import PromptBanks
 from bayes_pfl.methods.prompt_flow.distributions import (
+    Draw,
     ImageAgnosticDistribution,
     ImageSpecificDistribution,
     InitialDensity,
     OffsetSamples,
     no_offsets,
+    offset_samples,
 )
 from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
 from bayes_pfl.methods.prompt_flow.noise import Noise
@@ -199,7 +201,11 @@ class BayesPFL(nn.Module):
         Returns:
             Context, normal and abnormal samples.
         """
-        return self.sample_context(features, noise.context), *self.sample_states(noise.normal, noise.abnormal)
+        draws = self._context_draws(features, noise.context) + self._state_draws(noise.normal, noise.abnormal)
+        samples = offset_samples(draws, self.config.variant.log_det_epsilon)
+        context = samples[: len(samples) % 2] or [no_offsets(noise.context)]
+        states = samples[len(samples) % 2 :] or [no_offsets(noise.normal), no_offsets(noise.abnormal)]
+        return context[0], states[0], states[1]
 
     def sample_context(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> OffsetSamples:
         """Samples of the image-specific distribution, or no offset where it is switched off.
@@ -211,11 +217,8 @@ class BayesPFL(nn.Module):
         Returns:
             R samples for each image.
         """
-        if self.context is None:
-            return no_offsets(noise)
-        return self.context(
-            self.global_feature(features) if self.config.variant.condition_on_patches else features.image, noise
-        )
+        samples = offset_samples(self._context_draws(features, noise), self.config.variant.log_det_epsilon)
+        return samples[0] if samples else no_offsets(noise)
 
     def sample_states(
         self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]
@@ -229,9 +232,19 @@ class BayesPFL(nn.Module):
         Returns:
             R samples of each state.
         """
-        if self.states is None:
-            return no_offsets(normal), no_offsets(abnormal)
-        return self.states.normal(normal), self.states.abnormal(abnormal)
+        samples = offset_samples(self._state_draws(normal, abnormal), self.config.variant.log_det_epsilon)
+        return (samples[0], samples[1]) if samples else (no_offsets(normal), no_offsets(abnormal))
+
+    def _context_draws(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> list[Draw]:
+        """Draws of the image-specific distribution; none where it is switched off."""
+        if self.context is None:
+            return []
+        on_patches = self.config.variant.condition_on_patches
+        return [self.context.draw(self.global_feature(features) if on_patches else features.image, noise)]
+
+    def _state_draws(self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]) -> list[Draw]:
+        """Draws of the image-agnostic distribution; none where it is switched off."""
+        return [] if self.states is None else self.states.draws(normal, abnormal)
 
     def patch_features(self, features: Features, layers: slice = slice(None)) -> PatchFeatures:
         """F_l: one linear map per layer into the joint space.

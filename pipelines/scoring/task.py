@@ -1,0 +1,69 @@
+"""What is asked of a model: which one, and how it predicts."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from bayes_pfl.config import DetectorOptions
+from bayes_pfl.errors import ConfigError
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.images import ImageLike
+from bayes_pfl.inference.prediction import Prediction
+from bayes_pfl.inference.view import WHOLE, View
+
+
+class ScoringTask(NamedTuple):
+    """What is asked of the actors: the model, and how it predicts."""
+
+    bundle: Bundle
+    num_samples: int | Literal["auto"]
+    seed: int
+    threads: int
+    device: str
+    max_pixels: int
+    view: View = WHOLE
+    """How images are looked at."""
+    region_threshold: float | None = None
+    """Map value from which a pixel belongs to a region; None: no regions are wanted."""
+    full_resolution: bool = False
+    """Whether maps are scaled up to the images before pixels are counted."""
+    bits: int | None = None
+    """Of gray images with more than 8; None: as each file or its values say."""
+    options: DetectorOptions = DetectorOptions()
+    """How the model computes."""
+    threshold: float | None = None
+    """Image score that `auto` decides by; None: the model's own."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's square input, pixels."""
+        return self.bundle.config.backbone.image_size
+
+    @property
+    def looked_at(self) -> str:
+        """The way of looking in words: what a threshold belongs to."""
+        return self.view.name(self.image_size)
+
+    def predict_all(self, detector: Detector, images: Sequence[tuple[ImageLike, str]]) -> list[Prediction]:
+        """Predictions of several images; whole ones go together where the detector scores them so.
+
+        Args:
+            detector: the model.
+            images: pixels, and what they show.
+
+        Returns:
+            One for each image.
+
+        Raises:
+            ClassNameError: a name is blank or too long.
+            ImageError: an image is too narrow for tiles, or the region does not fit it.
+            ConfigError: tiles or a region are looked at with `auto`.
+        """
+        if self.view == WHOLE:
+            pixels, names = [image for image, _ in images], [name for _, name in images]
+            return detector.predict(pixels, names, self.num_samples, self.seed, self.threshold)
+        if self.num_samples == "auto":
+            raise ConfigError(
+                "The number of samples can be auto for whole images alone: give one for tiles or a region."
+            )
+        return [detector.predict_view(*pair, self.view, self.num_samples, self.seed) for pair in images]
