@@ -264,10 +264,17 @@ class RunConfig(DetectorConfig):
         return self
 
     @model_validator(mode="after")
-    def _loss_is_of_bayes_pfl(self) -> "RunConfig":
-        if not isinstance(self.model, ModelConfig) and self.loss != LossConfig():
+    def _settings_of_bayes_pfl_alone(self) -> "RunConfig":
+        if isinstance(self.model, ModelConfig):
+            return self
+        if self.loss != LossConfig():
             raise ValueError(
                 f"the settings under loss are Bayes-PFL's; those of {self.model.method} are under model.segmentation"
+            )
+        if self.training.prompt_learning_rate or self.training.temperature_learning_rate:
+            raise ValueError(
+                "training.prompt_learning_rate and temperature_learning_rate are Bayes-PFL's; "
+                f"{self.model.method} learns with training.learning_rate alone"
             )
         return self
 

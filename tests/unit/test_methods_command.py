@@ -1,4 +1,4 @@
-"""`bayes-pfl methods`, model sources `method:/NAME`, and what the configuration says of a method that does not exist."""
+"""`bayes-pfl methods`, model sources `method:/NAME`, and what the configuration says of wrong settings of a method."""
 
 import json
 
@@ -62,6 +62,7 @@ def test_a_method_is_a_model_source(tmp_path, monkeypatch):
         (["model.method=april_gan", "loss.kl_weight=1"], "those of april_gan are under model.segmentation"),
         (["model.method=april_gan", "model.wording.templates=[x]"], "must have {} exactly once"),
         (["model.method=anomaly_clip", "model.deep_tokens=13"], "deep_tokens must not be more than context_tokens"),
+        (["model.method=ada_clip", "training.prompt_learning_rate=1"], "ada_clip learns with training.learning_rate"),
         (["model=3"], "model: Input should be a valid dictionary"),
     ],
 )
