@@ -16,13 +16,17 @@ from pipelines.platform.settings import TrainSettings
 
 
 def test_every_method_is_listed(capsys):
-    assert main(["methods", "--json"]) == 0
+    assert main(["methods", "--json", "--no-times"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["method"] for row in rows] == list(METHODS)
     assert all(row["paper"] and row["licence"] and row["backbone"] for row in rows)
+    assert "milliseconds" not in rows[0]
+    assert main(["methods", "--json"]) == 0
+    assert all(row["milliseconds"] > 0 for row in json.loads(capsys.readouterr().out))
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(METHODS) + 1
+    assert "ms an image here" in lines[0]
     assert "ViT-B-16-plus-240" in next(line for line in lines if line.startswith("winclip"))
 
 
