@@ -44,6 +44,7 @@ from pipelines.scoring.options import (
     number_of_samples,
     typed_options,
 )
+from pipelines.scoring.protocol import Protocol, check_protocol, released_scores
 from pipelines.scoring.report_images import positions_by_rank, report_image
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import check_auto, label_threshold
@@ -70,6 +71,14 @@ class EvaluateSettings(Settings):
     overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
     roi: str | None = Field(None, description="region alone: x,y,width,height in pixels, or a mask image; none: all")
     full_resolution: bool = Field(False, description="measure pixels at the images' own size, not at the model's")
+    protocol: Protocol = Field(
+        "image",
+        description="image score: of each image alone, or released: as the released code, which scales the parts of "
+        "Bayes-PFL's and CLIP-AD's over all test images of a category",
+    )
+    top_pixels: int = Field(
+        2000, ge=1, description="values of a map that Bayes-PFL's released score averages; 20 for small defects"
+    )
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
@@ -185,8 +194,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         OutputError: the output cannot be written, or is a URI with the result of another evaluation.
     """
     if not settings.shards:
-        raise DataError("Nothing to evaluate: give --shards with a folder that `bayes-pfl ingest` wrote.")
+        raise DataError("Nothing to evaluate: give --shards with a folder of `bayes-pfl ingest`.")
     view = make_view(settings.tile, settings.overlap, settings.roi)
+    check_protocol(settings.protocol, view)
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
     check_store(settings.tracking)
     bundle = load_bundle(settings.model)
@@ -204,13 +214,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if np.isnan(scored.scores).all():
         raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
     result: dict[str, Any] = {
-        "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
-        "num_samples": settings.num_samples,
-        "seed": settings.seed,
-        "options": settings.options.model_dump(),
-        "tile_overlap": view.overlap,
-        "looked_at": task.looked_at,
-        "full_resolution": settings.full_resolution,
+        **_question(settings, task),
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
         "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
@@ -218,9 +222,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "report": f"{store.root}/report.html",
     }
     whole = not overlap and settings.categories is None and view == WHOLE and not settings.full_resolution
+    whole = whole and task.released is None
     tracked, own = _tracked(settings, bundle, whole=whole)
     result["run_id"] = tracked.run_id
-    images = _extreme_images(settings, task, datasets, scored)
+    images = _extreme_images(settings, task._replace(bundle=bundle), datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_remote(store.root) else Path(store.root)
         keep_earlier(store, result)
@@ -232,6 +237,21 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if own:
         tracked.finish()
     return result | ({"tracking_problem": tracked.problem} if tracked.problem else {})
+
+
+def _question(settings: EvaluateSettings, task: ScoringTask) -> dict[str, Any]:
+    """What was evaluated how, as metrics.json begins."""
+    bundle = task.bundle
+    return {
+        "model": {"source": settings.model, "version": bundle.version, "backbone": bundle.config.backbone.name},
+        "num_samples": settings.num_samples,
+        "seed": settings.seed,
+        "options": settings.options.model_dump(),
+        "protocol": settings.protocol,
+        "tile_overlap": task.view.overlap,
+        "looked_at": task.looked_at,
+        "full_resolution": settings.full_resolution,
+    }
 
 
 def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
@@ -247,7 +267,6 @@ def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
 
 
 def _trained_on(overlap: list[str]) -> DataError:
-    """What to say of images that were trained on."""
     return DataError(
         f"{len(overlap)} of these images were trained on, {overlap[0]} among them: figures on them say nothing "
         "about unseen data. Choose other shards, or --allow-overlap to get a marked result."
@@ -288,7 +307,14 @@ def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
 
 def _task(settings: EvaluateSettings, bundle: Bundle, view: View, device: str) -> ScoringTask:
     question = (settings.num_samples, settings.seed, settings.threads, device, settings.max_pixels, view)
-    return ScoringTask(bundle, *question, full_resolution=settings.full_resolution, options=settings.options)
+    task = ScoringTask(bundle, *question, full_resolution=settings.full_resolution, options=settings.options)
+    if settings.protocol == "image":
+        return task
+    scoring = bundle.config.scoring
+    unsmoothed = scoring.model_copy(update={"smoothing_sigma_px": 0.0})
+    config = bundle.config.model_copy(update={"scoring": unsmoothed})
+    raw = Bundle(bundle.folder, config, bundle.weights, bundle.record)
+    return task._replace(bundle=raw, released=scoring, top_pixels=settings.top_pixels)
 
 
 def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], refs: list[SampleRef]) -> ScoredSamples:
@@ -304,7 +330,11 @@ def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], 
     )
     groups = [f"{dataset.name}/{ref.category}" for dataset in datasets for ref in dataset.refs]
     with progress(len(refs), "image") as advance:
-        return score_samples(task, refs, groups, finished, actors.number, advance)
+        scored = score_samples(task, refs, groups, finished, actors.number, advance)
+    if task.released is None:
+        return scored
+    parts = scored.scores, scored.text_scores, scored.map_parts
+    return scored._replace(scores=released_scores(task.bundle.config.model.method, *parts, groups))
 
 
 def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any]:

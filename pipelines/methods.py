@@ -115,7 +115,7 @@ def describe(method: str) -> dict[str, Any]:
 
 
 def milliseconds(method: str, backbone: Backbone) -> float:
-    """Time of one image with a method: what it takes on a small CLIP tells methods apart, not what it takes on a large one.
+    """Time of one image with a method: on a small CLIP it tells methods apart, not what they take on a large one.
 
     Args:
         method: its name.

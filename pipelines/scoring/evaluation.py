@@ -19,6 +19,7 @@ from bayes_pfl.data.shards import replacing, require_row
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.metrics import Metrics, PixelHistogram
 from pipelines.scoring.actors import inside_region, read_row, truth_mask
+from pipelines.scoring.protocol import map_part
 from pipelines.scoring.stages import ReadyImage, Rows, score_pieces, seen_by_model
 from pipelines.scoring.task import ScoringTask
 
@@ -37,6 +38,9 @@ class ScoredSamples(NamedTuple):
     scores: np.ndarray
     """NaN for an image without a score."""
     uncertainties: np.ndarray
+    text_scores: np.ndarray
+    map_parts: np.ndarray
+    """Of the map in the image score: its maximum, or what the released protocol takes."""
     pixel: dict[str, Metrics]
     problems: dict[int, str]
     """Position -> sentence."""
@@ -54,6 +58,7 @@ class ShardImages:
     def __init__(self, task: ScoringTask) -> None:
         self.view, self.image_size = task.view, task.image_size
         self.max_pixels, self.full_resolution = task.max_pixels, task.full_resolution
+        self.method, self.released, self.top_pixels = task.bundle.config.model.method, task.released, task.top_pixels
         self._opened: dict[str, pa.Table] = {}
 
     def count(self, rows: Rows) -> int:
@@ -130,6 +135,7 @@ class ChunkResults:
         self.histogram = PixelHistogram()
         count = source.count(rows)
         self.scores, self.uncertainties = np.full(count, np.nan), np.full(count, np.nan)
+        self.text_scores, self.map_parts = np.full(count, np.nan), np.full(count, np.nan)
         self.vanished, self.problems = np.zeros(count, np.int64), [""] * count
 
     def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
@@ -144,6 +150,9 @@ class ChunkResults:
             ImageError: its mask cannot be compared with the prediction.
         """
         source, label = self.source, int(self.rows["labels"][0][position])
+        part = prediction.map_score
+        if source.released is not None:
+            prediction, part = map_part(source.method, prediction, source.released, source.top_pixels)
         if source.full_resolution:
             prediction = prediction._replace(anomaly_map=scaled_to(prediction.anomaly_map, ready.size))
         truth = truth_mask(source.read(self.rows, position)[1], label, prediction, source.max_pixels)
@@ -152,6 +161,7 @@ class ChunkResults:
             self.vanished[position] = np.isnan(truth).any()
             self.histogram.update([prediction.anomaly_map], [truth], inside)
         self.scores[position], self.uncertainties[position] = prediction.image_score, _spread(prediction)
+        self.text_scores[position], self.map_parts[position] = prediction.text_score, part
 
     def refuse(self, position: int, reason: str) -> None:
         """See `Collector`.
@@ -172,6 +182,8 @@ class ChunkResults:
             "positions": np.asarray(self.rows["positions"][0], np.int64),
             "scores": self.scores,
             "uncertainties": self.uncertainties,
+            "text_scores": self.text_scores,
+            "map_parts": self.map_parts,
             "problems": json.dumps(self.problems),
             "vanished": self.vanished,
             **{f"histogram_{name}": values for name, values in self.histogram.to_arrays().items()},
@@ -196,7 +208,8 @@ class FinishedChunks:
 
     def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
         question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
-        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "vanished"]
+        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "parts"]
+        question += [] if task.released is None else [task.released.model_dump(), task.top_pixels]
         question += [task.options.model_dump()] if task.options != DetectorOptions() else []
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
         self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
@@ -297,11 +310,13 @@ def score_samples(
     Returns:
         Scores, pixel metrics, problems, and whose defects vanish.
     """
-    result = ScoredSamples(np.full(len(refs), np.nan), np.full(len(refs), np.nan), {}, {}, [])
+    scores, uncertainties, text, maps = (np.full(len(refs), np.nan) for _ in range(4))
+    result = ScoredSamples(scores, uncertainties, text, maps, {}, {}, [])
     missing, histograms = Counter(groups), dict[str, PixelHistogram]()
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
-        result.scores[positions], result.uncertainties[positions] = row["scores"], row["uncertainties"]
+        scores[positions], uncertainties[positions] = row["scores"], row["uncertainties"]
+        text[positions], maps[positions] = row["text_scores"], row["map_parts"]
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
         result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from bayes_pfl.config import DetectorOptions
+from bayes_pfl.config import DetectorOptions, ScoringConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
@@ -31,6 +31,10 @@ class ScoringTask(NamedTuple):
     """Of gray images with more than 8; None: as each file or its values say."""
     options: DetectorOptions = DetectorOptions()
     """How the model computes."""
+    released: ScoringConfig | None = None
+    """How maps are smoothed behind the model, whose own smoothing is off then: for the released protocol alone."""
+    top_pixels: int = 2000
+    """Of the released protocol: see `protocol.map_part`."""
     threshold: float | None = None
     """Image score that `auto` decides by; None: the model's own."""
 
