@@ -1,8 +1,9 @@
 """What `blocks` and `windows` do, for image encoders with cross-covariance attention (XCiT): the embedded CLIP's.
 
 Their blocks have no class token: it meets the patches behind the last block, in class attention. Here a class row goes
-through the blocks untouched, so that sequences look like those of CLIP's own encoder. Value attention is their attention
-with values in place of queries and keys. A window is a small grid: their local convolutions see its patches alone.
+through the blocks untouched, so that sequences look like those of CLIP's own encoder. Value attention is their
+attention with values in place of queries and keys. A window is a small grid: their local convolutions see its patches
+alone.
 """
 
 from collections.abc import Iterator

@@ -68,7 +68,7 @@ class BackboneConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _embedded(cls, values: Any) -> Any:
-        """`embedded` as a name stands for the small CLIP inside this package, with its size and quarters of its depth."""
+        """`embedded` as a name is the small CLIP inside this package, with its size and quarters of its depth."""
         if isinstance(values, dict) and values.get("name") == EMBEDDED:
             return {**EMBEDDED_BACKBONE, **{key: value for key, value in values.items() if key != "name"}}
         return values
