@@ -31,6 +31,7 @@ from pipelines.platform.cluster import start_ray
 from pipelines.platform.settings import TrackingSettings, TrainSettings
 from pipelines.platform.tracking import closing, start_run
 from pipelines.study.jobs import Images, dataset_job, head_job, probe_job, prompts_job, rule_job, timing_job
+from pipelines.study.methods import TRAINED, UNTRAINED, method_job, method_run
 from pipelines.study.report import metrics_of, printed, summarise, write_study
 
 PAINTING_SEEDS = {"auxiliary": 101, "held-out": 202, "validation": 303}
@@ -67,6 +68,9 @@ class StudySettings(Settings):
 
     seeds: int = Field(5, ge=1, description="trainings of the full model, seeds 0, 1, ...")
     baseline_seeds: int = Field(5, ge=0, description="trainings of each learned-prompt baseline")
+    method_seeds: int = Field(
+        3, ge=0, description="trainings of each compared method; those that learn nothing run once"
+    )
     ablation_seeds: int = Field(3, ge=0, description="trainings of each ablation")
     draw_seeds: int = Field(8, ge=1, description="seeds of the Monte Carlo draws, for the first training")
     num_samples: tuple[int, ...] = Field((1, 3, 5, 10, 20), description="R that are measured; 10 is reported")
@@ -231,6 +235,7 @@ def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, r
     for method, changes in ONE_PROMPT.items():
         for seed in range(settings.baseline_seeds):
             _add_head(method, changes, seed, (0,), (1,))
+    jobs += _method_jobs(settings, recipe, auxiliary, reported, data)
     for method, changes in ABLATIONS.items():
         for seed in range(settings.ablation_seeds):
             _add_head(method, changes, seed, (0,), (10,))
@@ -240,6 +245,21 @@ def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, r
         arguments = ("embedded", path, settings.split, 10)
         jobs.append(StudyJob(f"dataset {Path(path).name}", 0, dataset_job, arguments, images, 1.0))
     jobs.append(StudyJob("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{measured_on}", 0.3))
+    return jobs
+
+
+def _method_jobs(
+    settings: StudySettings, recipe: TrainSettings, auxiliary: Images, reported: Images, data: str
+) -> list[StudyJob]:
+    """The compared methods; those that learn nothing once."""
+    jobs = []
+    for method, chosen in UNTRAINED.items() if settings.method_seeds else ():
+        arguments = (method_run(recipe, chosen, {}, 0), auxiliary, reported, False)
+        jobs.append(StudyJob(method, 0, method_job, arguments, data, 2.0))
+    for method, (chosen, training) in TRAINED.items():
+        for seed in range(settings.method_seeds):
+            arguments = (method_run(recipe, chosen, training, seed), auxiliary, reported, True)
+            jobs.append(StudyJob(method, seed, method_job, arguments, data, 3.0))
     return jobs
 
 

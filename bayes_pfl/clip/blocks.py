@@ -46,22 +46,8 @@ def image_encoder(backbone: Backbone) -> Any:
         BackboneError: the image encoder has other blocks or another pooling.
     """
     visual = backbone.clip.visual
-    return visual if cross_covariance.is_cross_covariance(visual) else vision_transformer(backbone)
-
-
-def vision_transformer(backbone: Backbone) -> Any:
-    """CLIP's own image encoder alone.
-
-    Args:
-        backbone: the frozen CLIP.
-
-    Returns:
-        open_clip's vision transformer.
-
-    Raises:
-        BackboneError: it is another one.
-    """
-    visual = backbone.clip.visual
+    if cross_covariance.is_cross_covariance(visual):
+        return visual
     if (
         not isinstance(visual, open_clip.transformer.VisionTransformer)
         or visual.attn_pool is not None
@@ -200,6 +186,9 @@ def prompted_steps(
     Returns:
         The tokens behind each block, without the prompts. Gradients reach the prompts.
     """
+    if cross_covariance.is_cross_covariance(visual):
+        yield from cross_covariance.prompted_steps(visual, tokens, prompts)
+        return
     count = prompts.shape[2]
     x = tokens.transpose(0, 1)
     own = len(x)

@@ -70,6 +70,31 @@ def parts(
         yield block, rows(before), rows(normed), rows(between), rows(x)
 
 
+def prompted_steps(
+    visual: Any, tokens: Float[Tensor, "batch tokens width"], prompts: Float[Tensor, "blocks batch prompts width"]
+) -> Iterator[Float[Tensor, "batch tokens width"]]:
+    """As `blocks.prompted_steps`: attention and MLP see the prompts, local convolutions the patches alone.
+
+    Args:
+        visual: the encoder.
+        tokens: class rows and a square of patches.
+        prompts: of the first blocks, one set a block.
+
+    Returns:
+        The tokens behind each block, without the prompts.
+    """
+    first, x = tokens[:, :1], tokens[:, 1:]
+    own, side = x.shape[1], int(x.shape[1] ** 0.5)
+    for index, block in enumerate(visual.trunk.blocks):
+        if index < len(prompts):
+            x = torch.cat([x[:, :own], prompts[index].to(x.dtype)], dim=1)
+        x = x + block.gamma1 * block.attn(block.norm1(x))
+        patches = x[:, :own] + block.gamma3 * block.local_mp(block.norm3(x[:, :own]), side, side)
+        x = torch.cat([patches, x[:, own:]], dim=1)
+        x = x + block.gamma2 * block.mlp(block.norm2(x))
+        yield torch.cat([first, x[:, :own]], dim=1)
+
+
 def value_attention(block: Any, normed: Float[Tensor, "tokens batch width"]) -> Float[Tensor, "tokens batch width"]:
     """Cross-covariance attention of values with themselves, through the block's own output projection.
 

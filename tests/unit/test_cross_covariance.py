@@ -6,10 +6,18 @@ import torch
 from PIL import Image
 
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.clip.blocks import depth, embedded, image_encoder, image_feature, projected, steps, value_attention
+from bayes_pfl.clip.blocks import (
+    depth,
+    embedded,
+    image_encoder,
+    image_feature,
+    projected,
+    prompted_steps,
+    steps,
+    value_attention,
+)
 from bayes_pfl.clip.windows import window_features, window_patches
 from bayes_pfl.config import BackboneConfig, DetectorConfig
-from bayes_pfl.errors import BackboneError
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.cli import main
@@ -75,8 +83,25 @@ def test_methods_run_on_the_embedded_backbone(backbone: Backbone) -> None:
     frozen = frozen_encoder(DetectorConfig.model_validate(values).model, backbone)
     assert frozen.encode_image(torch.zeros(1, 3, 112, 112)).patches.shape == (4, 1, 196, 128)
     values["model"] = {"method": "ada_clip"}
-    with pytest.raises(BackboneError, match="not those of CLIP's own"):
-        frozen_encoder(DetectorConfig.model_validate(values).model, backbone)
+    ours, plain = frozen_encoder(DetectorConfig.model_validate(values).model, backbone), torch.zeros(1, 3, 112, 112)
+    assert torch.equal(ours.encode_image(plain).image, backbone.encode_image(plain).image)
+
+
+def test_prompts_are_seen_by_attention_and_replaced_in_the_first_blocks(backbone: Backbone) -> None:
+    visual, generator = image_encoder(backbone), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        tokens = embedded(visual, torch.randn(1, 3, 112, 112, generator=generator))
+        plain = [step.after.transpose(0, 1) for step in steps(visual, tokens)]
+        prompts = torch.randn(2, 1, 4, 128, generator=generator)
+        one, other = (list(prompted_steps(visual, tokens, given)) for given in (prompts, prompts.flip(0)))
+        assert [states.shape for states in one] == [states.shape for states in plain]
+        assert not torch.equal(one[0], plain[0])
+        assert not torch.equal(one[0], other[0])
+    gradient = prompts.clone().requires_grad_()
+    list(prompted_steps(visual, tokens, gradient))[-1].sum().backward()
+    assert gradient.grad is not None
+    assert gradient.grad.abs().sum((1, 2, 3)).min() > 0
+    assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
 def test_a_method_s_settings_are_given_with_it(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

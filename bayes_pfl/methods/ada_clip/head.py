@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.clip.blocks import projected, prompted_steps, vision_transformer
+from bayes_pfl.clip.blocks import depth, image_encoder, image_feature, prompted_steps
 from bayes_pfl.clip.placement import bfloat16_products, is_reduced
 from bayes_pfl.clip.sentences import SentenceEncoder
 from bayes_pfl.config import AdaClipConfig
@@ -123,9 +123,9 @@ class PromptedTowers:
     """
 
     def __init__(self, model: AdaClipConfig, backbone: Backbone) -> None:
-        self.visual, self.encoder = vision_transformer(backbone), SentenceEncoder(backbone)
+        self.visual, self.encoder = image_encoder(backbone), SentenceEncoder(backbone)
         self.layers, self.reduced = backbone.config.feature_layers, is_reduced(backbone)
-        blocks = min(len(self.visual.transformer.resblocks), len(self.encoder.blocks))
+        blocks = min(depth(self.visual), len(self.encoder.blocks))
         if model.prompted_blocks > blocks:
             raise ConfigError(f"model.prompted_blocks is {model.prompted_blocks}, but an encoder has {blocks} blocks.")
         if model.prompt_tokens >= len(self.encoder.tower.positional_embedding):
@@ -166,7 +166,7 @@ class PromptedTowers:
             for layer, last in enumerate(prompted_steps(self.visual, tokens, prompts), 1):
                 if layer in self.layers:
                     states[layer] = last
-            image = projected(self.visual, last[:, 0])
+            image = image_feature(self.visual, last.transpose(0, 1))
         return Prompted(image.float(), torch.stack([states[layer] for layer in self.layers]).float())
 
     def sentences(

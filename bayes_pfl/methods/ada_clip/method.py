@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, FeatureKind, Features
-from bayes_pfl.clip.blocks import embedded, projected, vision_transformer
+from bayes_pfl.clip.blocks import embedded, image_encoder, image_feature, steps
 from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.config import AdaClipConfig, RunConfig
 from bayes_pfl.methods.ada_clip.fusion import Partition, cluster_feature, cluster_seed, partition
@@ -37,12 +37,13 @@ def ada_clip_encoder(model: AdaClipConfig, backbone: Backbone) -> FrozenEncoder:
     Raises:
         BackboneError: the image encoder is not CLIP's own.
     """
-    visual = vision_transformer(backbone)
+    visual = image_encoder(backbone)
 
     @torch.no_grad()
     def _encode(images: Float[Tensor, "batch 3 height width"]) -> Features:
         tokens = embedded(visual, images)
-        return Features(projected(visual, visual.transformer(tokens)[:, 0]), tokens[None])
+        *_, last = steps(visual, tokens)
+        return Features(image_feature(visual, last.after), tokens[None])
 
     passes = {"in_front_of_blocks": True, "quick_gelu": backbone.config.quick_gelu}
     shape = (1, 1 + backbone.grid[0] * backbone.grid[1], backbone.patch_width, backbone.joint_width)
