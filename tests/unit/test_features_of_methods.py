@@ -9,6 +9,7 @@ from vision import small_clip
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards, collate, write_key
 from bayes_pfl.config import RunConfig, TrainingConfig
+from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.samples import index_shards, load_samples
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.builder import frozen_encoder
@@ -45,7 +46,7 @@ def test_training_from_disk_is_training_from_images(shards, tmp_path, method):
     trainers = [Trainer(run, backbone, torch.device("cpu"), 1, 1) for _ in range(2)]
     features, masks = collate([stored.load(ref) for ref in refs[:3]])
     samples = load_samples(refs[:3], clip.image_size, None)
-    images = torch.stack([sample.image for sample in samples])
+    images = torch.stack([normalized(sample.image) for sample in samples])
     terms = [
         trainers[0].step(trainers[0].encoded_batch(features, masks, refs[:3])),
         trainers[1].step(trainers[1].batch(images, torch.stack([sample.mask for sample in samples]), refs[:3])),
