@@ -25,10 +25,11 @@ from bayes_pfl.inference.images import noise_key
 from bayes_pfl.training.trainer import Trainer
 from pipelines import features as features_program
 from pipelines.features import Encoder, FeatureSettings
-from pipelines.platform.settings import DataSettings
+from pipelines.platform.settings import DataSettings, TrainSettings
 from pipelines.sweep.trial import TuneSettings, evaluate_trial
 from pipelines.training.batches import feature_epochs
 from pipelines.training.decoding import tile_columns
+from pipelines.training.validation import validate
 from serve.messages import Job, Question, ReplicaAnswer
 from serve.models.drift import Watch, WatchedBackbone
 from serve.models.replica import LoadedModel, ModelReplica, describe_bundle
@@ -80,6 +81,20 @@ def test_a_trial_of_a_sweep(launches: ModuleType, backbone: Backbone, shards: Pa
         moved = [batch.device.type for group in trainer.optimizer.param_groups for batch in group["params"]]
     assert [row["num_samples"] for row in rows] == [1, 5]
     assert set(moved) == {"meta"}
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+def test_validation_of_images(launches: ModuleType, backbone: Backbone, shards: Path) -> None:
+    refs = index_shards(shards)
+    settings = TrainSettings(backbone=BACKBONE, model=ModelConfig(num_prompts=2, flow_length=2))
+    with (
+        launches.fake_training(),
+        mock.patch("bayes_pfl.inference.images.square_pixels", lambda _, size: torch.zeros(3, size, size).byte()),
+        mock.patch.object(torch.Tensor, "numpy", lambda tensor: np.zeros(tuple(tensor.shape))),
+    ):
+        trainer = Trainer(settings, backbone, META, 2, 1)
+        metrics = validate(trainer, settings, refs, None, 0, 1)
+    assert 0 <= metrics["validation_pixel_ap"] <= 1
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
