@@ -107,11 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
         "MLFLOW_DISABLE_TELEMETRY", "true"
     )  # it would start a thread, and threads do not survive a fork
     try:
-        if args.gpus is None:
-            args.gpus = min(1.0, gpus_here() / max(1, args.replicas)) if args.address == "local" else 0.0
         if args.gpus and args.address == "local" and not gpus_here():
             raise ConfigError("There is no GPU that torch can use here; leave --gpus out, or install its driver.")
-        if args.precision == "tf32" and not args.gpus:
+        if args.precision == "tf32" and not _gpus(args):
             raise ConfigError("GPUs alone have --precision tf32: give --gpus too, or choose float32 or bfloat16.")
         settings = settings_of(args)
         check_address(args.host, args.port)
@@ -153,6 +151,13 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, lambda *_: stop.set())
 
 
+def _gpus(args: argparse.Namespace) -> float:
+    """GPUs of a replica: as typed, else this machine's, shared out; on a cluster none unless they are asked for."""
+    if args.gpus is not None:
+        return float(args.gpus)
+    return min(1.0, gpus_here() / max(1, args.replicas)) if args.address == "local" else 0.0
+
+
 def settings_of(args: argparse.Namespace) -> ServeSettings:
     """The endpoint's settings from the command line.
 
@@ -174,7 +179,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "source": absolute(args.model),
         "threads": args.threads or max(1, usable_cpus() // max(1, args.replicas)),
         "refresh_s": args.refresh,
-        "device": "cuda" if args.gpus else "cpu",
+        "device": "cuda" if _gpus(args) else "cpu",
         "options": {"precision": args.precision, "compiled": args.compiled},
     }
     model = {
@@ -184,7 +189,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "replicas": args.replicas,
         "max_batch": args.max_batch,
         "max_queued": args.max_queued,
-        "gpus": args.gpus,
+        "gpus": _gpus(args),
         # On a cluster a replica asks for a whole CPU; here everything shares what there is.
         "cpus": 0.1 if args.address == "local" else 1.0,
     }

@@ -17,7 +17,7 @@ class ModelInfo(NamedTuple):
 
     version: str
     """First 12 hexadecimal digits of the head's SHA-256."""
-    kind: Literal["trained", "demonstration"]
+    kind: Literal["trained", "untrained", "demonstration"]
     source: str
     """`embedded`, a models:/ URI, or the last part of a folder's path."""
     backbone: str

@@ -60,6 +60,11 @@ class Bundle:
         return DEMONSTRATION if self.folder == package_path(EMBEDDED_FOLDER) else ""
 
     @property
+    def needs_no_training(self) -> bool:
+        """Whether it stands for a method that learns nothing."""
+        return bool(self.record.get("training") == UNTRAINED)
+
+    @property
     def version(self) -> str:
         """First 12 hexadecimal digits of the head's SHA-256: names this very model."""
         return str(self.record["head_sha256"])[:12]

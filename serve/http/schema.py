@@ -146,7 +146,7 @@ class ModelBody(Answer):
 
     name: str
     version: str = Field(description="first 12 hexadecimal digits of the SHA-256 of the trained head")
-    kind: Literal["trained", "demonstration"]
+    kind: Literal["trained", "untrained", "demonstration"]
     note: str | None = Field(description="what must be said wherever this model's answers are shown")
     source: str
     backbone: str

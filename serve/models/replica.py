@@ -285,7 +285,7 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
     demonstration = bool(bundle.kind) or config.backbone.pretrained.startswith("package:")
     return ModelInfo(
         version=bundle.version,
-        kind="demonstration" if demonstration else "trained",
+        kind="demonstration" if demonstration else "untrained" if bundle.needs_no_training else "trained",
         source=source if source == EMBEDDED or source.startswith("models:/") else bundle.folder.name,
         backbone=config.backbone.name.removeprefix("package:").rpartition("/")[2].removesuffix(".json"),
         image_size=config.backbone.image_size,
