@@ -40,6 +40,8 @@ def test_a_score_without_uncertainty(client: TestClient, windows: Path) -> None:
     drawn = client.post("/v1/map", params={"class_name": "nut"}, content=file)
     assert drawn.status_code == 200
     assert "X-Uncertainty" not in drawn.headers
+    (model,) = client.get("/v1/models").json()["models"]
+    assert (model["kind"], model["note"]) == ("untrained", None)
 
 
 def test_the_protocol_offers_what_there_is(client: TestClient) -> None:
