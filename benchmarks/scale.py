@@ -153,7 +153,8 @@ def _chunks(folder: Path) -> Callable[[], Any]:
             histogram.update(maps, [mask * refs[position].label for position in positions])
             row = {f"histogram_{name}": values for name, values in histogram.to_arrays().items()}
             row |= {"positions": np.array(positions), "problems": json.dumps([""] * len(positions))}
-            row |= {"scores": random.random(len(positions)), "uncertainties": random.random(len(positions))}
+            columns = ("scores", "uncertainties", "text_scores", "map_parts")
+            row |= {name: random.random(len(positions)) for name in columns}
             finished.add(row | {"vanished": np.zeros(len(positions), np.int64)})
 
     return work
