@@ -37,10 +37,17 @@ from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import multiplies_bfloat16
-from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig, published_variant
+from bayes_pfl.config import (
+    MAX_SAMPLES,
+    BackboneConfig,
+    DetectorConfig,
+    ModelConfig,
+    ScoringConfig,
+    published_variant,
+)
 from bayes_pfl.data.pixels import image_tensor
 from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
+from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 from bayes_pfl.synthetic import write_dataset

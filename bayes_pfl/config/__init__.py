@@ -11,6 +11,7 @@ from bayes_pfl.config.methods import (
 )
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.config.run import (
+    MAX_SAMPLES,
     BackboneConfig,
     DetectorConfig,
     DetectorOptions,
@@ -25,6 +26,7 @@ from bayes_pfl.config.settings import Settings, parse_config, read_config
 from bayes_pfl.config.wordings import Wording
 
 __all__ = [
+    "MAX_SAMPLES",
     "AdaClipConfig",
     "AnomalyClipConfig",
     "AprilGanConfig",

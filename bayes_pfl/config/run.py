@@ -89,6 +89,9 @@ class BackboneConfig(Settings):
 NumSamples = Annotated[int, Field(ge=1)] | Literal["auto"]
 """R, or as many as the image score needs to be clear of its threshold (`Detector.predict`)."""
 
+MAX_SAMPLES = 20
+"""R at which `auto` stops in any case."""
+
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 

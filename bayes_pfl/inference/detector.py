@@ -9,7 +9,7 @@ import torch
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import check_precision, on_device, placed, usable_device
-from bayes_pfl.config import BackboneConfig, Precision
+from bayes_pfl.config import MAX_SAMPLES, BackboneConfig, Precision
 from bayes_pfl.errors import BundleError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, untrained_bundle
 from bayes_pfl.inference.encoding import ImageEncoder
@@ -20,9 +20,6 @@ from bayes_pfl.inference.view import View, whole_threshold
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
 from bayes_pfl.methods.method import BatchQuery, ImageQuery
-
-MAX_SAMPLES = 20
-"""R at which `num_samples="auto"` stops in any case."""
 
 CLEARANCE = 3.0
 """Standard errors by which the image score must clear the threshold for `num_samples="auto"` to stop."""

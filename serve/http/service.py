@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayes_pfl.inference.detector import MAX_SAMPLES
+from bayes_pfl.config import MAX_SAMPLES
 from bayes_pfl.inference.view import RegionOfInterest
 from serve.http import drawing
 from serve.http.bodies import from_base64

@@ -15,10 +15,10 @@ from small import random_bundle
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.placement import multiplies_bfloat16, placed
-from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
+from bayes_pfl.config import MAX_SAMPLES, BackboneConfig, DetectorConfig, ModelConfig, ScoringConfig
 from bayes_pfl.errors import ConfigError, ImageError
 from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import MAX_SAMPLES, Detector
+from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.tiling import BlendedMap, tile_starts
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.method import SAMPLE_GROUP
