@@ -1,6 +1,7 @@
 """What a process may use of its machine: CPUs, folders to import from, a life no longer than its parent's."""
 
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -36,6 +37,21 @@ def gpus_here() -> float:
     import torch
 
     return float(torch.cuda.device_count()) if torch.cuda.is_available() else 0.0
+
+
+def gpu_share(gpus: float, processes: int) -> float:
+    """What each of some processes gets of a few GPUs: each part lies on one of them.
+
+    Args:
+        gpus: how many there are.
+        processes: that share them.
+
+    Returns:
+        1 where there are enough, else a part, in the ten-thousandths that Ray counts in; 0 without any.
+    """
+    if gpus < 1:
+        return 0.0
+    return 1.0 if processes <= gpus else math.floor(10_000 / math.ceil(processes / int(gpus))) / 10_000
 
 
 def cpu_quota(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:

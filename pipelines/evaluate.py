@@ -31,7 +31,6 @@ from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
-from pipelines.scoring.actors import load_detector, local_device
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.inputs import make_view
@@ -248,6 +247,7 @@ def _question(settings: EvaluateSettings, task: ScoringTask) -> dict[str, Any]:
         "seed": settings.seed,
         "options": settings.options.model_dump(),
         "protocol": settings.protocol,
+        "top_pixels": settings.top_pixels if settings.protocol == "released" else None,
         "tile_overlap": task.view.overlap,
         "looked_at": task.looked_at,
         "full_resolution": settings.full_resolution,
@@ -363,7 +363,7 @@ def _extreme_images(
     if settings.cases == 0:
         return {}
     question = (task.num_samples, task.seed, task.max_pixels, task.view)
-    detector = load_detector(task.bundle, task.threads, local_device(task.device), task.options)
+    detector = task.on_this_machine().load()
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
         order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])

@@ -24,7 +24,6 @@ from bayes_pfl.methods.builder import class_names
 from pipelines.platform.cluster import gpus_in_reach, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
-from pipelines.scoring.actors import local_device
 from pipelines.scoring.coco import coco_document, write_coco
 from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
@@ -118,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     """
     view = _check(args)
     if args.set:
-        args.model = method_source(read_source(args.model)[0], args.set)
+        method, before = read_source(args.model)
+        args.model = method_source(method, [*before, *args.set])
     options = DetectorOptions(**typed_options(args))
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     gpus = gpus_here if len(inputs.images) <= PART_IMAGES else gpus_in_reach  # a few images need no cluster
@@ -286,8 +286,7 @@ def _score(
     """Numbers and scores of the parts to do, as they are done."""
     source = ImageFiles(task, args.output is not None)
     if sum(len(parts[number]) for number in todo) <= PART_IMAGES:
-        here = task._replace(device=local_device(task.device))
-        predictor = Predictor(here) if todo else None  # a cluster would only cost its start
+        predictor = Predictor(task.on_this_machine()) if todo else None  # a cluster would only cost its start
         for number in todo:
             assert predictor is not None
             yield number, _score_here(source, predictor, [images[at] for at in parts[number]], advance)

@@ -331,7 +331,7 @@ def _with_features(settings: TuneSettings) -> TuneSettings:
             views=4 if settings.training.augment else 0,
             mosaic_probability=settings.training.mosaic_probability,
             workers=settings.cluster.num_workers,
-            use_gpu=settings.cluster.use_gpu,
+            use_gpu=None if settings.cluster.use_gpu else False,  # on as many as there are
         )
     )
     return settings.model_copy(update={"data": settings.data.model_copy(update={"features": features})})

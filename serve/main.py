@@ -17,7 +17,8 @@ from typing import get_args
 from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
-from bayes_pfl.machine import gpus_here, usable_cpus
+from bayes_pfl.inference.untrained import SCHEME, written_out
+from bayes_pfl.machine import gpu_share, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from serve.http.access import read_tokens
 from serve.own_ray import ended_processes, set_environment, shut_down, start_ray
@@ -155,7 +156,8 @@ def _gpus(args: argparse.Namespace) -> float:
     """GPUs of a replica: as typed, else this machine's, shared out; on a cluster none unless they are asked for."""
     if args.gpus is not None:
         return float(args.gpus)
-    return min(1.0, gpus_here() / max(1, args.replicas)) if args.address == "local" else 0.0
+    replicas = max(1, args.replicas) * (1 if args.challenger is None else 2)
+    return gpu_share(gpus_here(), replicas) if args.address == "local" else 0.0
 
 
 def settings_of(args: argparse.Namespace) -> ServeSettings:
@@ -242,6 +244,8 @@ def absolute(source: str) -> str:
         raise BundleError(
             f"{folder} is no bundle. Give the folder that training wrote, models:/NAME@ALIAS, or embedded."
         )
+    if source.startswith(f"{SCHEME}:/"):
+        return written_out(source)
     return source if source == EMBEDDED or re.match(r"[a-z][a-z0-9]+:/", source) else str(folder.resolve())
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from bayes_pfl import Detector
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.data.walk import SkippedFile, list_images, skipped_summary
 from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
-from serve.models.drift import FEWEST, REFERENCE, Reference, WatchedBackbone, make_reference, write_reference
+from serve.models.drift import FEWEST, REFERENCE, Reference, last_embeddings, make_reference, write_reference
 
 PROGRESS_IMAGES = 100
 """Images between two lines of progress."""
@@ -97,8 +98,7 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}; give the bundle that training wrote.")
     bundle = load_bundle(folder)
-    backbone = WatchedBackbone(bundle.config.backbone)
-    detector = Detector(bundle, backbone, torch.device("cpu"))
+    detector = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
     scores, embeddings, broken = [], [], []
     for number, file in enumerate(files):
         if number and number % PROGRESS_IMAGES == 0:
@@ -109,7 +109,7 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
             broken.append(f"{file}: {error}")
             continue
         scores.append(prediction.image_score)
-        embeddings.append(backbone.last_embeddings()[0])
+        embeddings.append(last_embeddings(detector)[0])
     if len(scores) < FEWEST:
         raise DataError(f"Only {len(scores)} images could be read; a window needs at least {FEWEST}.")
     return make_reference(np.array(scores), np.array(embeddings)), broken

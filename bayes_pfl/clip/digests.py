@@ -72,8 +72,9 @@ def _note(config: BackboneConfig) -> Path | None:
     except (OSError, RuntimeError):  # gone in between; a user without a home
         return None
     times = [str(file.resolve()), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
-    software = [open_clip.__version__, torch.__version__, architecture_text(config), config.image_size]
-    key = hashlib.sha256(json.dumps([*times, *software]).encode()).hexdigest()
+    software = [open_clip.__version__, torch.__version__, architecture_text(config)]
+    positions = [config.image_size, config.position_resize]  # which decide their embeddings
+    key = hashlib.sha256(json.dumps([*times, *software, *positions]).encode()).hexdigest()
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "bayes-pfl" / "weights" / key
 
 

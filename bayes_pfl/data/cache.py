@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -45,9 +46,25 @@ def cache_folder() -> Path:
     """Where copies lie on this machine.
 
     Returns:
-        BAYES_PFL_CACHE, else a folder of this user's in the temporary one.
+        BAYES_PFL_CACHE, else a folder of this user's in the temporary one, which nobody else may write to.
+
+    Raises:
+        OutputError: another user was there first.
     """
-    return Path(os.environ.get("BAYES_PFL_CACHE") or Path(tempfile.gettempdir()) / f"bayes-pfl-cache-{os.getuid()}")
+    given = os.environ.get("BAYES_PFL_CACHE")
+    if given:
+        return Path(given)
+    folder = Path(tempfile.gettempdir()) / f"bayes-pfl-cache-{os.getuid()}"
+    with contextlib.suppress(FileNotFoundError):
+        facts = folder.lstat()
+        if facts.st_uid != os.getuid() or not stat.S_ISDIR(facts.st_mode):
+            raise OutputError(
+                f"{folder} belongs to another user or is no folder: name one of yours in BAYES_PFL_CACHE."
+            )
+        return folder
+    with contextlib.suppress(OSError):  # whoever writes there says what is wrong
+        folder.mkdir(mode=0o700)
+    return folder
 
 
 def cached(key: str, name: str, size_bytes: int, fetch: Callable[[Path], object]) -> Path:

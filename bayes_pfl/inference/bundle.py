@@ -335,7 +335,12 @@ def _untrained_folder(source: str) -> Path:
     method, overrides = read_source(source)
     bundle = untrained_bundle(method, None, overrides)
     folder = cache_folder() / bundle.version / method
-    if not (folder / "bundle.json").is_file():
+    try:
+        there = load_bundle(folder)
+        same = (there.config, there.record["head_sha256"]) == (bundle.config, bundle.record["head_sha256"])
+    except BundleError:  # not there, or not whole
+        same = False
+    if not same:
         save_bundle(folder, bundle.config, {}, UNTRAINED, [])
     return folder
 

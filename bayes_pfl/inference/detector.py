@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import check_precision, on_device, placed, usable_device
@@ -69,7 +70,7 @@ class Detector:
         self.bundle = bundle
         self.config = bundle.config
         self.device = usable_device(device)
-        self.precision = precision
+        self.precision, self.compiled = precision, compiled
         self.backbone = placed(backbone, device, reduce=precision == "bfloat16")
         try:
             self.method = build_method(bundle.config, self.backbone, device, bundle.weights)
@@ -140,6 +141,11 @@ class Detector:
     def images_at_once(self) -> int:
         """Images that `predict` scores together: 1 on a CPU or with `deterministic`."""
         return self._batch
+
+    @property
+    def last_image_features(self) -> Tensor | None:
+        """(images, dim) global features of what was encoded last, as the method takes them; None before anything was."""
+        return self._encoder.last
 
     @property
     def class_name_room(self) -> int:

@@ -26,6 +26,8 @@ class ImageEncoder:
         self, encode_image: Callable[[Tensor], Features], device: torch.device, precision: Precision, compiled: bool
     ) -> None:
         self.device, self.precision = device, precision
+        self.last: Tensor | None = None
+        """Global features of the last batch: whoever watches images needs no second pass."""
         self._encode_image = torch.compile(encode_image, dynamic=False) if compiled else encode_image
 
     @torch.inference_mode()
@@ -41,4 +43,6 @@ class ImageEncoder:
         reduced = bfloat16_products(self.device, self.precision == "bfloat16")
         with reduced, tf32_products(self.precision == "tf32"):
             features = self._encode_image(normalized(on_device(pixels, self.device)))
-        return Features(*(part.to(self.device, torch.float32) for part in features))
+        features = Features(*(part.to(self.device, torch.float32) for part in features))
+        self.last = features.image
+        return features

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from bayes_pfl.config import BackboneConfig, DetectorConfig, read_config
@@ -37,6 +38,23 @@ def read_source(source: str) -> tuple[str, list[str]]:
     """
     method, _, query = source.removeprefix(f"{SCHEME}:").lstrip("/").partition("?")
     return method, [unquote(part) for part in query.split("&") if part]
+
+
+def written_out(source: str) -> str:
+    """A model source whose files are named by their whole paths: other processes have another current folder.
+
+    Args:
+        source: `method:/NAME?KEY=VALUE`.
+
+    Returns:
+        The same source.
+    """
+    method, overrides = read_source(source)
+    pairs = [override.partition("=") for override in overrides]
+    files = [
+        key + equals + (str(Path(value).resolve()) if Path(value).is_file() else value) for key, equals, value in pairs
+    ]
+    return method_source(method, files)
 
 
 def untrained_config(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.machine import ImportFolders, gpus_here, usable_cpus
+from bayes_pfl.machine import ImportFolders, gpu_share, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from pipelines.platform.autoscaler import wait_for_machines
 from pipelines.platform.resources import check_resources, cluster_has
@@ -174,7 +174,7 @@ def with_gpus(cluster: ClusterSettings, workers: int) -> ClusterSettings:
     gpus = gpus_in_reach()
     if not gpus:
         return cluster.model_copy(update={"use_gpu": False})
-    share = min(cluster.gpus_per_worker, gpus / workers)
+    share = min(cluster.gpus_per_worker, gpu_share(gpus, workers))
     if share < cluster.gpus_per_worker:
         print(f"{workers} workers share {gpus:g} GPUs: each gets {share:g} of one.", file=sys.stderr)
     return cluster.model_copy(update={"use_gpu": True, "gpus_per_worker": share})

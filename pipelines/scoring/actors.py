@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from bayes_pfl import errors
-from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, truth_at
 from bayes_pfl.data.remote import local_copy
 from bayes_pfl.data.shards import read_shard
 from bayes_pfl.errors import ImageError
-from bayes_pfl.inference.bundle import Bundle
-from bayes_pfl.inference.detector import Detector, Prediction
+from bayes_pfl.inference.detector import Prediction
 from bayes_pfl.inference.view import View
 
 
@@ -70,34 +66,6 @@ def through_actors(
             raise
         kind, sentence = sentences[-1]
         raise getattr(errors, kind)(sentence) from error
-
-
-def load_detector(bundle: Bundle, threads: int, device: str, options: DetectorOptions) -> Detector:
-    """A detector for this process.
-
-    Args:
-        bundle: the model.
-        threads: torch threads that it predicts with.
-        device: torch device.
-        options: how it computes.
-
-    Returns:
-        The detector.
-    """
-    torch.set_num_threads(threads)
-    return Detector(bundle, Backbone(bundle.config.backbone), torch.device(device), **dict(options))
-
-
-def local_device(device: str) -> str:
-    """Where this process computes a little of what actors compute elsewhere.
-
-    Args:
-        device: of the actors.
-
-    Returns:
-        The same kind of device if this machine has it, else `cpu`.
-    """
-    return device if torch.cuda.is_available() else "cpu"
 
 
 def read_row(shard: str, row: int, opened: dict[str, pa.Table] | None = None) -> tuple[bytes, bytes | None]:

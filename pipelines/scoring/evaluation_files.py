@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import DamagedError, OutputError
@@ -35,7 +36,17 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
     except DamagedError:
         earlier = {}  # moved aside as another evaluation's
     same = ("model", "num_samples", "seed", "datasets", "looked_at")
-    if earlier is None or (isinstance(earlier, dict) and all(earlier.get(key) == result[key] for key in same)):
+    newer = {
+        "protocol": "image",
+        "top_pixels": None,
+        "full_resolution": False,
+        "options": DetectorOptions().model_dump(),
+    }
+    if earlier is None or (
+        isinstance(earlier, dict)
+        and all(earlier.get(key) == result[key] for key in same)
+        and all(earlier.get(key, default) == result[key] for key, default in newer.items())
+    ):
         return
     if is_remote(store.root):
         raise OutputError(f"{store.root} holds the result of another evaluation: choose another --output.")

@@ -1,6 +1,7 @@
 """Command-line options of how a model computes, the same in every program that scores."""
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -103,14 +104,15 @@ def choose_actors(
         gpus: says how many GPUs there are.
 
     Returns:
-        The processes; not more than GPUs where `use_gpu` is None and there are some.
+        The processes; not more than there are GPUs, but where GPUs of a cluster are asked for: it may grow.
 
     Raises:
         ConfigError: there is no GPU, or tf32 is wanted without one.
     """
     require_gpu(bool(use_gpu))
-    present = int(gpus()) if use_gpu is None else 0
-    actors = Actors(min(workers, present), True) if present else Actors(workers, bool(use_gpu))
+    present = int(gpus()) if use_gpu is not False else 0
+    fewer = min(workers, present) if use_gpu is None or not os.environ.get("RAY_ADDRESS") else workers
+    actors = Actors(fewer, True) if present else Actors(workers, bool(use_gpu))
     if options.precision == "tf32" and not actors.use_gpu:
         raise ConfigError("GPUs alone have --precision tf32: use one, or choose float32 or bfloat16.")
     return actors

@@ -15,7 +15,7 @@ from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.images import ImageLike, prepare_image
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE, View
-from pipelines.scoring.actors import load_detector, through_actors
+from pipelines.scoring.actors import through_actors
 from pipelines.scoring.task import ScoringTask
 
 Rows = Mapping[str, Any]
@@ -134,7 +134,7 @@ class Predictor:
 
     def __init__(self, task: ScoringTask) -> None:
         self._task = task
-        self._detector = load_detector(task.bundle, task.threads, task.device, task.options)
+        self._detector = task.load()
 
     @property
     def images_at_once(self) -> int:
@@ -150,13 +150,16 @@ class Predictor:
         Returns:
             For each its prediction, or why there is none.
         """
-        usable = [image for image in images if isinstance(image, ReadyImage)]
-        try:
-            together = self._task.predict_all(self._detector, [(each.image, each.class_name) for each in usable])
-            predictions: Iterator[Prediction | str] = iter(together)
-        except BayesPFLError:  # one of them, such as a class name with too many tokens
-            predictions = (_attempt(self._predict_one, image) for image in usable)
+        usable, step = [image for image in images if isinstance(image, ReadyImage)], self.images_at_once
+        groups = (usable[start : start + step] for start in range(0, len(usable), step))
+        predictions = iter([prediction for group in groups for prediction in self._predict_together(group)])
         return [image if isinstance(image, str) else next(predictions) for image in images]
+
+    def _predict_together(self, images: Sequence[ReadyImage]) -> Sequence[Prediction | str]:
+        try:
+            return self._task.predict_all(self._detector, [(each.image, each.class_name) for each in images])
+        except BayesPFLError:  # one of them, such as a class name with too many tokens
+            return [_attempt(self._predict_one, image) for image in images]
 
     def _predict_one(self, image: ReadyImage) -> Prediction:
         return self._task.predict_all(self._detector, [(image.image, image.class_name)])[0]

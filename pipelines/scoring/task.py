@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
+
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorOptions, ScoringConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle
@@ -47,6 +50,27 @@ class ScoringTask(NamedTuple):
     def looked_at(self) -> str:
         """The way of looking in words: what a threshold belongs to."""
         return self.view.name(self.image_size)
+
+    def on_this_machine(self) -> "ScoringTask":
+        """The task as this process can do it where actors have a GPU: without one, on the CPU and in float32 for tf32.
+
+        Returns:
+            The task itself where nothing has to change.
+        """
+        if self.device == "cpu" or torch.cuda.is_available():
+            return self
+        changes = {"precision": "float32"} if self.options.precision == "tf32" else {}
+        return self._replace(device="cpu", options=self.options.model_copy(update=changes))
+
+    def load(self) -> Detector:
+        """A detector for this process.
+
+        Returns:
+            The detector, with the threads, device and options of the task.
+        """
+        torch.set_num_threads(self.threads)
+        backbone = Backbone(self.bundle.config.backbone)
+        return Detector(self.bundle, backbone, torch.device(self.device), **dict(self.options))
 
     def predict_all(self, detector: Detector, images: Sequence[tuple[ImageLike, str]]) -> list[Prediction]:
         """Predictions of several images; whole ones go together where the detector scores them so.

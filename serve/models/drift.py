@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.inference.detector import Detector
 
 REFERENCE = "reference_window.json"
 WINDOW = 500
@@ -24,39 +22,18 @@ LOOK_EVERY = 20
 """Images between two looks: a mean over the window takes a millisecond."""
 
 
-class WatchedBackbone(Backbone):
-    """A backbone that keeps the global features of the last batch, so that measuring drift costs no second pass.
+def last_embeddings(detector: Detector) -> np.ndarray:
+    """The directions of the images that a detector has scored last, in the space of the method's global features.
 
     Args:
-        config: as of `Backbone`.
+        detector: it has scored something.
+
+    Returns:
+        (images, dim) float64 of norm 1.
     """
-
-    def __init__(self, config: BackboneConfig) -> None:
-        self.last: Tensor | None = None
-        super().__init__(config)
-
-    def encode_image(self, images: Tensor) -> Features:
-        """As `Backbone.encode_image`.
-
-        Args:
-            images: (batch, 3, side, side), normalised.
-
-        Returns:
-            Features.
-        """
-        features = super().encode_image(images)
-        self.last = features.image
-        return features
-
-    def last_embeddings(self) -> np.ndarray:
-        """The directions of the last batch's images in the joint space of images and texts.
-
-        Returns:
-            (images, dim) float64 of norm 1.
-        """
-        assert self.last is not None
-        values = self.last.detach().cpu().to(torch.float64).numpy()
-        return values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-12)
+    assert detector.last_image_features is not None
+    values = detector.last_image_features.detach().cpu().to(torch.float64).numpy()
+    return values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-12)
 
 
 class Reference(NamedTuple):
@@ -74,11 +51,11 @@ class Watch:
 
     Args:
         bundle: of the model.
-        backbone: of the model's detector.
+        detector: of the model.
     """
 
-    def __init__(self, bundle: Bundle, backbone: WatchedBackbone) -> None:
-        self.backbone = backbone
+    def __init__(self, bundle: Bundle, detector: Detector) -> None:
+        self.detector = detector
         self.reference = read_reference(bundle.folder)
         self.scores: deque[float] = deque(maxlen=WINDOW)
         self.embeddings: deque[np.ndarray] = deque(maxlen=WINDOW)
@@ -92,7 +69,7 @@ class Watch:
         """
         if self.reference is not None:
             self.scores.extend(scores)
-            self.embeddings.extend(self.backbone.last_embeddings())
+            self.embeddings.extend(last_embeddings(self.detector))
             self.unseen += len(scores)
 
     def due(self) -> bool:

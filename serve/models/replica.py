@@ -7,12 +7,13 @@ import time
 import uuid
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from bayes_pfl import Detector
+from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorOptions
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
@@ -20,7 +21,7 @@ from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE
 from serve.measures import ReplicaMeasures
 from serve.messages import BatchOutcome, Failed, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
-from serve.models.drift import REFERENCE, Watch, WatchedBackbone
+from serve.models.drift import REFERENCE, Watch
 from serve.settings import ReplicaSettings
 
 logger = logging.getLogger("ray.serve")
@@ -214,7 +215,8 @@ def _company(model: LoadedModel, job: Job) -> Hashable:
     """What a job has in common with those that it can be scored together with; None: it goes alone."""
     question = job.question
     alike = question.view == WHOLE and job.pixels.shape[0] == model.info.image_size and question.num_samples != "auto"
-    return (question.num_samples, question.seed) if alike and model.detector.images_at_once > 1 else None
+    together = model.detector.images_at_once > 1 and not model.detector.compiled  # which compiles for every number
+    return (question.num_samples, question.seed) if alike and together else None
 
 
 def _predict(detector: Detector, job: Job) -> Prediction:
@@ -246,11 +248,11 @@ def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | 
     identity = identify(bundle, settings)
     if identity == current:
         return None
-    backbone = WatchedBackbone(bundle.config.backbone)
-    detector = Detector(bundle, backbone, torch.device(settings.device), **dict(settings.options))
-    watched = cast("WatchedBackbone", detector.backbone)  # on another device than the CPU a copy of `backbone`
+    detector = Detector(
+        bundle, Backbone(bundle.config.backbone), torch.device(settings.device), **dict(settings.options)
+    )
     self_test(detector)
-    return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, watched), identity)
+    return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, detector), identity)
 
 
 def identify(bundle: Bundle, settings: ReplicaSettings) -> str:

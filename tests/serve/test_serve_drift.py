@@ -11,11 +11,12 @@ from local_endpoint import picture, write_bundle
 
 from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.config import DetectorConfig, WinClipConfig
 from bayes_pfl.errors import BundleError
-from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.inference.bundle import UNTRAINED, load_bundle, save_bundle
 from serve.messages import Failed, Job, Question, Refused, ReplicaAnswer
 from serve.models import drift
-from serve.models.drift import Watch, WatchedBackbone
+from serve.models.drift import Watch, last_embeddings
 from serve.models.replica import ModelReplica, describe_bundle, load_newer, self_test
 from serve.settings import ReplicaSettings
 
@@ -54,24 +55,22 @@ def test_reference_survives_the_disk(tmp_path: Path) -> None:
 
 def test_watching_changes_no_score(bundles: dict[str, Path], detector: Detector) -> None:
     bundle = load_bundle(bundles["first"])
-    backbone = WatchedBackbone(bundle.config.backbone)
-    watched = Detector(bundle, backbone, torch.device("cpu"))
+    watched = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
     mine, theirs = (one.predict([picture(3)], ["nut"])[0] for one in (watched, detector))
     assert mine.image_score == theirs.image_score
     assert np.array_equal(mine.anomaly_map, theirs.anomaly_map)
-    assert np.linalg.norm(backbone.last_embeddings()[0]) == pytest.approx(1)
+    assert np.linalg.norm(last_embeddings(watched)[0]) == pytest.approx(1)
 
 
 def test_a_replica_notices_other_images(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", 1)
     bundle = load_bundle(folder)
-    backbone = WatchedBackbone(bundle.config.backbone)
-    usual = Detector(bundle, backbone, torch.device("cpu"))
+    usual = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
     noise = [picture(seed, 56, 56) for seed in range(60)]
     scores, embeddings = [], []
     for image in noise:
         scores.append(usual.predict([image], ["nut"], num_samples=1)[0].image_score)
-        embeddings.append(backbone.last_embeddings()[0])
+        embeddings.append(last_embeddings(usual)[0])
     drift.write_reference(folder, drift.make_reference(np.array(scores), np.array(embeddings)))
 
     def drift_after(images: list[np.ndarray]) -> tuple[float, float]:
@@ -96,7 +95,7 @@ def test_a_replica_notices_other_images(tmp_path: Path) -> None:
 
 def test_a_bundle_without_reference_is_not_watched(bundles: dict[str, Path]) -> None:
     bundle = load_bundle(bundles["first"])
-    watch = Watch(bundle, WatchedBackbone(bundle.config.backbone))
+    watch = Watch(bundle, Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu")))
     watch.note([0.5])
     assert watch.drift() is None
     assert not watch.due()
@@ -172,3 +171,16 @@ def test_a_replica_that_breaks_off_again_and_again_is_not_healthy(tmp_path: Path
     assert all(isinstance(outcome, Failed) for outcome in replica.score_all([job, job, job]).outcomes)
     with pytest.raises(RuntimeError, match="last 3 jobs"):
         asyncio.run(replica.check_health())
+
+
+def test_methods_without_a_plain_pass_are_watched_too(tmp_path: Path) -> None:
+    backbone = load_bundle(write_bundle(tmp_path / "other", 1)).config.backbone
+    save_bundle(tmp_path / "winclip", DetectorConfig(backbone=backbone, model=WinClipConfig()), {}, UNTRAINED, [])
+    window = drift.make_reference(np.linspace(0, 1, 60), np.random.default_rng(0).standard_normal((60, 16)))
+    drift.write_reference(tmp_path / "winclip", window)
+    replica = ModelReplica("windows")
+    replica.model = load_newer(ReplicaSettings(source=str(tmp_path / "winclip")), None)
+    assert replica.model is not None
+    jobs = [Job(picture(seed, 56, 56), Question("nut", 1, 0, False)) for seed in range(3)]
+    assert all(isinstance(outcome, ReplicaAnswer) for outcome in replica.score_all(jobs).outcomes)
+    assert len(replica.model.watch.embeddings) == 3

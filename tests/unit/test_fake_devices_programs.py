@@ -31,7 +31,7 @@ from pipelines.training.batches import feature_epochs
 from pipelines.training.decoding import tile_columns
 from pipelines.training.validation import validate
 from serve.messages import Job, Question, ReplicaAnswer
-from serve.models.drift import Watch, WatchedBackbone
+from serve.models.drift import Watch
 from serve.models.replica import LoadedModel, ModelReplica, describe_bundle
 
 CUDA, META = torch.device("cuda"), torch.device("meta")
@@ -126,14 +126,13 @@ def fake_samples(refs: list[SampleRef], size: int, *_: Any) -> list[Sample]:
 
 def test_a_replica_scores_alike_jobs_together(launches: ModuleType, tmp_path: Path) -> None:
     bundle = load_bundle(random_bundle(tmp_path / "bundle"))
-    watched = WatchedBackbone(bundle.config.backbone)
+    exact = Backbone(bundle.config.backbone)
     size = bundle.config.backbone.image_size
     jobs = [Job(np.zeros((size, size, 3), np.uint8), Question("nut", number, 0, False)) for number in (1, 1, 2, 1)]
     replica = ModelReplica("fake")
     with launches.fake_device():
-        detector = Detector(bundle, watched, CUDA)
-        assert detector.backbone is not watched  # whose weights stay where they are
-        model = LoadedModel(detector, describe_bundle(bundle, "embedded"), Watch(bundle, detector.backbone), "")
+        detector = Detector(bundle, exact, CUDA)
+        model = LoadedModel(detector, describe_bundle(bundle, "embedded"), Watch(bundle, detector), "")
         replica.model = model
         calls: list[int] = []
         predict = detector.predict

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bayes_pfl.machine import ImportFolders, cpu_quota, usable_cpus
+from bayes_pfl.machine import ImportFolders, cpu_quota, gpu_share, usable_cpus
 
 
 def test_cpus_kept_from_a_process_are_not_counted():
@@ -50,3 +50,13 @@ def test_workers_import_from_no_folder_that_this_process_does_not_import_from(tm
     folders = ImportFolders()
     folders.extend([str(own), str(other)])
     assert folders == [str(own)]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "share"),
+    [(0, 2, 0.0), (1, 1, 1.0), (4, 2, 1.0), (1, 2, 0.5), (2, 3, 0.5), (3, 4, 0.5), (1, 3, 0.3333), (1, 6, 0.1666)],
+)
+def test_shares_of_gpus_lie_on_one_each(gpus, processes, share):
+    assert gpu_share(gpus, processes) == share
+    if share:
+        assert int(1 / share) * gpus >= processes  # all of them find room
