@@ -336,8 +336,8 @@ def _untrained_folder(source: str) -> Path:
     bundle = untrained_bundle(method, None, overrides)
     folder = cache_folder() / bundle.version / method
     try:
-        there = load_bundle(folder)
-        same = (there.config, there.record["head_sha256"]) == (bundle.config, bundle.record["head_sha256"])
+        earlier = load_bundle(folder)
+        same = (earlier.config, earlier.record["head_sha256"]) == (bundle.config, bundle.record["head_sha256"])
     except BundleError:  # not there, or not whole
         same = False
     if not same:

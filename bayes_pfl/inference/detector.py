@@ -144,7 +144,7 @@ class Detector:
 
     @property
     def last_image_features(self) -> Tensor | None:
-        """(images, dim) global features of what was encoded last, as the method takes them; None before anything was."""
+        """(images, dim) global features of what was encoded last, as the method takes them; None before that."""
         return self._encoder.last
 
     @property

@@ -110,3 +110,13 @@ def test_a_machine_that_remembers_nothing_hashes_again(tmp_path, monkeypatch):
     save_file(tensors, tmp_path / "clip.safetensors")
     config = source.config.model_copy(update={"pretrained": str(tmp_path / "clip.safetensors")})
     assert Backbone(config).digest == source.digest
+
+
+def test_a_remembered_digest_is_of_one_way_of_resizing_positions(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "clip.safetensors").write_bytes(b"weights")
+    config = BackboneConfig(
+        name=NAME, pretrained=str(tmp_path / "clip.safetensors"), image_size=64, feature_layers=(1,)
+    )
+    changes = [{}, {"position_resize": "bilinear"}, {"position_resize": "bicubic"}, {"image_size": 56}]
+    assert len({digests._note(config.model_copy(update=change)) for change in changes}) == len(changes)

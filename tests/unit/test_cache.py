@@ -181,3 +181,15 @@ def test_several_processes_share_the_cache(tmp_path, folder, monkeypatch):
     assert all(whole for _, whole in results)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3.5 * MB
     assert all(cache.COPY.fullmatch(path.name) for path in folder.iterdir())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a folder of another user is made by root")
+def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("BAYES_PFL_CACHE", raising=False)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder = cache.cache_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert cache.cache_folder() == folder
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(OutputError, match="another user"):
+        cache.cache_folder()

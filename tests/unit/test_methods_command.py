@@ -10,6 +10,7 @@ from bayes_pfl.config import ClipAdConfig, DetectorConfig, ModelConfig, WinClipC
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.untrained import method_source, read_source, written_out
 from bayes_pfl.methods.builder import METHODS
 from pipelines.cli import main
 from pipelines.platform.settings import TrainSettings
@@ -98,3 +99,13 @@ def test_configurations_of_bayes_pfl_are_written_as_before_there_were_others():
         assert DetectorConfig.model_validate_json(config.model_dump_json()) == config
     named = {"model": {"method": "bayes_pfl", "num_prompts": 2}}
     assert DetectorConfig.model_validate(named).model == ModelConfig(num_prompts=2)
+
+
+def test_a_file_in_a_source_is_written_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my clip.safetensors").touch()
+    source = method_source("winclip", ["backbone.pretrained=my clip.safetensors", "model.scales=[2, 3]"])
+    assert read_source(written_out(source)) == (
+        "winclip",
+        [f"backbone.pretrained={tmp_path / 'my clip.safetensors'}", "model.scales=[2, 3]"],
+    )
