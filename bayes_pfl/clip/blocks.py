@@ -142,15 +142,14 @@ def projected(visual: Any, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor
     """Tokens in the joint space, by the encoder's own last steps.
 
     Args:
-        visual: of `image_encoder`.
+        visual: open_clip's own encoder, or one of timm's with a final normalisation.
         tokens: of any block.
 
     Returns:
-        ln_post(tokens) times the projection.
+        The final normalisation of the tokens times the projection.
     """
-    if cross_covariance.is_cross_covariance(visual):
-        return cross_covariance.projected(visual, tokens)
-    rows: Tensor = visual.ln_post(tokens) @ visual.proj
+    own = hasattr(visual, "ln_post")
+    rows: Tensor = visual.ln_post(tokens) @ visual.proj if own else visual.head(visual.trunk.norm(tokens))
     return rows
 
 

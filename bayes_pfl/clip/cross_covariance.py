@@ -113,20 +113,6 @@ def value_attention(block: Any, normed: Float[Tensor, "tokens batch width"]) -> 
     return torch.cat([torch.zeros_like(output[:1]), output])
 
 
-def projected(visual: Any, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows dim"]:
-    """Tokens in the joint space, by the encoder's own last steps.
-
-    Args:
-        visual: the encoder.
-        tokens: of any block.
-
-    Returns:
-        Projected tokens.
-    """
-    rows: Tensor = visual.head(visual.trunk.norm(tokens))
-    return rows
-
-
 def image_feature(
     visual: Any, tokens: Float[Tensor, "tokens batch width"], normalised: bool
 ) -> Float[Tensor, "batch dim"]:

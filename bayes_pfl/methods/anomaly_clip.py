@@ -27,6 +27,7 @@ from bayes_pfl.clip.sentences import SentenceEncoder
 from bayes_pfl.config import AnomalyClipConfig, RunConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.methods.ensemble import abnormal_logit
+from bayes_pfl.methods.heads import loaded, seeded
 from bayes_pfl.methods.maps import PromptScores, single_scores
 from bayes_pfl.methods.method import BatchQuery, FrozenEncoder, Loss, ParameterGroup, TrainingBatch
 from bayes_pfl.methods.segmentation import ClassMaps, Sums, map_sums, means, upsampled
@@ -175,9 +176,7 @@ class AnomalyClip:
         self.model, self.size = model, backbone.config.image_size
         self.encode_image = anomaly_clip_encoder(model, backbone).encode_image
         self.class_names = backbone.class_names(other_tokens=0)
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
-            prompts = ObjectPrompts(model, backbone.text_width)
-        prompts.load_state_dict(weights)
+        prompts = loaded(lambda: ObjectPrompts(model, backbone.text_width), weights)
         with torch.no_grad():
             embeddings = ObjectText(model, backbone).embeddings(prompts.to(device))
         self.text = F.normalize(embeddings.float(), dim=-1)
@@ -258,9 +257,8 @@ class AnomalyClipObjective:
         self.encode_image, self.feature_kind = anomaly_clip_encoder(run.model, backbone)
         self.class_names = backbone.class_names(other_tokens=0)
         self.text = ObjectText(run.model, backbone)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.training.seed)  # every worker starts from the same weights
-            self.head = ObjectPrompts(run.model, backbone.text_width).to(device)
+        model = run.model
+        self.head = seeded(lambda: ObjectPrompts(model, backbone.text_width), run.training.seed).to(device)
 
     def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
         """All that is learned.

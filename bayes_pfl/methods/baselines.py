@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayes_pfl.clip.backbone import Backbone, Features
+from bayes_pfl.clip.blocks import projected
 from bayes_pfl.data.pixels import CLIP_MEAN, CLIP_STD
 from bayes_pfl.errors import BackboneError, DataError
 from bayes_pfl.methods.maps import smooth
@@ -88,13 +89,9 @@ def projected_patches(backbone: Backbone, patches: Float[Tensor, "patches width"
         BackboneError: the vision tower has no final projection.
     """
     visual = backbone.clip.visual
-    if hasattr(visual, "ln_post"):  # open_clip's own transformer
-        tokens: Tensor = visual.ln_post(patches) @ visual.proj
-        return tokens
-    if hasattr(visual, "trunk") and hasattr(visual.trunk, "norm"):  # a tower of timm's
-        tokens = visual.head(visual.trunk.norm(patches))
-        return tokens
-    raise BackboneError(f"{backbone.config.name} has no final projection that patch tokens could go through.")
+    if not hasattr(visual, "ln_post") and not hasattr(getattr(visual, "trunk", None), "norm"):
+        raise BackboneError(f"{backbone.config.name} has no final projection that patch tokens could go through.")
+    return projected(visual, patches)
 
 
 class LinearProbe:

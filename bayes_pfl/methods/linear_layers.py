@@ -16,6 +16,7 @@ from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.config import AprilGanConfig, ClipAdConfig, RunConfig
 from bayes_pfl.methods.ensemble import EnsembleText, abnormal_logit
+from bayes_pfl.methods.heads import loaded, seeded
 from bayes_pfl.methods.method import FrozenEncoder, Loss, ParameterGroup, TrainingBatch
 from bayes_pfl.methods.segmentation import ClassMaps, map_sums, means, upsampled
 
@@ -91,10 +92,7 @@ def loaded_layers(backbone: Backbone, weights: dict[str, Tensor]) -> LinearLayer
     Raises:
         RuntimeError: the weights do not fit.
     """
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
-        head = LinearLayers(len(backbone.config.feature_layers), backbone.patch_width, backbone.joint_width)
-    head.load_state_dict(weights)
-    return head.eval().requires_grad_(False)
+    return loaded(lambda: _layers(backbone), weights).requires_grad_(False)
 
 
 class LinearLayersObjective:
@@ -125,10 +123,7 @@ class LinearLayersObjective:
         self.text, self.class_names, self.tokens = text, class_names, tokens
         self.encode_image = frozen.encode_image
         self.feature_kind: FeatureKind = frozen.kind
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.training.seed)  # every worker starts from the same weights
-            layers = len(backbone.config.feature_layers)
-            self.head = LinearLayers(layers, backbone.patch_width, backbone.joint_width).to(device)
+        self.head = seeded(lambda: _layers(backbone), run.training.seed).to(device)
 
     def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
         """All layers.
@@ -172,3 +167,8 @@ class LinearLayersObjective:
             Patch by patch.
         """
         return self.head.logits(self.tokens(patches), self.text.vectors(class_names), self.model.scale)
+
+
+def _layers(backbone: Backbone) -> LinearLayers:
+    """Layers of the backbone's sizes."""
+    return LinearLayers(len(backbone.config.feature_layers), backbone.patch_width, backbone.joint_width)

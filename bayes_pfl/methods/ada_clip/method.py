@@ -19,6 +19,7 @@ from bayes_pfl.config import AdaClipConfig, RunConfig
 from bayes_pfl.methods.ada_clip.fusion import Partition, cluster_feature, cluster_seed, partition
 from bayes_pfl.methods.ada_clip.head import Encoded, HybridPrompts, PromptedTowers
 from bayes_pfl.methods.ensemble import abnormal_logit, wording_tokens
+from bayes_pfl.methods.heads import loaded, seeded
 from bayes_pfl.methods.maps import PromptScores, single_scores
 from bayes_pfl.methods.method import BatchQuery, FrozenEncoder, Loss, ParameterGroup, TrainingBatch
 from bayes_pfl.methods.segmentation import ClassMaps, Sums, focal, map_sums, means, upsampled
@@ -69,10 +70,7 @@ class AdaClip:
         self.model, self.size = model, backbone.config.image_size
         self.encode_image = ada_clip_encoder(model, backbone).encode_image
         self.class_names = backbone.class_names(wording_tokens(model.wording, backbone.tokenizer))
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
-            head = HybridPrompts(model, backbone)
-        head.load_state_dict(weights)
-        self.head = head.to(device).eval().requires_grad_(False)
+        self.head = loaded(lambda: HybridPrompts(model, backbone), weights).to(device).requires_grad_(False)
         self.towers = PromptedTowers(model, backbone)
 
     def score(self, query: BatchQuery) -> PromptScores:
@@ -176,9 +174,8 @@ class AdaClipObjective:
         self.encode_image, self.feature_kind = ada_clip_encoder(run.model, backbone)
         self.class_names = backbone.class_names(wording_tokens(run.model.wording, backbone.tokenizer))
         self.towers = PromptedTowers(run.model, backbone)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.training.seed)  # every worker starts from the same weights
-            self.head = HybridPrompts(run.model, backbone).to(device)
+        model = run.model
+        self.head = seeded(lambda: HybridPrompts(model, backbone), run.training.seed).to(device)
 
     def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
         """All that is learned, by AdamW.

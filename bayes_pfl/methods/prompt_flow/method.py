@@ -13,6 +13,7 @@ from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import DetectorConfig, ModelConfig
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.methods.heads import loaded
 from bayes_pfl.methods.maps import MapAccumulator, PromptScores, batch_maps
 from bayes_pfl.methods.method import BatchQuery, ImageQuery
 from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
@@ -40,10 +41,7 @@ class PromptFlow:
         assert isinstance(config.model, ModelConfig)
         self.model = config.model
         self.in_order = self.model.variant.draws_in_order
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: leave the caller's generator alone
-            head = BayesPFL(self.model, Widths.from_backbone(backbone))
-        head.load_state_dict(weights)
-        self.head = head.to(device).eval()
+        self.head = loaded(lambda: BayesPFL(self.model, Widths.from_backbone(backbone)), weights).to(device)
         self.encoder = PromptEncoder(backbone).to(device)
         self.encode_image = backbone.encode_image
         # Caches of functions that do not hold this object: a dropped method is freed at once.

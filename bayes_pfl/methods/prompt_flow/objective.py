@@ -12,6 +12,7 @@ from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.placement import bfloat16_products
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import ModelConfig, RunConfig
+from bayes_pfl.methods.heads import seeded
 from bayes_pfl.methods.method import Loss, ParameterGroup, TrainingBatch
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Prompts, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
@@ -32,9 +33,8 @@ class PromptFlowObjective:
         assert isinstance(run.model, ModelConfig)
         self.config = run.model
         self.encoder = PromptEncoder(backbone).to(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.training.seed)  # every worker starts from the same weights
-            self.head = BayesPFL(self.config, Widths.from_backbone(backbone)).to(device)
+        widths = Widths.from_backbone(backbone)
+        self.head = seeded(lambda: BayesPFL(self.config, widths), run.training.seed).to(device)
         self.encode_image, self.feature_kind = backbone.encode_image, backbone.plain_kind
         self.class_names = backbone.class_names(other_tokens(self.config))
         self._tokens = functools.lru_cache(maxsize=4096)(self.class_names.tokens)
