@@ -78,6 +78,19 @@ class Calibration:
         """
         return self._of.get(class_key(class_name), self.pooled)
 
+    def of(self, class_name: str) -> Boundaries:
+        """What decides for a class name that has boundaries.
+
+        Args:
+            class_name: a calibrated one.
+
+        Returns:
+            Its boundaries.
+        """
+        boundaries = self.boundaries(class_name)
+        assert boundaries is not None, class_name
+        return boundaries
+
     def verdict(self, class_name: str, score: float, uncertainty: float | None, sha256: str) -> Decision:
         """What is decided of an image that was scored as the calibration's were (see `differences`).
 
