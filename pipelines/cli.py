@@ -32,6 +32,7 @@ COMMANDS = {
     "tune": ("pipelines.tune", "sweep B, K, R and other settings (Ray Tune)"),
     "evaluate": ("pipelines.evaluate", "shards of unseen datasets -> metrics, table, report"),
     "score": ("pipelines.score", "images, folders or shards -> scores, heat maps, gallery"),
+    "calibrate": ("pipelines.calibrate", "a model and good images -> a model that decides, with stated error rates"),
     "register": ("pipelines.register", "make a training run's model champion"),
     "import": ("pipelines.import_published", "the authors' published weights -> a model"),
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
