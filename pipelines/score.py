@@ -17,7 +17,7 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import ClassNameError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.inference.untrained import SCHEME, method_source, read_source
+from bayes_pfl.inference.untrained import with_settings
 from bayes_pfl.inference.view import View
 from bayes_pfl.machine import gpus_here
 from bayes_pfl.methods.builder import class_names
@@ -30,7 +30,7 @@ from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
 from pipelines.scoring.options import (
     NUM_SAMPLES,
     add_detector_options,
-    add_method,
+    add_model,
     choose_actors,
     number_of_samples,
     typed_options,
@@ -72,8 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="folder|FILE.csv",
         help="for several products: the name of the sub-folder, or a CSV file with columns path and class_name",
     )
-    add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
-    add_method(parser)
+    add_model(parser, "bundle by path or URI, embedded (default), or models:/NAME@ALIAS", default="embedded")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted")
     add("--num-samples", type=number_of_samples, default=10, metavar="R", help=NUM_SAMPLES)
     add("--seed", type=int, default=0, help="of the noise; default 0")
@@ -116,9 +115,7 @@ def run(args: argparse.Namespace) -> int:
         Exit code: 1 if an image scores above --fail-above.
     """
     view = _check(args)
-    if args.set:
-        method, before = read_source(args.model)
-        args.model = method_source(method, [*before, *args.set])
+    args.model = with_settings(args.model, args.set)
     options = DetectorOptions(**typed_options(args))
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     gpus = gpus_here if len(inputs.images) <= PART_IMAGES else gpus_in_reach  # a few images need no cluster
@@ -176,8 +173,6 @@ def _check(args: argparse.Namespace) -> View:
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; it is between 0 and 1.")
-    if args.set and not args.model.startswith(f"{SCHEME}:/"):
-        raise ConfigError("--set is of a method that needs no training: give --method too, such as winclip.")
     if args.class_name is not None and args.class_name_from is not None:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():
