@@ -38,7 +38,7 @@ from pipelines.scoring.options import (
     NUM_SAMPLES,
     Actors,
     add_detector_options,
-    add_method,
+    add_model,
     choose_actors,
     number_of_samples,
     typed_options,
@@ -107,8 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--model", help="bundle by path or URI, embedded, or models:/NAME@ALIAS")
-    add_method(parser)
+    add_model(parser, "bundle by path or URI, embedded, or models:/NAME@ALIAS")
     parser.add_argument(
         "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
     )

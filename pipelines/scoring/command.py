@@ -7,7 +7,7 @@ from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ClassNameError, ConfigError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.inference.untrained import SCHEME, method_source, read_source
+from bayes_pfl.inference.untrained import with_settings
 from bayes_pfl.inference.view import View
 from bayes_pfl.machine import gpus_here
 from bayes_pfl.methods.builder import class_names
@@ -16,7 +16,7 @@ from pipelines.scoring.inputs import ImageInput, make_view
 from pipelines.scoring.options import (
     NUM_SAMPLES,
     add_detector_options,
-    add_method,
+    add_model,
     choose_actors,
     number_of_samples,
     typed_options,
@@ -38,8 +38,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
         metavar="folder|FILE.csv",
         help="for several products: the name of the sub-folder, or a CSV file with columns path and class_name",
     )
-    add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
-    add_method(parser)
+    add_model(parser, "bundle by path or URI, embedded (default), or models:/NAME@ALIAS", default="embedded")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted")
     add("--num-samples", type=number_of_samples, default=10, metavar="R", help=NUM_SAMPLES)
     add("--seed", type=int, default=0, help="of the noise; default 0")
@@ -72,16 +71,12 @@ def check_scoring_options(args: argparse.Namespace) -> View:
         raise ConfigError("--num-samples, --workers, --threads and --max-pixels are at least 1, --seed at least 0.")
     if args.bits is not None and not 9 <= args.bits <= 16:
         raise ConfigError(f"--bits is {args.bits}; gray of more than 8 bits has 9 to 16.")
-    if args.set and not args.model.startswith(f"{SCHEME}:/"):
-        raise ConfigError("--set is of a method that needs no training: give --method too, such as winclip.")
     if args.class_name is not None and args.class_name_from is not None:
         raise ConfigError("Give --class-name or --class-name-from, not both.")
     if args.class_name is not None and not args.class_name.strip():
         raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
     view = make_view(args.tile, args.overlap, args.roi)
-    if args.set:
-        method, before = read_source(args.model)
-        args.model = method_source(method, [*before, *args.set])
+    args.model = with_settings(args.model, args.set)
     return view
 
 
