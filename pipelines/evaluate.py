@@ -16,16 +16,15 @@ from pydantic import Field
 from bayes_pfl.config import DetectorOptions, NumSamples, Settings, parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
-from bayes_pfl.data.samples import SampleRef, index_shards, refs_digest
+from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
-from bayes_pfl.errors import ClassNameError, DataError
+from bayes_pfl.errors import ClassNameError, DamagedError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
-from pipelines.platform.html import ReportImage
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
@@ -34,7 +33,7 @@ from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_mod
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.evaluation_tables import printed
-from pipelines.scoring.figures import EvaluatedDataset, Resampling, measured, pixels_at
+from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
 from pipelines.scoring.images_file import IMAGES_FILE
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.options import (
@@ -47,7 +46,7 @@ from pipelines.scoring.options import (
     typed_options,
 )
 from pipelines.scoring.protocol import Protocol, check_protocol, released_scores
-from pipelines.scoring.report_images import positions_by_rank, report_image
+from pipelines.scoring.report_images import extreme_images
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import check_auto, label_threshold
 
@@ -210,8 +209,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     resampling = Resampling(settings.seed, settings.resamples)
     result: dict[str, Any] = {
         **_question(settings, task),
-        "pixels_at": pixels_at(task),
-        "images_digest": refs_digest(refs),
+        **_images(task, refs),
         "interval": resampling.as_dict(),
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: measured(dataset, scored, resampling) for dataset in datasets},
@@ -223,7 +221,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     whole = whole and task.released is None
     tracked, own = _tracked(settings, bundle, whole=whole)
     result["run_id"] = tracked.run_id
-    images = _extreme_images(settings, task._replace(bundle=bundle), datasets, scored)
+    images = extreme_images(settings.cases, task._replace(bundle=bundle), datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_remote(store.root) else Path(store.root)
         keep_earlier(store, result)
@@ -251,6 +249,32 @@ def _question(settings: EvaluateSettings, task: ScoringTask) -> dict[str, Any]:
         "looked_at": task.looked_at,
         "full_resolution": settings.full_resolution,
     }
+
+
+def finished_result(settings: EvaluateSettings) -> dict[str, Any] | None:
+    """The result of an equal evaluation in the output, if there is one.
+
+    Args:
+        settings: what would be evaluated on what.
+
+    Returns:
+        Its metrics.json; None where evaluating is due.
+    """
+    store = Store(absolute(settings.output or str(home() / "evaluation")))
+    with contextlib.suppress(DamagedError):
+        earlier = store.read_json("metrics.json")
+        if isinstance(earlier, dict):
+            view = make_view(settings.tile, settings.overlap, settings.roi)
+            task = _task(settings, load_bundle(settings.model), view, "cpu")
+            refs = [ref for dataset in _datasets(settings) for ref in dataset.refs]
+            wanted = json.loads(json.dumps(_question(settings, task) | _images(task, refs)))
+            return earlier if all(earlier.get(name) == value for name, value in wanted.items()) else None
+    return None
+
+
+def _images(task: ScoringTask, refs: Sequence[SampleRef]) -> dict[str, Any]:
+    """Which images, and the size at which their pixels are measured."""
+    return {"pixels_at": pixels_at(task), "images_digest": images_digest(refs)}
 
 
 def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
@@ -334,25 +358,6 @@ def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], 
         return scored
     parts = scored.scores, scored.text_scores, scored.map_parts
     return scored._replace(scores=released_scores(task.bundle.config.model.method, *parts, groups))
-
-
-def _extreme_images(
-    settings: EvaluateSettings, task: ScoringTask, datasets: list[EvaluatedDataset], scored: ScoredSamples
-) -> dict[str, list[ReportImage]]:
-    """The images of each dataset that the model ranks worst and best, predicted once more: equal noise, equal maps."""
-    if settings.cases == 0:
-        return {}
-    question = (task.num_samples, task.seed, task.max_pixels, task.view)
-    detector = task.on_this_machine().load()
-    images: dict[str, list[ReportImage]] = {}
-    for dataset in datasets:
-        order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])
-        count = min(settings.cases, len(order) // 2)
-        for title, positions in (("worst", order[:count]), ("best", order[::-1][:count])):
-            images[f"{dataset.name}: {title}"] = [
-                report_image(detector, dataset.refs[position], *question) for position in positions
-            ]
-    return images
 
 
 def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:

@@ -1,12 +1,14 @@
 """Images resampled with replacement -> every figure once for each resampled set, and its 95 % interval.
 
 Normal and anomalous images are drawn each from their own, so that every set has both in the dataset's proportion
-(stratified percentile bootstrap: Efron and Tibshirani, 1993, chapter 13; Robin et al., 2011, BMC Bioinformatics 12:77).
-All pixels of an image are drawn together, because they are not independent.
+(Robin et al., 2011, BMC Bioinformatics 12:77). All pixels of an image are drawn together, because they are not
+independent. Intervals are bias-corrected percentiles (Efron, 1981, Canadian Journal of Statistics 9:139, section 7):
+F1-max, a maximum, is higher in resampled sets than in the images themselves, and plain percentiles would miss it.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,11 @@ from bayes_pfl.metrics.levels import LevelCounts
 FEWEST_IMAGES = 5
 """Of each kind that is there; resampling fewer says nothing of how others would fall."""
 
+_NORMAL = NormalDist()
+
+_ROUNDING = 1e-10
+"""Figures that differ by less are equal: their sums were taken in another order."""
+
 _BLOCK = 100
 """Resampled sets that are measured at once."""
 
@@ -27,7 +34,7 @@ Replicates = Mapping[str, Float[np.ndarray, " sets"]]
 
 
 class Range(NamedTuple):
-    """The 2.5 and 97.5 percentiles of a figure."""
+    """A 95 % interval."""
 
     low: float
     high: float
@@ -146,20 +153,40 @@ def pixel_replicates(
 
 
 def interval(value: float, replicates: Float[np.ndarray, " sets"]) -> Range | None:
-    """95 % interval of a figure: percentiles of the resampled sets, moved by what levels cost the figure itself.
+    """95 % interval of a figure: its bias-corrected percentiles, moved by what levels cost the figure itself.
+
+    With z0 the normal quantile of the share of sets below the figure, they are those at Phi(2 z0 - 1.96) and
+    Phi(2 z0 + 1.96): 2.5 % and 97.5 % where half of the sets are below.
 
     Args:
-        value: the exact figure, in [0, 1].
+        value: the exact figure.
         replicates: of the images as they are, then of the sets.
 
     Returns:
-        The interval within [0, 1]; None where the figure is NaN for the images or for every set.
+        The interval; None where the figure is NaN for the images or for every set.
     """
     drawn = replicates[1:][np.isfinite(replicates[1:])]
     if not drawn.size or not np.isfinite([value, replicates[0]]).all():
         return None
-    low, high = np.clip(np.percentile(drawn, [2.5, 97.5]) + (value - replicates[0]), 0, 1)
+    z0 = _NORMAL.inv_cdf(share_below(replicates[0], drawn))
+    ranks = [_NORMAL.cdf(2 * z0 + side * _NORMAL.inv_cdf(0.975)) for side in (-1, 1)]
+    low, high = np.quantile(drawn, ranks) + (value - replicates[0])
     return Range(float(low), float(high))
+
+
+def share_below(value: float, drawn: Float[np.ndarray, " sets"]) -> float:
+    """Share of sets in which a figure is lower, half of the ties among them; never 0 or 1.
+
+    Args:
+        value: of the figure.
+        drawn: the figure in each set.
+
+    Returns:
+        A share in (0, 1), at least 1 / (sets + 1) from both ends.
+    """
+    ties = np.abs(drawn - value) < _ROUNDING
+    share, least = float(np.mean((drawn < value) & ~ties) + np.mean(ties) / 2), 1 / (drawn.size + 1)
+    return min(max(share, least), 1 - least)
 
 
 def mean_replicates(per_category: Sequence[Replicates]) -> Replicates:

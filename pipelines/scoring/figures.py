@@ -1,5 +1,7 @@
 """Scores and pixels of an evaluation -> figures with 95 % intervals, by category and kind of defect, and their mean."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,7 +49,10 @@ class Resampling(NamedTuple):
         Returns:
             What the intervals are, in words and numbers.
         """
-        method = "percentile bootstrap over images, normal and anomalous ones each from their own, within a category"
+        method = (
+            "bootstrap over images, bias-corrected percentiles; normal and anomalous images each from their own, "
+            "within a category"
+        )
         return {"level": 0.95, "method": method, "resamples": self.resamples, "seed": self.seed}
 
 
@@ -92,6 +97,19 @@ def pixels_at(task: ScoringTask) -> str:
     return f"{task.image_size} x {task.image_size} px" if task.view == WHOLE else "the images' own size"
 
 
+def images_digest(refs: Sequence[SampleRef]) -> str:
+    """SHA-256 over images and masks with their names, labels and categories, whatever their order.
+
+    Args:
+        refs: the images.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    lines = (json.dumps([ref.sha256, ref.mask_sha256, ref.label, ref.category, ref.class_name]) for ref in refs)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
 def ranges_of(metrics: Metrics, replicates: Replicates) -> dict[str, Range]:
     """Intervals of the figures that have one.
 
@@ -103,7 +121,9 @@ def ranges_of(metrics: Metrics, replicates: Replicates) -> dict[str, Range]:
         Intervals by name.
     """
     ranges = {name: interval(metrics[name], drawn) for name, drawn in replicates.items() if name in metrics.values}
-    return {name: each for name, each in ranges.items() if each is not None}
+    return {
+        name: Range(*(min(max(end, 0.0), 1.0) for end in each)) for name, each in ranges.items() if each is not None
+    }
 
 
 def measured(dataset: EvaluatedDataset, scored: ScoredSamples, resampling: Resampling) -> dict[str, Any]:
