@@ -31,6 +31,7 @@ COMMANDS = {
     "train": ("pipelines.train", "shards of an auxiliary dataset -> a trained model (Ray Train)"),
     "tune": ("pipelines.tune", "sweep B, K, R and other settings (Ray Tune)"),
     "evaluate": ("pipelines.evaluate", "shards of unseen datasets -> metrics, table, report"),
+    "compare": ("pipelines.compare", "two models or evaluations on the same images -> what differs, and how surely"),
     "score": ("pipelines.score", "images, folders or shards -> scores, heat maps, gallery"),
     "calibrate": ("pipelines.calibrate", "a model and good images -> a model that decides, with stated error rates"),
     "register": ("pipelines.register", "make a training run's model champion"),
