@@ -20,6 +20,7 @@ from bayes_pfl.inference.bundle import EMBEDDED, resolve
 from bayes_pfl.inference.untrained import SCHEME, method_source, with_settings, written_out
 from bayes_pfl.machine import gpu_share, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
+from serve.decision_options import add_decision_options, decision_log_values, drift_values
 from serve.http.access import read_tokens
 from serve.own_ray import ended_processes, set_environment, shut_down, start_ray
 from serve.settings import ServeSettings
@@ -57,12 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add("--replicas", type=int, default=1, help="processes that run the model (default: %(default)s)")
     add("--max-batch", type=int, default=4, help="most images that go to a replica together (default: %(default)s)")
-    add(
-        "--max-queued",
-        type=int,
-        default=32,
-        help="images that may wait; more are answered 503 (default: %(default)s)",
-    )
+    add("--max-queued", type=int, default=32, help="images that may wait; more get 503 (default: %(default)s)")
     add("--threads", type=int, help="CPU threads of one replica (default: the CPUs shared out)")
     add("--gpus", type=float, help="GPUs, or a fraction of one, for each replica (default: this machine's, shared out)")
     add("--precision", choices=get_args(Precision), default="float32", help="of CLIP's products")
@@ -83,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--rate", type=float, default=0.0, metavar="N", help="requests a second for each token (default: no limit)")
     add("--max-body-mb", type=float, default=32.0, metavar="MB", help="largest request body (default: %(default)s)")
+    add_decision_options(parser)
     add("--address", default="local", help="Ray cluster to run on: auto, or its address (default: a new one, here)")
     add("--json", action="store_true", help='print one line {"url": ..., "pid": ...} once requests are answered')
 
@@ -206,6 +203,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "name": args.name,
         "replica": replica,
         "challenger": None if args.challenger is None else absolute(args.challenger),
+        "drift": drift_values(args),
         "replicas": args.replicas,
         "max_batch": args.max_batch,
         "max_queued": args.max_queued,
@@ -220,6 +218,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         "allowed_hosts": [*LOOPBACK_HOSTS, *args.allowed_host] if args.allowed_host or not exposed else [],
         "requests_per_second": args.rate,
         "limits": {"max_body_bytes": int(args.max_body_mb * 2**20)},
+        **decision_log_values(args),
     }
     return parse_config(ServeSettings, values, "the command line")
 
