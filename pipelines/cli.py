@@ -34,6 +34,7 @@ COMMANDS = {
     "score": ("pipelines.score", "images, folders or shards -> scores, heat maps, gallery"),
     "register": ("pipelines.register", "make a training run's model champion"),
     "import": ("pipelines.import_published", "the authors' published weights -> a model"),
+    "reproduce": ("pipelines.reproduce", "measure again what a page of docs/ says: uncertainty"),
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
 }
 ENDPOINT = {

@@ -85,7 +85,7 @@ def equal_mass_bins(probabilities: np.ndarray, bins: int = 15) -> np.ndarray:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, binned: np.ndarray) -> float:
-    """ECE = sum over bins of n_b / n * |mean label - mean probability| (Naeini, Cooper, Hauskrecht 2015; Guo et al. 2017).
+    """ECE = sum over bins of n_b / n * |mean label - mean probability| (Naeini et al. 2015; Guo et al. 2017).
 
     Of the probability of label 1, not of the likelier label. Few images make it larger than it is.
 
