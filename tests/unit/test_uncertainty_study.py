@@ -52,6 +52,7 @@ def test_verdicts_are_those_of_the_threshold_of_the_other_half():
     spreads = np.array(part.normal.uncertainties)[rest].tolist() + list(part.anomalous.uncertainties)
     assert verdicts.confidence[SPREAD].tolist() == [-value for value in spreads]
     assert set(verdicts.strata) == {0, 1}
+    assert verdicts.called_good.tolist() == (tested <= threshold).tolist()
     assert sorted([*calibration, *rest]) == list(range(60))
 
 
@@ -68,6 +69,8 @@ def test_a_spread_that_knows_the_errors_is_the_oracle_and_one_that_knows_nothing
     assert seeing["figures"][f"{SPREAD} - random"]["high"] < 0
     assert seeing["figures"][SPREAD]["value"] < blind["figures"]["oracle"]["value"] + 0.05
     assert blind["figures"][f"{SPREAD}: right told from wrong"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert blind["figures"][f"{SPREAD}: the same of those called good"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert seeing["figures"][f"{SPREAD}: the same of those called good"]["value"] > 0.9
     assert blind["curves"]["oracle"][0] == 0
     assert blind["curves"][DISTANCE][-1] == pytest.approx(blind["figures"]["error rate"]["value"])
 

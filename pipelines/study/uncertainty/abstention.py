@@ -21,9 +21,14 @@ class Verdicts(NamedTuple):
     wrong: np.ndarray
     """1 where a verdict is wrong."""
     strata: np.ndarray
-    """Images that are resampled among themselves: good or defective ones of a category."""
+    """Images that are resampled among themselves: 2 c + label of those of category c."""
     confidence: dict[str, np.ndarray]
     """By what one may abstain; higher is surer."""
+
+    @property
+    def called_good(self) -> np.ndarray:
+        """True where the verdict is "good"."""
+        return self.wrong == self.strata % 2
 
     def at(self, positions: np.ndarray) -> "Verdicts":
         """Some of them.
@@ -129,12 +134,15 @@ def _measured(by_split: Sequence[Verdicts], seed: int) -> dict[str, Any]:
 
 def _figures(verdicts: Verdicts) -> dict[str, float]:
     """Error rate (AURC of a random order), AURC by what one abstains, differences, AUROC of right verdicts."""
-    wrong, error_rate = verdicts.wrong, float(verdicts.wrong.mean())
+    wrong, error_rate, good = verdicts.wrong, float(verdicts.wrong.mean()), verdicts.called_good
     areas = {name: aurc(wrong, confidence) for name, confidence in verdicts.confidence.items()}
     figures = {"error rate": error_rate, "oracle": aurc(wrong, -wrong), **areas}
     for name, area in areas.items():
         figures[f"{name} - random"] = area - error_rate
         figures[f"{name}: right told from wrong"] = wrong_told_apart(wrong, verdicts.confidence[name])
+        figures[f"{name}: the same of those called good"] = wrong_told_apart(
+            wrong[good], verdicts.confidence[name][good]
+        )
         if name != DISTANCE:
             figures[f"{name} - distance"] = area - areas[DISTANCE]
     return figures

@@ -12,6 +12,7 @@ from pipelines.study.uncertainty.abstention import BOTH, DISTANCE, SPREAD
 from pipelines.study.uncertainty.picture import draw
 
 Row = dict[str, Cell]
+TOLD = ("right told from wrong", "the same of those called good")
 PARTS = ("abstention", "probabilities", "promises", "elsewhere")
 
 
@@ -38,7 +39,7 @@ def tables(result: dict[str, Any]) -> list[ReportTable]:
             _estimates(
                 result["abstention"],
                 [f"{SPREAD} - random", f"{SPREAD} - distance", f"{BOTH} - distance"]
-                + [f"{name}: right told from wrong" for name in (SPREAD, DISTANCE)],
+                + [f"{name}: {what}" for what in TOLD for name in (SPREAD, DISTANCE)],
             ),
             ["Below 0: better than the second."],
         ),
