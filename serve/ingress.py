@@ -5,6 +5,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from serve.http.application import create_app
+from serve.http.decision_log import decision_log
 from serve.http.gate import Gate
 from serve.http.service import Service
 from serve.measures import Measures
@@ -36,10 +37,18 @@ class Endpoint:
         limits, measures = self.settings.limits, Measures()
         decoder = Decoder(limits)
         clients = {
-            model.name: ModelClient(model, decoder, measures, self.models[model.name], self.challengers.get(model.name))
+            model.name: ModelClient(
+                model,
+                decoder,
+                measures,
+                self.models[model.name],
+                self.challengers.get(model.name),
+                self.settings.ingress_replicas,
+            )
             for model in self.settings.models
         }
-        self.gate = create_app(Service(clients, limits, measures), self.settings, measures)
+        log = decision_log(self.settings)
+        self.gate = create_app(Service(clients, limits, measures, log), self.settings, measures)
         return self.gate
 
     async def drain(self) -> None:

@@ -14,7 +14,10 @@ class Measures:
         self.requests = Counter("bayes_pfl_requests", "HTTP requests by route and status", ("route", "status"))
         self.latency = Histogram("bayes_pfl_request_seconds", "time from request to answer", SECONDS, ("route",))
         self.scores = Histogram("bayes_pfl_pred_score", "image scores answered", SCORES, ("model", "version"))
-        self.anomalies = Counter("bayes_pfl_anomalies", "images at or above their threshold", ("model", "version"))
+        self.anomalies = Counter("bayes_pfl_anomalies", "images called defective", ("model", "version"))
+        self.unsure = Counter("bayes_pfl_unsure", "images called neither good nor defective", ("model", "version"))
+        self.evidence = Gauge("bayes_pfl_stream_evidence", "that images are unlike the calibration's", ("model",))
+        self.alarm = Gauge("bayes_pfl_stream_alarm", "1 once the evidence has reached the alarm", ("model",))
         self.retries = Counter("bayes_pfl_retries", "calls sent again because a replica was lost", ("model",))
         self.queued = Gauge("bayes_pfl_queued", "images that wait for a replica", ("model",))
         self.tokens_refused = Counter("bayes_pfl_tokens_refused", "looks at a tokens file that could not be used")
@@ -31,19 +34,32 @@ class Measures:
         self.requests.inc(tags={"route": route, "status": str(status)})
         self.latency.observe(seconds, tags={"route": route})
 
-    def score(self, model: str, version: str, score: float, label: bool | None) -> None:
+    def score(self, model: str, version: str, score: float, label: str | None) -> None:
         """Count an answered image.
 
         Args:
             model: its name.
             version: of the model.
             score: image score.
-            label: whether it reaches its threshold, if there is one.
+            label: what it is called, if anything.
         """
         tags = {"model": model, "version": version}
         self.scores.observe(score, tags=tags)
-        if label:
+        if label == "defective":
             self.anomalies.inc(tags=tags)
+        if label == "unsure":
+            self.unsure.inc(tags=tags)
+
+    def stream(self, model: str, evidence: float, is_alarm: bool) -> None:
+        """Publish how far a model's images speak against its calibration.
+
+        Args:
+            model: its name.
+            evidence: highest so far.
+            is_alarm: whether it is enough for an alarm.
+        """
+        self.evidence.set(evidence, tags={"model": model})
+        self.alarm.set(float(is_alarm), tags={"model": model})
 
     def token_refused(self) -> None:
         """Count a look at a tokens file that could not be used."""

@@ -1,6 +1,6 @@
 """What the HTTP layer and the model replicas say to each other: small typed tuples that need no torch."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,9 @@ DEMONSTRATION = (
     "This model stands on the small demonstration CLIP inside the package, which has only seen generated images: "
     "its scores show how the endpoint works, not what is wrong with real objects."
 )
+
+
+Label = Literal["good", "defective", "unsure"]
 
 
 class ModelInfo(NamedTuple):
@@ -30,6 +33,8 @@ class ModelInfo(NamedTuple):
     """Image score from which the model calls an image anomalous, if one is known."""
     threshold_for: str
     """Way of looking at images that the threshold belongs to, in words."""
+    calibration: str | None
+    """Version of the model's calibration, if it has one."""
 
     @property
     def note(self) -> str | None:
@@ -63,6 +68,47 @@ class Job(NamedTuple):
     question: Question
     most_seconds: float | None = None
     """No further tile is begun after this time: nobody waits any longer."""
+    sha256: str = ""
+    """Of the encoded file, hexadecimal: equal scores are ordered by it."""
+
+
+class Judgement(NamedTuple):
+    """What the calibration of the model that scored an image says of it."""
+
+    calibration: str
+    """Its version."""
+    calibrated_name: str | None
+    """The class that decided, as its name is compared; None: all classes together."""
+    label: Label | None
+    p_value: float | None
+    unsure_because: str | None
+    good_up_to: float | None
+    """Score up to which an image is called good; None: none is."""
+    defective_above: float | None
+    """Score above which an image is called defective; None: none is."""
+    region_from: float | None
+    """Map value from which a pixel belongs to a region; None: the rule has no rate of false alarms."""
+
+
+class WatchedScores(NamedTuple):
+    """Scores of a class's good calibration images, and how many of the highest count as defective."""
+
+    scores: list[float]
+    rank: int
+
+
+class CalibrationReport(NamedTuple):
+    """A model's calibration, for whoever asks about it and for the drift alarm."""
+
+    version: str
+    description: dict[str, Any]
+    """As `GET /v1/calibration` tells it."""
+    watched: dict[str, WatchedScores]
+    """By class, as its name is compared."""
+    false_alarms: float
+    """Share of good images called defective that no class exceeds, with its rule's confidence."""
+    sha256: frozenset[str]
+    """Of the calibration images."""
 
 
 class ReplicaAnswer(NamedTuple):
@@ -73,9 +119,27 @@ class ReplicaAnswer(NamedTuple):
     """None for a method without a distribution."""
     anomaly_map: np.ndarray | None
     """(side, side), or of the image's size for tiles or a region, float32 in [0, 1]; if asked for, or if the model
-    knows a threshold, so that it has regions."""
+    has a threshold or the image a verdict, so that there are regions."""
     model: ModelInfo
     compute_ms: float
+    verdict: Judgement | None
+    """Of the model's calibration, where it applies to this image."""
+    no_verdict_because: str | None
+    """Why it does not."""
+
+
+class StreamState(NamedTuple):
+    """How far the images answered so far speak against the calibration."""
+
+    evidence: float
+    """Highest so far; 1 at the beginning."""
+    alarm_at: float
+    images: int
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether the evidence has reached `alarm_at`."""
+        return self.evidence >= self.alarm_at
 
 
 class Refused(NamedTuple):

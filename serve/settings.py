@@ -68,6 +68,17 @@ class ReplicaSettings(Settings):
     )
 
 
+class DriftSettings(Settings):
+    """The alarm that images are no longer like those of the model's calibration, if it has one."""
+
+    false_alarms_one_in: int = Field(
+        1000, ge=2, description="N: without a change at most one in N endpoints ever sounds the alarm"
+    )
+    usual_defects: float = Field(
+        0.2, ge=0, lt=1, description="largest usual share of defective images: so many are no reason for an alarm"
+    )
+
+
 class ModelSettings(Settings):
     """One model offered by the endpoint, and the deployment that runs it."""
 
@@ -82,6 +93,7 @@ class ModelSettings(Settings):
         20.0, ge=0, description="time a batch waits for company while all replicas have work, milliseconds"
     )
     max_queued: int = Field(32, ge=0, description="images that wait in one ingress replica; more are answered 503")
+    drift: DriftSettings = DriftSettings()
     cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for a replica")
     gpus: float = Field(0.0, ge=0, description="GPUs, or a fraction of one, that Ray reserves for a replica")
 
@@ -107,6 +119,12 @@ class ServeSettings(Settings):
     )
     burst: int = Field(20, ge=1, description="requests of one token above the rate, at once, over all ingress replicas")
     limits: Limits = Limits()
+    decision_log: str | None = Field(
+        None, description="file of one JSON line an answered image, appended to; none: no such file"
+    )
+    decision_log_bytes: int = Field(
+        64 * 2**20, ge=4096, description="size from which on that file is renamed to FILE.<UTC time>, bytes"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

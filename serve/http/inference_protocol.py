@@ -2,10 +2,12 @@
 
 Inputs: `image` BYTES [n], the encoded files; `class_name` BYTES [n] or [1]. Request parameters: `num_samples`,
 `seed`, `bits`.
-Outputs: `pred_score` FP64 [n], `uncertainty` FP64 [n], and on demand `anomaly_map` FP32 [n, side, side].
+Outputs: `pred_score` FP64 [n], `uncertainty` FP64 [n], and on demand `anomaly_map` FP32 [n, side, side], `pred_label`
+BYTES [n] (empty where nothing is said) and `p_value` FP64 [n] (not a number where the calibration does not decide).
 """
 
 import asyncio
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from serve.http.model_descriptions import check_version
 from serve.http.schema import fold_spaces
 from serve.http.service import Service
 from serve.http.tensors import EXPECTED, HEADER_LENGTH, InferAnswer, InferRequest, OutputTensor
+from serve.http.verdicts import Ruling
 from serve.messages import Question, ReplicaAnswer
 from serve.problems import Problem, responses
 
@@ -29,7 +32,13 @@ INFER_BODY = {
         },
     }
 }
-DATATYPES = {"pred_score": "FP64", "uncertainty": "FP64", "anomaly_map": "FP32"}
+DATATYPES = {
+    "pred_score": "FP64",
+    "uncertainty": "FP64",
+    "anomaly_map": "FP32",
+    "pred_label": "BYTES",
+    "p_value": "FP64",
+}
 DEFAULT_OUTPUTS = ["pred_score", "uncertainty"]
 
 
@@ -68,7 +77,9 @@ def _add_inference(router: APIRouter, service: Service) -> None:
         want_map = "anomaly_map" in wanted
         answers = await asyncio.gather(
             *(
-                service.raw(data, name, Question(class_name, number, seed, want_map, bits=bits))
+                service.raw(
+                    data, name, Question(class_name, number, seed, want_map, bits=bits), request.state.request_id
+                )
                 for data, class_name in zip(images, class_names, strict=True)
             )
         )
@@ -98,7 +109,9 @@ def _wanted_outputs(given: InferRequest) -> list[str]:
     wanted = list(dict.fromkeys(output.name for output in given.outputs or [])) or DEFAULT_OUTPUTS
     if not set(wanted) <= set(DATATYPES):
         raise Problem(
-            400, "The outputs are pred_score (FP64 [n]), uncertainty (FP64 [n]) and anomaly_map (FP32 [n, side, side])."
+            400,
+            "The outputs are pred_score, uncertainty and p_value (FP64 [n]), pred_label (BYTES [n]) and anomaly_map "
+            "(FP32 [n, side, side]).",
         )
     return wanted
 
@@ -111,9 +124,32 @@ def _whole_number(given: InferRequest, key: str, default: int, lowest: int, high
     return value
 
 
-def _answer(name: str, given: InferRequest, wanted: list[str], answers: list[ReplicaAnswer]) -> Any:
+def _answer(name: str, given: InferRequest, wanted: list[str], decided: list[tuple[ReplicaAnswer, Ruling]]) -> Any:
     """The response with the outputs asked for."""
-    arrays = {"pred_score": np.array([answer.image_score for answer in answers], np.float64)}
+    wanted, arrays = _outputs(given, wanted, decided)
+    binary_by_default = given.parameters.get("binary_data_output") is True
+    requested = {output.name: output.parameters for output in given.outputs or []}
+    binary = {key for key in wanted if requested.get(key, {}).get("binary_data", binary_by_default) is True}
+    outputs = [OutputTensor(name=key, datatype=DATATYPES[key], shape=list(arrays[key].shape)) for key in wanted]
+    model = decided[0][0].model
+    parameters = {"model_kind": model.kind} | ({"note": model.note} if model.note else {})
+    result = InferAnswer(
+        model_name=name, model_version=model.version, id=given.id, parameters=parameters, outputs=outputs
+    )
+    content, headers = tensors.encode(result, arrays, binary)
+    return Response(content, headers=headers)
+
+
+def _outputs(
+    given: InferRequest, wanted: list[str], decided: list[tuple[ReplicaAnswer, Ruling]]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names of the outputs to send, and their values. Raises Problem 400 for one that this model does not have."""
+    answers = [answer for answer, _ in decided]
+    arrays = {
+        "pred_score": np.array([answer.image_score for answer in answers], np.float64),
+        "pred_label": np.array([ruling.label or "" for _, ruling in decided], object),
+        "p_value": np.array([math.nan if ruling.p_value is None else ruling.p_value for _, ruling in decided]),
+    }
     uncertainties = [answer.uncertainty for answer in answers if answer.uncertainty is not None]
     if len(uncertainties) == len(answers):
         arrays["uncertainty"] = np.array(uncertainties, np.float64)
@@ -126,14 +162,4 @@ def _answer(name: str, given: InferRequest, wanted: list[str], answers: list[Rep
         if len({values.shape for values in maps}) > 1:  # a model of another input size took over in between
             raise Problem(503, "The model has just been replaced; try again.", 1)
         arrays["anomaly_map"] = np.stack(maps)
-    binary_by_default = given.parameters.get("binary_data_output") is True
-    requested = {output.name: output.parameters for output in given.outputs or []}
-    binary = {key for key in wanted if requested.get(key, {}).get("binary_data", binary_by_default) is True}
-    outputs = [OutputTensor(name=key, datatype=DATATYPES[key], shape=list(arrays[key].shape)) for key in wanted]
-    model = answers[0].model
-    parameters = {"model_kind": model.kind} | ({"note": model.note} if model.note else {})
-    result = InferAnswer(
-        model_name=name, model_version=model.version, id=given.id, parameters=parameters, outputs=outputs
-    )
-    content, headers = tensors.encode(result, arrays, binary)
-    return Response(content, headers=headers)
+    return wanted, arrays

@@ -72,6 +72,13 @@ class IndexEntry(BaseModel):
     reason: str
 
 
+VERDICT = [
+    Tensor(name="pred_label", datatype="BYTES", shape=[-1]),
+    Tensor(name="p_value", datatype="FP64", shape=[-1]),
+]
+"""What models with a calibration or a threshold say too."""
+
+
 def add_routes(router: APIRouter, service: Service) -> None:
     """Add the routes of health, metadata and Triton's extensions.
 
@@ -192,6 +199,7 @@ def _metadata(name: str, info: ModelInfo) -> Metadata:
             Tensor(name="pred_score", datatype="FP64", shape=[-1]),
             *([] if info.num_prompts is None else [Tensor(name="uncertainty", datatype="FP64", shape=[-1])]),
             Tensor(name="anomaly_map", datatype="FP32", shape=[-1, side, side]),
+            *(VERDICT if info.calibration is not None or info.threshold is not None else []),
         ],
     )
 

@@ -12,7 +12,18 @@ from bayes_pfl.inference.view import RegionOfInterest
 from serve.http import drawing
 from serve.http.bodies import CONTENT_TYPES, image_body, json_body
 from serve.http.json_bodies import parse_json
-from serve.http.schema import BatchAnswer, BatchImage, BatchRequest, MapOptions, Models, Score, ScoreOptions, Version
+from serve.http.schema import (
+    BatchAnswer,
+    BatchImage,
+    BatchRequest,
+    CalibrationBody,
+    MapOptions,
+    Models,
+    Name,
+    Score,
+    ScoreOptions,
+    Version,
+)
 from serve.http.service import Service, image_from_base64
 from serve.problems import Problem, ProblemBody, body, explain, responses
 
@@ -73,7 +84,8 @@ def _add_maps(router: APIRouter, service: Service) -> None:
     )
     async def anomaly_map(request: Request, options: Annotated[MapOptions, Query()]) -> Response:
         """Draw the anomaly map of one image; the header X-Pred-Score has its score."""
-        answer = await service.raw(await image_body(request), options.model, options.question())
+        data, request_id = await image_body(request), request.state.request_id
+        answer, ruling = await service.raw(data, options.model, options.question(), request_id)
         assert answer.anomaly_map is not None
         content = await asyncio.to_thread(drawing.encode_map, answer.anomaly_map, options.kind)
         headers = {
@@ -83,6 +95,8 @@ def _add_maps(router: APIRouter, service: Service) -> None:
         }
         if answer.uncertainty is not None:
             headers["X-Uncertainty"] = repr(answer.uncertainty)
+        if ruling.label is not None:
+            headers["X-Pred-Label"] = ruling.label
         return Response(content, headers=headers, media_type=drawing.MEDIA_TYPES[options.kind])
 
 
@@ -91,6 +105,11 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
     async def models() -> Models:
         """What this endpoint offers now; the first is used where a request names none."""
         return Models(models=await service.models())
+
+    @router.get("/calibration", responses=responses(404, 422))
+    async def calibration(model: Annotated[Name | None, Query()] = None) -> CalibrationBody:
+        """For what a model's calibration holds, and what it promises."""
+        return await service.calibration(model)
 
     @router.get("/version", responses=responses())
     async def version() -> Version:

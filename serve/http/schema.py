@@ -8,8 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from bayes_pfl.config import NumSamples, Settings
 from bayes_pfl.inference.view import RegionOfInterest, View
-from serve.messages import ModelInfo, Question
+from serve.messages import Label, ModelInfo, Question, StreamState
 from serve.problems import ProblemBody
+from serve.settings import DriftSettings
 
 MOST_IMAGES = 1000
 """In one request, whatever `limits.max_images` says."""
@@ -88,14 +89,14 @@ class ScoreOptions(ViewOptions):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="score from which `pred_label` is true; none: the model's own",
+        description="score from which an image is defective; none: the calibration decides, else the model's own",
     )
     region_threshold: float | None = Field(
         None,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="map value from which a pixel belongs to a region; none: `threshold`",
+        description="map value from which a pixel belongs to a region; none: `threshold`, or the calibration's",
     )
     map: Literal["none", "png", "png16", "npy"] = Field(
         "none", description="anomaly map to send along: coloured PNG, 16-bit gray PNG (value x 65535), or float32 npy"
@@ -155,6 +156,7 @@ class ModelBody(Answer):
     flow_length: int | None
     threshold: float | None = Field(description="image score from which the model calls an image anomalous, if known")
     threshold_for: str = Field(description="the way of looking at images that this threshold belongs to")
+    calibration: str | None = Field(description="version of the model's calibration, if it has one")
 
     @classmethod
     def of_model(cls, name: str, info: ModelInfo) -> "ModelBody":
@@ -168,6 +170,57 @@ class ModelBody(Answer):
             What clients are told.
         """
         return cls(name=name, note=info.note, **info._asdict())
+
+
+class DriftBody(Answer):
+    """Whether images are still like those of the calibration."""
+
+    state: Literal["watching", "alarm"]
+    evidence: float = Field(description="highest so far against it; 1 at the beginning")
+    alarm_at: float
+    images: int = Field(description="images watched by this process of the HTTP layer")
+    promise: str
+
+    @classmethod
+    def of_stream(cls, stream: StreamState, drift: DriftSettings) -> "DriftBody":
+        """The public view of a drift alarm.
+
+        Args:
+            stream: what was seen.
+            drift: what is promised.
+
+        Returns:
+            What clients are told.
+        """
+        promise = (
+            "While images are like those of the calibration, and no more of them defective than "
+            f"{100 * drift.usual_defects:g} %, at most one in {drift.false_alarms_one_in:,} endpoints ever comes to "
+            "an alarm."
+        )
+        state: Literal["watching", "alarm"] = "alarm" if stream.is_alarm else "watching"
+        return cls(
+            state=state, evidence=stream.evidence, alarm_at=stream.alarm_at, images=stream.images, promise=promise
+        )
+
+
+class OfferedModel(ModelBody):
+    """Which model would answer, and how its images fare."""
+
+    drift: DriftBody | None = Field(description="of a model with a calibration")
+
+    @classmethod
+    def of_offer(cls, name: str, info: ModelInfo, drift: DriftBody | None) -> "OfferedModel":
+        """The public view of a replica's model and of its images.
+
+        Args:
+            name: as clients call it.
+            info: from a replica.
+            drift: of its calibration.
+
+        Returns:
+            What clients are told.
+        """
+        return cls(**dict(ModelBody.of_model(name, info)), drift=drift)
 
 
 class EncodedMap(Answer):
@@ -222,14 +275,27 @@ class Score(Answer):
     """The judgement of one image."""
 
     pred_score: float = Field(description="image score: the higher, the more anomalous")
-    pred_label: bool | None = Field(description="pred_score >= threshold; null if no threshold is known")
+    pred_label: Label | None = Field(
+        description="by `threshold`, where one decides: defective from it on; else by the calibration"
+    )
+    p_value: float | None = Field(
+        description="share of good images that score at least as high, as the calibration knows; null unless it decides"
+    )
+    unsure_because: str | None = Field(description="why `pred_label` is unsure")
     no_label_because: str | None = Field(description="why `pred_label` is null")
-    threshold: float | None
+    threshold: float | None = Field(description="the request's, else the model's; null where the calibration decides")
+    good_up_to: float | None = Field(description="score up to which the calibration calls an image good")
+    defective_above: float | None = Field(description="score above which the calibration calls an image defective")
+    calibration: str | None = Field(description="version of the calibration; null unless it decides")
+    pooled_calibration: bool = Field(
+        description="`class_name` was not calibrated: the images of all calibrated classes together decide"
+    )
+    no_calibration_because: str | None = Field(description="why the calibration does not decide")
     looked_at: str = Field(description="the way of looking, which a threshold must have been made for")
     uncertainty: float | None = Field(
         description="standard deviation of the score over the drawn prompts; null for a method that draws none"
     )
-    regions: list[Region] = Field(description="the 50 strongest; empty if no threshold is known")
+    regions: list[Region] = Field(description="the 50 strongest; empty if no region threshold is known")
     region_threshold: float | None
     anomaly_map: EncodedMap | None
     pred_mask: EncodedMap | None
@@ -266,7 +332,19 @@ class BatchAnswer(Answer):
 class Models(Answer):
     """What this endpoint offers; the first is the default."""
 
-    models: list[ModelBody]
+    models: list[OfferedModel]
+
+
+class CalibrationBody(Answer):
+    """The calibration of a model: for what it holds, where its verdicts change, and what it promises."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    version: str
+    made: str = Field(description="when")
+    applies_to: dict[str, Any] = Field(description="how scores must have been made")
+    classes: list[dict[str, Any]] = Field(description="by class name: rule, boundaries, counts, promises")
+    other_class_names: dict[str, Any] | None = Field(description="of all classes together, for other names")
 
 
 class Version(Answer):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,21 @@ from bayes_pfl.config import MAX_SAMPLES
 from bayes_pfl.inference.view import RegionOfInterest
 from serve.http import drawing
 from serve.http.bodies import from_base64
-from serve.http.schema import EncodedMap, ImageSize, ModelBody, Region, Score, ScoreOptions, Timings
+from serve.http.decision_log import Decided, DecisionLog
+from serve.http.schema import (
+    CalibrationBody,
+    DriftBody,
+    EncodedMap,
+    ImageSize,
+    ModelBody,
+    OfferedModel,
+    Region,
+    Score,
+    ScoreOptions,
+    Timings,
+)
 from serve.http.statistics import Statistics
+from serve.http.verdicts import Ruling, decide
 from serve.measures import Measures
 from serve.messages import ModelInfo, Question, ReplicaAnswer
 from serve.models.client import ModelClient
@@ -31,12 +44,16 @@ class Service:
         clients: by name; the first is the default.
         limits: of a request.
         measures: where answers are counted.
+        log: where decisions are kept; none: nowhere.
     """
 
-    def __init__(self, clients: Mapping[str, ModelClient], limits: Limits, measures: Measures) -> None:
+    def __init__(
+        self, clients: Mapping[str, ModelClient], limits: Limits, measures: Measures, log: DecisionLog | None = None
+    ) -> None:
         self.clients = clients
         self.limits = limits
         self.measures = measures
+        self.log = log
         self.statistics = {name: Statistics() for name in clients}
 
     @property
@@ -62,7 +79,7 @@ class Service:
             raise Problem(404, f"There is no such model; this endpoint has {', '.join(self.clients)}.")
         return self.clients[name]
 
-    async def models(self) -> list[ModelBody]:
+    async def models(self) -> list[OfferedModel]:
         """Which models answer now.
 
         Returns:
@@ -72,7 +89,29 @@ class Service:
             Problem: 503, one of them does not answer.
         """
         infos = await asyncio.gather(*(client.describe() for client in self.clients.values()))
-        return [ModelBody.of_model(name, info) for name, info in zip(self.clients, infos, strict=True)]
+        return [_offered(client, info) for client, info in zip(self.clients.values(), infos, strict=True)]
+
+    async def calibration(self, name: str | None) -> CalibrationBody:
+        """What a model's calibration promises.
+
+        Args:
+            name: of the model; none for the first.
+
+        Returns:
+            For what it holds, and what.
+
+        Raises:
+            Problem: 404, there is no such model, or it has no calibration; 503, no replica answers.
+        """
+        client = self.client(name)
+        report = await client.calibration()
+        if report is None:
+            raise Problem(
+                404,
+                f"The model {client.name} has no calibration: make one with `bayes-pfl calibrate` and serve the bundle "
+                "that it writes.",
+            )
+        return CalibrationBody(**report.description)
 
     def check_question(self, question: Question) -> None:
         """Refuse what is beyond the endpoint's limits.
@@ -133,20 +172,16 @@ class Service:
         question = options.question(region)
         answer, prepared = await self._ask(client, data, question)
         looked_at = question.view.name(answer.model.image_size)
-        own = answer.model.threshold if answer.model.threshold_for == looked_at else None
-        threshold = own if options.threshold is None else options.threshold
-        label = None if threshold is None else answer.image_score >= threshold
+        ruling = decide(answer, options.threshold, looked_at)
         drawn = Drawn([], None, None, None)
         if answer.anomaly_map is not None:
             size = prepared.width, prepared.height
-            drawn = await asyncio.to_thread(draw, answer.anomaly_map, options, threshold, size)
-        self.measures.score(client.name, answer.model.version, answer.image_score, label)
+            drawn = await asyncio.to_thread(draw, answer.anomaly_map, options, ruling.region_threshold, size)
+        await self._settle(Decided(client.name, request_id, prepared.sha256, question, looked_at, answer, ruling))
         total_ms = (time.perf_counter() - start) * 1000
         return Score(
             pred_score=answer.image_score,
-            pred_label=label,
-            no_label_because=_no_label_because(answer.model, threshold, looked_at),
-            threshold=threshold,
+            **ruled(ruling),
             looked_at=looked_at,
             uncertainty=answer.uncertainty,
             regions=drawn.regions,
@@ -159,24 +194,36 @@ class Service:
             request_id=request_id,
         )
 
-    async def raw(self, data: bytes, model: str | None, question: Question) -> ReplicaAnswer:
+    async def raw(
+        self, data: bytes, model: str | None, question: Question, request_id: str
+    ) -> tuple[ReplicaAnswer, Ruling]:
         """Ask a replica about one image.
 
         Args:
             data: an encoded file.
             model: its name; none for the first.
             question: about the image.
+            request_id: the request's number.
 
         Returns:
-            The replica's own answer.
+            The replica's own answer, and what is said of the image.
 
         Raises:
             Problem: as `score`.
         """
         client = self.client(model)
-        answer, _ = await self._ask(client, data, question)
-        self.measures.score(client.name, answer.model.version, answer.image_score, None)
-        return answer
+        answer, prepared = await self._ask(client, data, question)
+        looked_at = question.view.name(answer.model.image_size)
+        ruling = decide(answer, None, looked_at)
+        await self._settle(Decided(client.name, request_id, prepared.sha256, question, looked_at, answer, ruling))
+        return answer, ruling
+
+    async def _settle(self, decided: Decided) -> None:
+        """Keep and count what is answered next. Raises Problem 503 if it cannot be kept."""
+        if self.log is not None:
+            await self.log.write(decided)
+        answer = decided.answer
+        self.measures.score(decided.model, answer.model.version, answer.image_score, decided.ruling.label)
 
     async def _ask(self, client: ModelClient, data: bytes, question: Question) -> tuple[ReplicaAnswer, Prepared]:
         """Check, decode, wait and compute in bounded time. Raises Problem 504 beyond it."""
@@ -234,13 +281,34 @@ def draw(values: np.ndarray, options: ScoreOptions, threshold: float | None, siz
     return Drawn(drawing.find_regions(values, level, *size), level, anomaly_map, mask)
 
 
-def _no_label_because(model: ModelInfo, threshold: float | None, looked_at: str) -> str | None:
-    """Why there is no label; None if there is one."""
-    if threshold is not None:
-        return None
-    if model.threshold is None:
-        return "the model has no threshold; send threshold"
-    return f"the model's threshold is for {model.threshold_for}, not for {looked_at}; send threshold"
+def ruled(ruling: Ruling) -> dict[str, Any]:
+    """What is said of an image, as fields of `Score`.
+
+    Args:
+        ruling: on the image.
+
+    Returns:
+        By name.
+    """
+    return {
+        "pred_label": ruling.label,
+        "p_value": ruling.p_value,
+        "unsure_because": ruling.unsure_because,
+        "no_label_because": ruling.no_label_because,
+        "threshold": ruling.threshold,
+        "good_up_to": None if ruling.verdict is None else ruling.verdict.good_up_to,
+        "defective_above": None if ruling.verdict is None else ruling.verdict.defective_above,
+        "calibration": ruling.calibration,
+        "pooled_calibration": ruling.is_pooled,
+        "no_calibration_because": ruling.no_calibration_because,
+    }
+
+
+def _offered(client: ModelClient, info: ModelInfo) -> OfferedModel:
+    drift = None
+    if info.calibration is not None:
+        drift = DriftBody.of_stream(client.stream.state(info.calibration), client.settings.drift)
+    return OfferedModel.of_offer(client.name, info, drift)
 
 
 def image_from_base64(text: str) -> bytes:

@@ -127,15 +127,23 @@ def encode(result: InferAnswer, arrays: dict[str, np.ndarray], binary: set[str])
     for output in result.outputs:
         array = arrays[output.name]
         if output.name in binary:
-            chunks.append(array.tobytes())
+            chunks.append(_bytes_of(array))
             output.parameters = {"binary_data_size": len(chunks[-1])}
         else:
-            output.data = array.ravel().tolist()
+            output.data = [None if value != value else value for value in array.ravel().tolist()]  # NaN is no JSON
     head = result.model_dump_json(exclude_none=True).encode()
     if not chunks:
         return head, {"Content-Type": "application/json"}
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
     return b"".join([head, *chunks]), headers
+
+
+def _bytes_of(array: np.ndarray) -> bytes:
+    """Raw values; of texts each behind its length (uint32, little endian)."""
+    if array.dtype != object:
+        return array.tobytes()
+    texts = [text.encode() for text in array.ravel().tolist()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 
 def _check_inputs(request: InferRequest) -> None:

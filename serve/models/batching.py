@@ -11,7 +11,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from serve.measures import Measures
-from serve.messages import BatchOutcome, Job, ModelInfo, Outcome
+from serve.messages import BatchOutcome, CalibrationReport, Job, ModelInfo, Outcome
 from serve.problems import Problem
 from serve.settings import ModelSettings
 
@@ -78,6 +78,18 @@ class BatchingHandle:
         """
         model: ModelInfo = await self._ask(self.handle.describe)
         return model
+
+    async def calibration(self) -> CalibrationReport | None:
+        """The calibration of the model that answers now.
+
+        Returns:
+            That of one replica's model; None: it has none.
+
+        Raises:
+            Problem: 503 if no replica can say.
+        """
+        report: CalibrationReport | None = await self._ask(self.handle.calibration)
+        return report
 
     async def score(self, job: Job, again: bool = False) -> Outcome:
         """Score a job in a batch with others.

@@ -9,9 +9,10 @@ from typing import Any
 
 from bayes_pfl.inference.view import WHOLE
 from serve.measures import Measures
-from serve.messages import Failed, Job, ModelInfo, Outgrown, Question, Refused, ReplicaAnswer
+from serve.messages import CalibrationReport, Failed, Job, ModelInfo, Outgrown, Question, Refused, ReplicaAnswer
 from serve.models.batching import BUSY_RETRY_S, BatchingHandle
 from serve.models.images import Decoder, Prepared
+from serve.models.stream import StreamAlarm
 from serve.problems import Problem
 from serve.settings import ModelSettings
 
@@ -36,10 +37,17 @@ class ModelClient:
         measures: where scores and retries are counted.
         handle: of the model's deployment.
         challenger: handle of the shadow's deployment, or none.
+        ingress_replicas: how many such clients of the model there are.
     """
 
     def __init__(
-        self, settings: ModelSettings, decoder: Decoder, measures: Measures, handle: Any, challenger: Any
+        self,
+        settings: ModelSettings,
+        decoder: Decoder,
+        measures: Measures,
+        handle: Any,
+        challenger: Any,
+        ingress_replicas: int = 1,
     ) -> None:
         self.name = settings.name
         self.settings = settings
@@ -51,6 +59,7 @@ class ModelClient:
             if challenger is None
             else BatchingHandle(f"{settings.name} (challenger)", settings, measures, challenger)
         )
+        self.stream = StreamAlarm(settings, ingress_replicas, measures, self.calibration)
         self.latest: ModelInfo | None = None
         self.shadows: set[asyncio.Task[None]] = set()
         self.probe: asyncio.Task[ModelInfo] | None = None
@@ -72,6 +81,21 @@ class ModelClient:
             if self.latest is None or not self.champion.answers_lately():
                 raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
         return self.latest
+
+    async def calibration(self) -> CalibrationReport | None:
+        """The calibration of the model that answers now.
+
+        Returns:
+            What it promises; None: the model has none.
+
+        Raises:
+            Problem: 503 while no replica answers.
+        """
+        try:
+            async with asyncio.timeout(DESCRIBE_S):
+                return await self.champion.calibration()
+        except TimeoutError as error:
+            raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
 
     async def ready(self) -> ModelInfo:
         """The model that answers, found at most `READY_FOR_S` ago; probes that come together ask once.
@@ -112,7 +136,7 @@ class ModelClient:
         model = self.latest or await self.describe()
         for attempt in range(SIZES_TRIED):
             prepared = await self.decoder.prepare(data, model.image_size, question.view, question.bits)
-            job = Job(prepared.pixels, question, self.decoder.limits.answer_timeout_s)
+            job = Job(prepared.pixels, question, self.decoder.limits.answer_timeout_s, prepared.sha256)
             outcome = await self.champion.score(job, again=attempt > 0)
             if isinstance(outcome, Refused):
                 raise Problem(422, outcome.detail)
@@ -120,6 +144,7 @@ class ModelClient:
                 raise Problem(500, "The model broke off over this image; quote the request id.")
             if isinstance(outcome, ReplicaAnswer):
                 self.latest = outcome.model
+                await self.stream.note(outcome, prepared.sha256)
                 self._shadow(data, job._replace(question=question._replace(want_map=False)), outcome)
                 return outcome, prepared
             model = outcome.model

@@ -1,6 +1,7 @@
 """A request's bytes -> an image of the model's input size, with a limit at every step."""
 
 import asyncio
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ class Prepared(NamedTuple):
     """(side, side, 3) uint8; (height, width, 3) for tiles or a region."""
     width: int
     height: int
+    sha256: str
+    """Of the encoded file, hexadecimal."""
 
 
 class Decoder:
@@ -128,6 +131,7 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE, bits: in
         raise Problem(415, f"The body is no usable image: {reason}. Send a {', '.join(FORMATS)} file.") from error
     except (MemoryError, ValueError, OverflowError) as error:
         raise Problem(415, f"The body is no usable image. Send a {', '.join(FORMATS)} file.") from error
+    digest = hashlib.sha256(data).hexdigest()
     if not whole:
         tiles = view.tiles(image.width, image.height, side)
         if tiles > limits.max_tiles:
@@ -136,5 +140,6 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE, bits: in
                 f"The image would be looked at in {tiles:,} tiles of {side} px; send a smaller overlap or a smaller "
                 f"roi, or raise limits.max_tiles of the endpoint ({limits.max_tiles}).",
             )
-        return Prepared(np.asarray(image), image.width, image.height)
-    return Prepared(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), image.width, image.height)
+        return Prepared(np.asarray(image), image.width, image.height, digest)
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+    return Prepared(pixels, image.width, image.height, digest)

@@ -15,13 +15,25 @@ import torch
 from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorOptions
+from bayes_pfl.decisions.calibration import CALIBRATION
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE
 from serve.measures import ReplicaMeasures
-from serve.messages import BatchOutcome, Failed, Job, ModelInfo, Outcome, Outgrown, Refused, ReplicaAnswer
+from serve.messages import (
+    BatchOutcome,
+    CalibrationReport,
+    Failed,
+    Job,
+    ModelInfo,
+    Outcome,
+    Outgrown,
+    Refused,
+    ReplicaAnswer,
+)
 from serve.models.drift import REFERENCE, Watch
+from serve.models.judging import Judge
 from serve.settings import ReplicaSettings
 
 logger = logging.getLogger("ray.serve")
@@ -31,11 +43,12 @@ FAILURES_IN_A_ROW = 3
 
 
 class LoadedModel(NamedTuple):
-    """A model that answers: replaced as a whole, so that a score never comes with another model's version."""
+    """A model that answers: replaced as a whole: a score never comes with another model's version or verdict."""
 
     detector: Detector
     info: ModelInfo
     watch: Watch
+    judge: Judge
     identity: str
     """Digest of all that its answers depend on: weights, configuration, device."""
 
@@ -132,6 +145,15 @@ class ModelReplica:
         assert self.model is not None
         return self.model.info
 
+    async def calibration(self) -> CalibrationReport | None:
+        """The calibration of the model that answers now.
+
+        Returns:
+            What it promises, and the scores that drift is measured against; None: the model has none.
+        """
+        assert self.model is not None
+        return self.model.judge.report()
+
     async def refresh(self) -> ModelInfo:
         """Look at the source now and load what is new there.
 
@@ -206,9 +228,11 @@ class ModelReplica:
         """What a client gets of a prediction that took so long."""
         self.failures = 0
         self.measures.compute.observe(seconds, tags=self.measures.tags)
-        wanted = job.question.want_map or model.info.threshold is not None
-        anomaly_map = prediction.anomaly_map if wanted else None
-        return ReplicaAnswer(prediction.image_score, prediction.uncertainty, anomaly_map, model.info, seconds * 1000)
+        score, uncertainty = prediction.image_score, prediction.uncertainty
+        verdict, reason = model.judge.verdict(job, score, uncertainty)
+        has_regions = model.info.threshold is not None or (verdict is not None and verdict.region_from is not None)
+        anomaly_map = prediction.anomaly_map if job.question.want_map or has_regions else None
+        return ReplicaAnswer(score, uncertainty, anomaly_map, model.info, seconds * 1000, verdict, reason)
 
 
 def _company(model: LoadedModel, job: Job) -> Hashable:
@@ -252,7 +276,9 @@ def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | 
         bundle, Backbone(bundle.config.backbone), torch.device(settings.device), **dict(settings.options)
     )
     self_test(detector)
-    return LoadedModel(detector, describe_bundle(bundle, settings.source), Watch(bundle, detector), identity)
+    judge = Judge(bundle, settings.options.precision)
+    info = describe_bundle(bundle, settings.source)._replace(calibration=judge.version)
+    return LoadedModel(detector, info, Watch(bundle, detector), judge, identity)
 
 
 def identify(bundle: Bundle, settings: ReplicaSettings) -> str:
@@ -263,12 +289,13 @@ def identify(bundle: Bundle, settings: ReplicaSettings) -> str:
         settings: of the replica.
 
     Returns:
-        64 hexadecimal digits; others for other weights, configuration, source, device, options, or reference window.
+        64 hexadecimal digits; others for other weights, configuration, source, device, options, reference window, or
+        calibration.
     """
-    window = bundle.folder / REFERENCE
     parts = [bundle.record["head_sha256"], bundle.config.model_dump_json(), settings.source, settings.device]
     parts += [settings.options.model_dump_json()] if settings.options != DetectorOptions() else []
-    parts.append(hashlib.sha256(window.read_bytes()).hexdigest() if window.is_file() else "")
+    for path in (bundle.folder / REFERENCE, bundle.folder / CALIBRATION):
+        parts.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
@@ -280,7 +307,7 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
         source: as it is configured.
 
     Returns:
-        Version, kind and sizes.
+        Version, kind and sizes; its calibration is the judge's to tell.
     """
     config = bundle.config
     # The small CLIP inside the package has only ever seen generated images, whatever head is trained on it.
@@ -295,6 +322,7 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
         flow_length=getattr(config.model, "flow_length", None),
         threshold=config.scoring.threshold,
         threshold_for=config.scoring.threshold_for or WHOLE.name(config.backbone.image_size),
+        calibration=None,
     )
 
 

@@ -20,6 +20,7 @@ from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, Scorin
 from bayes_pfl.inference.bundle import save_bundle
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from serve.http.application import create_app
+from serve.http.decision_log import decision_log
 from serve.http.service import Service
 from serve.measures import Measures
 from serve.models.client import ModelClient
@@ -77,15 +78,16 @@ class LocalMethod:
 
 
 class LocalHandle:
-    """A real replica object in this process, behind the two methods that a client uses."""
+    """A real replica object in this process, behind the three methods that a client uses."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path | str) -> None:
         self.replica = ModelReplica("local")
         self.load(source)
         self.score = LocalMethod(self.replica.score_all)
         self.describe = LocalMethod(lambda: self.replica.model and self.replica.model.info)
+        self.calibration = LocalMethod(lambda: self.replica.model and self.replica.model.judge.report())
 
-    def load(self, source: Path) -> None:
+    def load(self, source: Path | str) -> None:
         """Load a bundle as `reconfigure` does."""
         self.replica.model = load_newer(ReplicaSettings(source=str(source)), None)
         assert self.replica.model is not None
@@ -95,10 +97,13 @@ def local_app(settings: ServeSettings, handles: dict[str, LocalHandle], challeng
     """The application with replicas in this process."""
     measures, decoder = Measures(), Decoder(settings.limits)
     clients = {
-        model.name: ModelClient(model, decoder, measures, handles[model.name], challengers.get(model.name))
+        model.name: ModelClient(
+            model, decoder, measures, handles[model.name], challengers.get(model.name), settings.ingress_replicas
+        )
         for model in settings.models
     }
-    return create_app(Service(clients, settings.limits, measures), settings, measures)
+    service = Service(clients, settings.limits, measures, decision_log(settings))
+    return create_app(service, settings, measures)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """The page in a real browser: what it shows is what the library says; by mouse, keyboard and phone, with and without tokens."""
 
+import csv
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calibrated import SAMPLES, calibrated, painted
 from local_endpoint import LocalHandle, encoded, listening, local_app, picture
 from PIL import Image
 from selenium import webdriver
@@ -15,12 +18,13 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
+from bayes_pfl.decisions.calibration import read_calibration
 from serve.http.page import EXAMPLES, paint
-from serve.settings import ServeSettings
+from serve.settings import ModelSettings, ServeSettings
 
 TOKEN = "0123456789abcdef-for-the-page"
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
@@ -73,6 +77,20 @@ def scores(browser: Any) -> list[str]:
     return [span.text for span in browser.find_elements(By.CSS_SELECTOR, "#gallery span")]
 
 
+def labels(browser: Any) -> list[str]:
+    """The verdicts below the images of the gallery."""
+    return [line.text for line in browser.find_elements(By.CSS_SELECTOR, "#gallery strong")]
+
+
+def downloaded(browser: Any, folder: Path, button: str, name: str) -> str:
+    """What a button downloads."""
+    behaviour = {"behavior": "allow", "downloadPath": str(folder / "downloads")}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+    browser.find_element(By.ID, button).click()
+    until(browser, (folder / "downloads" / name).is_file)
+    return (folder / "downloads" / name).read_text(encoding="utf-8")
+
+
 def choose(browser: Any, folder: Path, *files: tuple[str, bytes]) -> None:
     """Pick files as a person does, and wait until all are judged."""
     for name, content in files:
@@ -112,14 +130,66 @@ def test_threshold_gives_label_and_regions(page: Any, detector: Detector, tmp_pa
     expected = detector.predict([data], ["object"])[0]
     level = min(expected.image_score, float(expected.anomaly_map.max())) - 0.01
     set_value(page, "threshold", f"{level:.3f}")
-    until(page, lambda: "anomalous" in text(page, "verdict"))
+    until(page, lambda: "defective" in text(page, "verdict"))
     boxes = page.find_elements(By.CSS_SELECTOR, "#boxes rect")
     rows = page.find_elements(By.CSS_SELECTOR, "#regions tbody tr")
     assert len(boxes) == len(rows) >= 1
     assert page.execute_script("return document.getElementById('boxes').getAttribute('viewBox')") == "0 0 112 56"
     set_value(page, "threshold", "1")
-    until(page, lambda: "usual" in text(page, "verdict"))
+    until(page, lambda: "good" in text(page, "verdict"))
     assert page.find_elements(By.CSS_SELECTOR, "#boxes rect") == []
+
+
+def test_verdicts_and_what_a_person_says_of_them(browser: Any, tmp_path: Path) -> None:
+    folder = calibrated(tmp_path / "bundle", ["brick wall"], range(30))
+    calibration = read_calibration(folder)
+    assert calibration is not None
+    images = [*painted("brick wall", range(100, 120)), *painted("brick wall", [0], "crack")]
+    verdicts = [calibration.verdict("brick wall", one.score, one.uncertainty, one.sha256) for one in images]
+    order = [[verdict.label for verdict in verdicts].index(label) for label in ("good", "unsure", "defective")]
+    files = {
+        f"{label}, a.png": images[at].data for label, at in zip(("good", "unsure", "defective"), order, strict=True)
+    }
+    settings = ServeSettings(models=(ModelSettings(name="walls"),), require_token=False)
+    with listening(local_app(settings, {"walls": LocalHandle(folder)}, {})) as address:
+        browser.get(address)
+        until(browser, lambda: browser.find_element(By.ID, "name").get_attribute("value") == "brick wall")
+        assert browser.find_element(By.ID, "samples").get_attribute("value") == str(SAMPLES)
+        choose(browser, tmp_path, *files.items())
+        shown = [f"{verdicts[at].label}, p {verdicts[at].p_value:.3f}" for at in order]
+        assert labels(browser) == shown
+        assert text(browser, "verdict").endswith(f": defective (p = {verdicts[order[2]].p_value:.3f})")
+        assert not browser.find_element(By.ID, "csv").is_enabled()
+        browser.find_element(By.ID, "say-defective").click()
+        Select(browser.find_element(By.ID, "order")).select_by_value("first")
+        assert labels(browser) == [shown[1], shown[0], shown[2]]
+        Select(browser.find_element(By.ID, "order")).select_by_value("only")
+        assert labels(browser) == shown[1:2]
+        browser.find_element(By.CSS_SELECTOR, "#gallery button").click()
+        assert text(browser, "reason") == f"Unsure: {verdicts[order[1]].unsure_because}."
+        for _ in range(3):  # said, taken back, said
+            browser.find_element(By.ID, "say-good").click()
+        assert browser.find_element(By.ID, "say-good").get_attribute("aria-pressed") == "true"
+        assert text(browser, "said") == "2 of 3 said to be good or defective."
+        rows = list(csv.DictReader(io.StringIO(downloaded(browser, tmp_path, "csv", "verdicts.csv"))))
+        coco = json.loads(downloaded(browser, tmp_path, "coco", "verdicts.json"))
+        assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    assert list(rows[0]) == ["path", "class_name", "pred_score", "p_value", "pred_label", "verdict"]
+    assert [row["path"] for row in rows] == list(files)
+    assert [float(row["pred_score"]) for row in rows] == [images[at].score for at in order]
+    assert [float(row["p_value"]) for row in rows] == [verdicts[at].p_value for at in order]
+    assert [(row["pred_label"], row["verdict"]) for row in rows] == [
+        ("good", ""),
+        ("unsure", "good"),
+        ("defective", "defective"),
+    ]
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    said = {entry["image_id"]: names[entry["category_id"]] for entry in coco["annotations"]}
+    assert {image["file_name"]: said[image["id"]] for image in coco["images"]} == {
+        "unsure, a.png": "good",
+        "defective, a.png": "defective",
+    }
+    assert {(image["width"], image["height"]) for image in coco["images"]} == {(112, 112)}
 
 
 def test_gallery_by_keyboard(page: Any, tmp_path: Path) -> None:

@@ -69,12 +69,12 @@ def test_label_and_threshold(client: TestClient) -> None:
     assert unknown["threshold"] is None
     assert unknown["regions"] == []
     score = unknown["pred_score"]
-    for threshold, label in ((score, True), (np.nextafter(score, 1), False), (0.0, True)):
+    for threshold, label in ((score, "defective"), (np.nextafter(score, 1), "good"), (0.0, "defective")):
         answer = post(client, "/v1/score", data, threshold=repr(float(threshold))).json()
         assert (answer["pred_label"], answer["threshold"]) == (label, threshold)
     known = post(client, "/v1/score", data, model="known").json()
     assert known["threshold"] == 0.4
-    assert known["pred_label"] == (known["pred_score"] >= 0.4)
+    assert known["pred_label"] == ("defective" if known["pred_score"] >= 0.4 else "good")
     assert known["regions"] == post(client, "/v1/score", data, model="known", threshold=0.4).json()["regions"] != []
 
 

@@ -102,9 +102,11 @@ def test_the_models_threshold_is_for_whole_images_and_says_so(client: TestClient
         "the model's threshold is for whole images at 56 px, not for tiles of 56 px that overlap by 0.5; send threshold"
     )
     given = post(client, data, model="known", num_samples=1, tile="true", threshold="0.3").json()
-    assert (given["threshold"], given["pred_label"]) == (0.3, given["pred_score"] >= 0.3)
+    assert (given["threshold"], given["pred_label"]) == (0.3, "defective" if given["pred_score"] >= 0.3 else "good")
     none = post(client, data, model="first", num_samples=1).json()
-    assert none["no_label_because"] == "the model has no threshold; send threshold"
+    assert none["no_label_because"] == (
+        "the model has no threshold and no calibration: make one with `bayes-pfl calibrate`, or send threshold"
+    )
 
 
 def test_what_a_view_costs_is_bounded_and_said(client: TestClient) -> None:
