@@ -15,6 +15,7 @@ from bayes_pfl.data.samples import SampleRef, index_shards, refs_digest
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle, training_images
+from bayes_pfl.synthetic.splits import SPLITS
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.scoring.options import choose_actors
 from pipelines.scoring.task import ScoringTask
@@ -154,12 +155,13 @@ def _announce(settings: UncertaintySettings, folder: Path) -> None:
         normal = sum(ref.label == 0 for ref in references)
         defective = len(references) - normal
     else:
-        normal, defective = 16 * settings.normal, 16 * settings.defective
+        categories = len(SPLITS["held-out"])
+        normal, defective = categories * settings.normal, categories * settings.defective
     images = normal * (1 if settings.light is None else 2) + defective
     minutes = images * SECONDS_AN_IMAGE / settings.workers / 60 + 1
     print(
         f"Uncertainty of {settings.model}, in {folder}: {counted(images, 'image')} to make and score, about "
-        f"{max(1, round(minutes))} minutes on {counted(settings.workers, 'core')} of their own with the embedded "
+        f"{counted(round(minutes), 'minute')} on {counted(settings.workers, 'core')} of their own with the embedded "
         "model; what is done already is kept.",
         file=sys.stderr,
     )
