@@ -86,7 +86,9 @@ class EvaluateSettings(Settings):
         2000, ge=1, description="values of a map that Bayes-PFL's released score averages; 20 for small defects"
     )
     resamples: int = Field(2000, ge=100, le=1_000_000, description="resampled sets of images behind every interval")
-    cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
+    cases: int = Field(
+        4, ge=0, description="images of each kind shown in the report: missed, false alarm, uncertain, best"
+    )
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
         None,

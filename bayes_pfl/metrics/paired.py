@@ -4,13 +4,12 @@ Both are measured on the same resampled sets, so that what makes an image hard f
 """
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from bayes_pfl.metrics.resampling import interval, share_below
+from bayes_pfl.metrics.resampling import interval, moved, share_below
 
 
 class Difference(NamedTuple):
@@ -28,8 +27,8 @@ def difference(
 ) -> Difference | None:
     """The difference of a figure with what resampling says of it.
 
-    The p-value is that of the interval: the level at which the bias-corrected interval just reaches 0. It is not
-    below about 2 / sets.
+    The p-value is that of the interval, the level at which it just reaches 0: twice the share of sets on the rarer side
+    of 0, at least 2 / (sets + 1).
 
     Args:
         values: exact figures of both models.
@@ -39,12 +38,11 @@ def difference(
         The difference; None where a figure is NaN.
     """
     value, drawn = values[0] - values[1], replicates[0] - replicates[1]
-    bounds = interval(value, drawn)
-    if bounds is None:
+    bounds, sets = interval(value, drawn), moved(value, drawn)
+    if bounds is None or sets is None:
         return None
-    normal, moved = NormalDist(), drawn[np.isfinite(drawn)] + (value - drawn[0])
-    z0, at_zero = (normal.inv_cdf(share_below(point, moved[1:])) for point in (value, 0.0))
-    return Difference(value, *bounds, 2 * normal.cdf(-abs(at_zero - 2 * z0)))
+    share = share_below(0.0, sets)
+    return Difference(value, *bounds, 2 * min(share, 1 - share))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -60,11 +58,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     [0.03, 0.06, 0.06]
     """
     order = sorted(range(len(p_values)), key=lambda test: p_values[test])
-    corrected, highest = [1.0] * len(p_values), 0.0
+    larger, highest = [1.0] * len(p_values), 0.0
     for rank, test in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * p_values[test]))
-        corrected[test] = highest
-    return corrected
+        larger[test] = highest
+    return larger
 
 
 def placements(

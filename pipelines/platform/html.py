@@ -48,6 +48,11 @@ a:focus-visible { outline: 3px solid; outline-offset: 3px; }
 .gallery li { background: var(--card); border-radius: .5rem; padding: .6rem; }
 button { font: inherit; padding: .2rem .7rem; }
 button[aria-pressed="true"] { font-weight: 600; outline: 2px solid; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { width: 260px; max-width: 100%; }
+.picker { background: var(--card); border-radius: .5rem; padding: .8rem; }
+.picker label { display: block; margin: .4rem 0; } .picker input { width: 100%; }
+.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .4rem; }
+.cells output { font-weight: 600; }
 .gallery p { margin: .4rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
 """
 
@@ -154,8 +159,10 @@ def write_report(
     tables: Sequence[ReportTable],
     images: Mapping[str, Sequence[ReportImage]],
     notes: Sequence[str] = (),
+    sections: Sequence[str] = (),
+    script: str = "",
 ) -> Path:
-    """One self-contained HTML file: notes, tables, then images under each heading.
+    """One self-contained HTML file: notes, tables, sections, then images under each heading.
 
     All heat maps share one scale, from 0 to the largest value shown. The same input gives the same bytes.
 
@@ -165,6 +172,8 @@ def write_report(
         tables: in order.
         images: predictions to show, by heading.
         notes: sentences at the top.
+        sections: lines of HTML.
+        script: of the page, the only one that a browser runs.
 
     Returns:
         The path.
@@ -179,12 +188,13 @@ def write_report(
     body = [f"<h1>{escape(title)}</h1>"]
     body += [f"<p>{escape(note)}</p>" for note in notes]
     body += [_table_html(each) for each in tables]
+    body += sections
     if peaks:
         body.append(f'<p class="note">Heat maps run from 0 (dark) to {high:.3g} (bright).</p>')
     for heading, group in images.items():
         body.append(f"<h2>{escape(heading)}</h2>")
         body += [_image_html(image, high) for image in group]
-    return write_page(path, title, body)
+    return write_page(path, title, body, script=script)
 
 
 def write_page(path: Path, title: str, body: Sequence[str], image_sources: str = "data:", script: str = "") -> Path:
@@ -195,7 +205,7 @@ def write_page(path: Path, title: str, body: Sequence[str], image_sources: str =
         title: of the page.
         body: lines of HTML.
         image_sources: where images may come from, as in a Content-Security-Policy's img-src.
-        script: the only one that may run, at the end of the page.
+        script: at the end of the page; the policy allows this very text alone.
 
     Returns:
         The path.
@@ -203,17 +213,16 @@ def write_page(path: Path, title: str, body: Sequence[str], image_sources: str =
     Raises:
         OutputError: it cannot be written; nothing is left behind.
     """
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    allowed = f"script-src 'sha256-{digest}'; " if script else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    allowed = f"; script-src 'sha256-{digest}'" if script else ""
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # The browser itself holds the promise that the file needs nothing else.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"{allowed}img-src {image_sources}; style-src 'unsafe-inline'\">\n"
+        f"img-src {image_sources}; style-src 'unsafe-inline'{allowed}\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + (f"\n<script>{script}</script>" if script else "")
+        + "\n".join([*body, f"<script>{script}</script>"] if script else body)
         + "\n</body>\n</html>\n"
     )
     part = path.with_name(f".{path.name}.part")

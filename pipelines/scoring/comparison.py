@@ -20,6 +20,7 @@ from bayes_pfl.metrics.resampling import (
     mean_replicates,
     pixel_replicates,
     too_few,
+    without_bias,
 )
 from pipelines.scoring.figures import Resampling
 from pipelines.scoring.images_file import counts_of, read_images
@@ -112,7 +113,7 @@ def compared(first: Side, second: Side, resampling: Resampling, listed: int) -> 
         "b": second.as_dict(),
         "protocol": first.result["protocol"],
         "images": int(both.sum()),
-        "notes": _notes(left_out, first, second),
+        "notes": _notes(left_out, first, second) + _resolution(datasets, resampling.resamples),
         "interval": resampling.as_dict(),
         "correction": "Holm, over the differences of a dataset's mean, and over those of its categories",
         "datasets": datasets,
@@ -150,7 +151,7 @@ class _Pair(NamedTuple):
             drawn = {name: each for name, each in drawn.items() if entry["values"].get(name) is not None}
             whole = table.num_rows == entry["images"]
             values.append({name: entry["values"][name] if whole else float(each[0]) for name, each in drawn.items()})
-            replicates.append(drawn)
+            replicates.append(without_bias(drawn))
         names = [name for name in self.first_entry["values"] if self.pixels or name.startswith("image")]
         undefined = self.second_entry["undefined"] | self.first_entry["undefined"]
         return _Measured(names, values, replicates, undefined, reason, len(keys), int(self.labels.sum()))
@@ -295,6 +296,20 @@ def _notes(left_out: int, first: Side, second: Side) -> list[str]:
         if count := side.result["trained_on_images_evaluated"]:
             notes.append(f"{name} was trained on {count:,} of these images: this is no zero-shot result.")
     return notes
+
+
+def _resolution(datasets: Mapping[str, Any], resamples: int) -> list[str]:
+    """A sentence where no p-value can be small enough to stay below 0.05 when it is corrected."""
+    tested = [
+        sum(row["p_value"] is not None for entry in dataset["categories"].values() for row in entry["metrics"].values())
+        for dataset in datasets.values()
+    ]
+    if 2 * max(tested) / (resamples + 1) < SIGNIFICANT:
+        return []
+    needed = math.ceil(2 * max(tested) / SIGNIFICANT)
+    return [
+        f"No category's difference can stand Holm's correction with {resamples:,} sets: --resamples {needed:,} can."
+    ]
 
 
 def _most_different(images: Sequence[Row], listed: int) -> list[Row]:

@@ -107,9 +107,7 @@ def printed(result: Mapping[str, Any]) -> str:
         if page.title.endswith("by category"):
             rows = [row for row in rows if "higher" in str(row["verdict"])]
             if len(rows) < len(page.rows):
-                parts.append(
-                    f"{page.title}: {len(rows)} of {len(page.rows)} differences shown; comparison.csv has all."
-                )
+                parts.append(f"{page.title}: {len(rows)} of {len(page.rows)} differ; comparison.csv has all.")
         if rows:
             parts.append("\n".join([page.title, table(rows, decimals=1), *page.notes]))
     return "\n\n".join(parts)

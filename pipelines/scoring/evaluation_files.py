@@ -19,6 +19,7 @@ from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.evaluation_tables import metric_rows, report_tables
 from pipelines.scoring.figures import EvaluatedDataset
 from pipelines.scoring.images_file import IMAGES_FILE, image_columns, write_images
+from pipelines.scoring.report_charts import PICKER, ScoredGroup, charts
 
 FILES = ("predictions.csv", "metrics.csv", IMAGES_FILE, "report.html", "metrics.json")
 """What an evaluation writes, in this order."""
@@ -87,13 +88,29 @@ def write_evaluation(
     write_csv(folder / "predictions.csv", _prediction_rows(datasets, scored, decisions))
     write_csv(folder / "metrics.csv", metric_rows(result))
     write_images(folder / IMAGES_FILE, datasets, scored)
-    write_report(
-        folder / "report.html", "Evaluation", [*report_tables(result), *decision_tables(result)], images, _notes(result)
-    )
+    sections = [line for dataset in datasets for line in _charts(dataset, scored)]
+    script = PICKER if sections else ""
+    tables, notes = [*report_tables(result), *decision_tables(result)], _notes(result)
+    write_report(folder / "report.html", "Evaluation", tables, images, notes, sections, script)
     temporary = folder / "metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "metrics.json")
     return [folder / name for name in FILES]
+
+
+def _charts(dataset: EvaluatedDataset, scored: ScoredSamples) -> list[str]:
+    """Curves and a threshold picker of a dataset whose image scores are measured."""
+    if "image" not in dataset.manifest["metrics"]:
+        return []
+    categories, labels = (np.array([getattr(ref, name) for ref in dataset.refs]) for name in ("category", "label"))
+    scores = scored.scores[dataset.positions]
+    usable = np.isfinite(scores)
+    groups = {
+        str(category): ScoredGroup(scores[chosen], labels[chosen])
+        for category in np.unique(categories)
+        for chosen in [usable & (categories == category)]
+    }
+    return charts(f"{dataset.name}: image scores", groups)
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

@@ -1,9 +1,13 @@
 """metrics.json -> tables for the terminal, the report and a spreadsheet, each value with its interval."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.platform.html import ReportTable, table
+
+MOST_DEFECTS = 80
+"""Kinds of defect in a table; metrics.csv has all."""
 
 Entry = Mapping[str, Any]
 """Figures of a set of images in metrics.json."""
@@ -45,7 +49,7 @@ def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:
         for title, entries in _tables_of(name, dataset):
             rows = [labels | _cells(entry) for labels, entry in entries]
             means = int("mean" in entries[-1][0].values())
-            notes = [note for labels, entry in entries for note in _notes("/".join(labels.values()), entry)]
+            notes = _defect_notes(entries) if "defect" in entries[0][0] else _category_notes(entries)
             tables.append(ReportTable(f"{title}, {_resolution(result)}", rows, notes, means))
     return tables
 
@@ -95,8 +99,12 @@ def _tables_of(name: str, dataset: Entry) -> Iterator[tuple[str, list[tuple[dict
     """Title and rows of a dataset's tables: by category, and by defect where a category has several."""
     entries = list(_entries(dataset))
     yield name, [(labels, entry) for labels, entry in entries if "defect" not in labels]
+    defects = [(labels, entry) for labels, entry in entries if "defect" in labels]
     if any(len(category["defects"]) > 1 for category in dataset["categories"].values()):
-        yield f"{name} by kind of defect", [(labels, entry) for labels, entry in entries if "defect" in labels]
+        shown = (
+            f" (the first {MOST_DEFECTS} of {len(defects)}; metrics.csv has all)" if len(defects) > MOST_DEFECTS else ""
+        )
+        yield f"{name} by kind of defect{shown}", defects[:MOST_DEFECTS]
 
 
 def _entries(dataset: Entry) -> Iterator[tuple[dict[str, str], Entry]]:
@@ -132,12 +140,24 @@ def _resolution(result: Mapping[str, Any]) -> str:
     return f"in percent, pixels at {result['pixels_at']}"
 
 
-def _notes(name: str, entry: Entry) -> list[str]:
-    notes = [f"{name}: {metric} is undefined, {reason}." for metric, reason in entry["undefined"].items()]
-    reasons = dict.fromkeys(entry["without_interval"].values())
-    notes += [f"{name}: no interval, {reason}." for reason in reasons]
-    return notes + [
-        f"The mean of {metric} leaves out {', '.join(categories)}."
-        for metric, categories in entry["left_out"].items()
-        if metric not in entry["undefined"]
-    ]
+def _category_notes(entries: Sequence[tuple[Mapping[str, str], Entry]]) -> list[str]:
+    """Every figure that is undefined or has no interval, and what the mean leaves out."""
+    notes = []
+    for labels, entry in entries:
+        name = labels["category"]
+        notes += [f"{name}: {metric} is undefined, {reason}." for metric, reason in entry["undefined"].items()]
+        notes += [f"{name}: no interval, {reason}." for reason in dict.fromkeys(entry["without_interval"].values())]
+        notes += [
+            f"The mean of {metric} leaves out {', '.join(categories)}."
+            for metric, categories in entry["left_out"].items()
+            if metric not in entry["undefined"]
+        ]
+    return notes
+
+
+def _defect_notes(entries: Sequence[tuple[Mapping[str, str], Entry]]) -> list[str]:
+    """Reasons with the number of kinds that they hold for: there may be many."""
+    undefined = Counter(reason for _, entry in entries for reason in dict.fromkeys(entry["undefined"].values()))
+    without = Counter(reason for _, entry in entries for reason in dict.fromkeys(entry["without_interval"].values()))
+    notes = [f"Figures are undefined in {number} rows: {reason}." for reason, number in undefined.items()]
+    return notes + [f"No interval in {number} rows: {reason}." for reason, number in without.items()]

@@ -19,6 +19,7 @@ from bayes_pfl.metrics.resampling import (
     mean_replicates,
     pixel_replicates,
     too_few,
+    without_bias,
 )
 from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.task import ScoringTask
@@ -50,8 +51,8 @@ class Resampling(NamedTuple):
             What the intervals are, in words and numbers.
         """
         method = (
-            "bootstrap over images, bias-corrected percentiles; normal and anomalous images each from their own, "
-            "within a category"
+            "bootstrap over images, percentiles, F1-max corrected for bias; normal and anomalous images each from "
+            "their own, within a category"
         )
         return {"level": 0.95, "method": method, "resamples": self.resamples, "seed": self.seed}
 
@@ -181,7 +182,7 @@ class _Images(NamedTuple):
                 rows = np.searchsorted(pixels.positions, self.positions)
                 aupimo = "pixel_aupimo" not in metrics.undefined
                 drawn |= pixel_replicates(pixels.counts.rows(rows), labels, weights, aupimo)
-        return Figures(metrics, drawn, reason, len(labels), int(labels.sum()))
+        return Figures(metrics, without_bias(drawn), reason, len(labels), int(labels.sum()))
 
     def by_defect(self, resampling: Resampling) -> dict[str, Any]:
         """Figures of the normal images and those with one kind of defect, by kind."""

@@ -81,10 +81,12 @@ def positions_by_rank(refs: Sequence[SampleRef], scores: np.ndarray) -> list[int
 def extreme_images(
     count: int, task: ScoringTask, datasets: Sequence[EvaluatedDataset], scored: ScoredSamples
 ) -> dict[str, list[ReportImage]]:
-    """The images of each dataset that the model ranks worst and best, predicted once more: equal noise, equal maps.
+    """Worst misses, worst false alarms, best and most uncertain images of each dataset, predicted once more.
+
+    Equal noise gives equal maps.
 
     Args:
-        count: of either kind.
+        count: images of each of these.
         task: the model, and how it predicts.
         datasets: with the images.
         scored: their scores.
@@ -98,10 +100,26 @@ def extreme_images(
     detector = task.on_this_machine().load()
     images: dict[str, list[ReportImage]] = {}
     for dataset in datasets:
-        order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])
-        shown = min(count, len(order) // 2)
-        for title, positions in (("worst", order[:shown]), ("best", order[::-1][:shown])):
+        scores, doubts = scored.scores[dataset.positions], scored.uncertainties[dataset.positions]
+        for title, positions in _galleries(dataset.refs, scores, doubts, count).items():
             images[f"{dataset.name}: {title}"] = [
                 report_image(detector, dataset.refs[position], *question) for position in positions
             ]
     return images
+
+
+def _galleries(
+    refs: Sequence[SampleRef], scores: np.ndarray, uncertainties: np.ndarray, count: int
+) -> dict[str, list[int]]:
+    """Positions of the images to show, by title; an empty gallery is left out."""
+    order = positions_by_rank(refs, scores)
+    anomalous, normal = ([p for p in order if refs[p].label == label] for label in (1, 0))
+    known_doubts = [position for position in order if np.isfinite(uncertainties[position])]
+    doubtful = sorted(known_doubts, key=lambda position: (-uncertainties[position], position))
+    galleries = {
+        "worst misses, defects with the lowest scores": anomalous[:count],
+        "worst false alarms, normal images with the highest scores": normal[:count],
+        "most uncertain": doubtful[:count],
+        "best": order[::-1][: min(count, len(order) // 2)],
+    }
+    return {title: positions for title, positions in galleries.items() if positions}

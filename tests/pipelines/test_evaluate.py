@@ -81,7 +81,7 @@ def test_files_are_written_and_agree(work):
     assert set(rows) == {row["sample_id"] for row in iterate_rows(shards)}
     page = (folder / "out/report.html").read_text()
     assert "carpet" in page
-    assert page.count("<article") == 2  # one worst, one best
+    assert page.count("<article") == 4  # one each: missed, false alarm, most uncertain, best
 
 
 def test_images_that_were_trained_on_are_refused_or_marked(work, capsys):
@@ -136,7 +136,7 @@ def test_shards_model_and_output_by_uri_give_what_they_give_by_path(work, served
     assert json.loads((folder / "elsewhere/metrics.json").read_text()) == remote
     assert (folder / "elsewhere/predictions.csv").read_text() == (folder / "out/predictions.csv").read_text()
     assert remote["report"] == f"file://{folder}/elsewhere/report.html"
-    assert (folder / "elsewhere/report.html").read_text().count("<article") == 2
+    assert (folder / "elsewhere/report.html").read_text().count("<article") == 4
     for path in shard_paths(shards):  # copied to this machine once, for the driver and the actors
         assert Counting.got.count(f"/{shards.name}/{path.name}") == 1
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 from test_metrics_streaming import smooth_maps
 
 from bayes_pfl.metrics import image_metrics, pixel_metrics
@@ -15,6 +14,7 @@ from bayes_pfl.metrics.resampling import (
     mean_replicates,
     pixel_replicates,
     too_few,
+    without_bias,
 )
 from bayes_pfl.metrics.streaming import PixelHistogram, image_pixels
 
@@ -86,13 +86,29 @@ def test_levels_cost_an_interval_little():
         assert np.ptp(expected) > 0.01, "a narrow spread would not show an error"
 
 
-def test_an_interval_corrects_the_bias_of_its_sets():
-    drawn = np.sort(np.random.default_rng(0).normal(0.6, 0.1, 4000))
-    unbiased, biased = interval(0.5, np.append(np.median(drawn), drawn)), interval(0.6, np.append(drawn[1000], drawn))
-    assert unbiased == pytest.approx(np.quantile(drawn, [0.025, 0.975]) + 0.5 - np.median(drawn), abs=1e-3)
-    ranks = norm.cdf(2 * norm.ppf(0.25) + norm.ppf([0.025, 0.975]))
-    assert biased == pytest.approx(np.quantile(drawn, ranks) + 0.6 - drawn[1000], abs=1e-3)
-    assert interval(0.7, np.full(50, 0.7)) == (0.7, 0.7)
+def test_f1_max_alone_is_corrected_for_bias():
+    drawn = np.random.default_rng(0).normal(0.6, 0.1, 4000)
+    replicates = {name: np.append(0.45, drawn) for name in ("image_ap", "pixel_f1_max")}
+    plain, corrected = (interval(0.5, each) for each in without_bias(replicates).values())
+    assert plain == pytest.approx(np.percentile(drawn, [2.5, 97.5]) + 0.05, abs=1e-9)
+    assert corrected == pytest.approx(np.array(plain) - 2 * (drawn.mean() - 0.45), abs=1e-9)
+    assert interval(0.7, np.full(50, 0.7)) == pytest.approx((0.7, 0.7))
+
+
+def test_the_mean_of_many_categories_is_held_too_though_each_is_biased():
+    random, repeats, categories, held = np.random.default_rng(9), 150, 12, 0
+    labels, large = np.repeat([0, 1], 30), np.repeat([0, 1], 100_000)
+    truth = image_metrics(random.normal(size=200_000) + large, large)["image_f1_max"]
+    for number in range(repeats):
+        values, drawn = [], []
+        for category in range(categories):
+            scores, keys = random.normal(size=60) + labels, [f"{number}-{category}-{n}" for n in range(60)]
+            values.append(image_metrics(scores, labels)["image_f1_max"])
+            drawn.append(without_bias(image_replicates(scores, labels, image_weights(keys, labels, 0, 200))))
+        low, high = interval(float(np.mean(values)), mean_replicates(drawn)["image_f1_max"])
+        assert high - low > 0.01
+        held += low <= truth <= high
+    assert held / repeats > 0.5, "each category adds its bias to the mean"
 
 
 def test_intervals_hold_the_true_figure_about_as_often_as_they_say():
@@ -103,7 +119,8 @@ def test_intervals_hold_the_true_figure_about_as_often_as_they_say():
     held = dict.fromkeys(truth, 0)
     for number in range(repeats):
         scores = random.normal(size=120) + labels
-        drawn = image_replicates(scores, labels, image_weights([f"{number}-{n}" for n in range(120)], labels, 0, 400))
+        weights = image_weights([f"{number}-{n}" for n in range(120)], labels, 0, 400)
+        drawn = without_bias(image_replicates(scores, labels, weights))
         for name, value in image_metrics(scores, labels).values.items():
             low, high = interval(value, drawn[name])
             held[name] += low <= truth[name] <= high
