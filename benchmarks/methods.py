@@ -1,11 +1,13 @@
-"""Methods beside Bayes-PFL: seconds an image, and WinCLIP's windows against one pass a window, with the same weights.
+"""Methods beside Bayes-PFL: seconds an image, and each against a straightforward way with the same weights.
 
     python benchmarks/methods.py            ViT-L-14-336's shape, 518 px: about half a core hour
     python benchmarks/methods.py --quick    ViT-B-16-plus-240's shape, 240 px: two core minutes
+    python benchmarks/methods.py --pairs    only four methods in pairs, without WinCLIP's windows, which take most of the time
 
-Random weights; one thread; process CPU time; both ways of the windows in turn, medians. An image's time is that of
-`Detector.predict` behind the first image of its class: sentences are encoded once a class, except AdaCLIP's, which depend
-on the image. The last line is one JSON object.
+Random weights; one thread; process CPU time; both ways in turn, medians. An image's time is that of `Detector.predict`
+behind the first image of its class: sentences are encoded once a class, except AdaCLIP's, which depend on the image. The
+pairs are from pixels to map and score, without smoothing (`straightforward_methods.py`); WinCLIP's windows are compared
+with one pass a window. The last line is one JSON object.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import straightforward_methods
 import torch
 from torch import Tensor
 
@@ -26,10 +29,17 @@ from bayes_pfl.clip.windows import window_features, window_patches
 from bayes_pfl.config import BackboneConfig, ClipAdConfig, DetectorConfig, RunConfig, WinClipConfig
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
-from bayes_pfl.methods.builder import METHODS, build_trainable_method
+from bayes_pfl.methods.builder import METHODS, build_method, build_trainable_method
+from bayes_pfl.methods.method import BatchQuery, WithoutSamples
 
 CPU = torch.device("cpu")
 FULL = BackboneConfig(name="ViT-L-14-336", pretrained="random:0", image_size=518, feature_layers=(6, 12, 18, 24))
+STRAIGHTFORWARD: dict[str, Callable[[Any, Backbone, Tensor], straightforward_methods.Answer]] = {
+    "april_gan": straightforward_methods.april_gan,
+    "clip_ad": straightforward_methods.clip_ad,
+    "anomaly_clip": straightforward_methods.anomaly_clip,
+    "ada_clip": straightforward_methods.ada_clip,
+}
 QUICK = BackboneConfig(name="ViT-B-16-plus-240", pretrained="random:0", image_size=240, feature_layers=(3, 6, 9, 12))
 
 
@@ -77,15 +87,49 @@ def measure_windows(backbone: Backbone, repeats: int) -> dict[str, Any]:
     }
 
 
-def measure_method(name: str, backbone: Backbone, repeats: int) -> float:
-    """Median seconds of an image behind the first of its class."""
+def seeded_method(name: str, backbone: Backbone) -> tuple[DetectorConfig, dict[str, Tensor]]:
+    """Settings of a method, CLIP-AD's with linear layers, and the initial weights of what it learns."""
     model = {"method": name} | ({"linear_layers": True} if name == "clip_ad" else {})
     config = DetectorConfig.model_validate({"model": model, "backbone": backbone.config})
-    weights = {}
-    if METHODS[name].objective is not None:
-        run = RunConfig(backbone=backbone.config, model=config.model)
-        weights = build_trainable_method(run, backbone, CPU).head.state_dict()
-    detector = Detector(Bundle(Path(name), config, weights, {}), backbone, CPU)
+    if METHODS[name].objective is None:
+        return config, {}
+    run = RunConfig(backbone=backbone.config, model=config.model)
+    return config, build_trainable_method(run, backbone, CPU).head.state_dict()
+
+
+def measure_pair(name: str, backbone: Backbone, repeats: int) -> dict[str, Any]:
+    """Both ways from one image's pixels to map and text score, behind the first of its class."""
+    config, weights = seeded_method(name, backbone)
+    method = build_method(config, backbone, CPU, weights)
+    assert isinstance(method, WithoutSamples)
+    scorer, size = method.scorer, backbone.config.image_size
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    results: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def fast() -> None:
+        names, keys = (straightforward_methods.CLASS_NAME,), (straightforward_methods.IMAGE_KEY,)
+        scores = method.batch_scores(BatchQuery(method.encode_image(pixels), keys, names), 1)
+        results["fast"] = torch.cat([scores.anomaly_map.flatten(), scores.text_scores.flatten()])
+
+    @torch.inference_mode()
+    def slow() -> None:
+        answer = STRAIGHTFORWARD[name](scorer, backbone, pixels)
+        results["slow"] = torch.cat([answer.anomaly_map.flatten(), torch.tensor([answer.text_score])])
+
+    fast()
+    taken = seconds({"straightforward": slow, "this library": fast}, repeats)
+    pairs = [slow / fast for slow, fast in zip(*taken.values(), strict=True)]
+    return {
+        "seconds": {way: round(statistics.median(values), 2) for way, values in taken.items()},
+        "times_faster": round(statistics.median(pairs), 2),
+        "largest_difference": float((results["fast"] - results["slow"]).abs().max()),
+    }
+
+
+def measure_method(name: str, backbone: Backbone, repeats: int) -> float:
+    """Median seconds of an image behind the first of its class."""
+    detector = Detector(Bundle(Path(name), *seeded_method(name, backbone), {}), backbone, CPU)
     image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     detector.predict([image], ["bottle"])
     taken = seconds({name: lambda: detector.predict([image], ["bottle"])}, repeats)
@@ -96,18 +140,24 @@ def main() -> None:
     """Measure all and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="ViT-B-16-plus-240's shape")
+    parser.add_argument("--pairs", action="store_true", help="only the pairs")
     parser.add_argument("--repeats", type=int, default=3, help="of everything; default 3")
     args = parser.parse_args()
     torch.set_num_threads(1)
     backbone = Backbone(QUICK if args.quick else FULL)
     assert ClipAdConfig().stages == len(backbone.config.feature_layers)
     result: dict[str, Any] = {"shape": backbone.config.name, "image_px": backbone.config.image_size}
-    result["windows"] = measure_windows(backbone, args.repeats)
-    print(f"WinCLIP's windows: {result['windows']}")
-    result["seconds_an_image"] = {}
-    for name in METHODS:
-        result["seconds_an_image"][name] = round(measure_method(name, backbone, args.repeats), 3)
-        print(f"{name:16s} {result['seconds_an_image'][name]:.3f} s an image")
+    result["pairs"] = {}
+    for name in STRAIGHTFORWARD:
+        result["pairs"][name] = measure_pair(name, backbone, args.repeats)
+        print(f"{name:16s} {result['pairs'][name]}", flush=True)
+    if not args.pairs:
+        result["windows"] = measure_windows(backbone, args.repeats)
+        print(f"WinCLIP's windows: {result['windows']}", flush=True)
+        result["seconds_an_image"] = {}
+        for name in METHODS:
+            result["seconds_an_image"][name] = round(measure_method(name, backbone, args.repeats), 3)
+            print(f"{name:16s} {result['seconds_an_image'][name]:.3f} s an image", flush=True)
     print(json.dumps(result))
 
 

@@ -3,11 +3,12 @@
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -17,15 +18,13 @@ from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
-from bayes_pfl.errors import ClassNameError, DataError
+from bayes_pfl.errors import ClassNameError, DamagedError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
-from bayes_pfl.metrics import dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
-from pipelines.platform.html import ReportImage, percent_rows, table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
@@ -33,20 +32,26 @@ from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
+from pipelines.scoring.evaluation_tables import printed
+from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
+from pipelines.scoring.images_file import IMAGES_FILE
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.options import (
     NUM_SAMPLES,
     Actors,
     add_detector_options,
-    add_method,
+    add_model,
     choose_actors,
     number_of_samples,
     typed_options,
 )
 from pipelines.scoring.protocol import Protocol, check_protocol, released_scores
-from pipelines.scoring.report_images import positions_by_rank, report_image
+from pipelines.scoring.report_images import extreme_images
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import check_auto, label_threshold
+
+PIPE_COLUMNS = 240
+"""Width of the tables where the output is no terminal."""
 
 LISTED = 5
 """Images that a line names; metrics.json has all."""
@@ -69,7 +74,7 @@ class EvaluateSettings(Settings):
     tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
     overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
     roi: str | None = Field(None, description="region alone: x,y,width,height in pixels, or a mask image; none: all")
-    full_resolution: bool = Field(False, description="measure pixels at the images' own size, not at the model's")
+    full_resolution: bool = Field(False, description="measure pixels at the masks' own size, not at the model's")
     protocol: Protocol = Field(
         "image",
         description="image score: of each image alone, or released: as the released code, which scales the parts of "
@@ -78,6 +83,7 @@ class EvaluateSettings(Settings):
     top_pixels: int = Field(
         2000, ge=1, description="values of a map that Bayes-PFL's released score averages; 20 for small defects"
     )
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="resampled sets of images behind every interval")
     cases: int = Field(4, ge=0, description="best and worst images shown in the report, each")
     allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
     output: str | None = Field(
@@ -88,27 +94,13 @@ class EvaluateSettings(Settings):
     tracking: TrackingSettings = TrackingSettings()
 
 
-class EvaluatedDataset(NamedTuple):
-    """One dataset and where its samples stand among all of an evaluation."""
-
-    manifest: dict[str, Any]
-    refs: list[SampleRef]
-    positions: slice
-
-    @property
-    def name(self) -> str:
-        """The dataset's name, as its ingest recorded it."""
-        return str(self.manifest["dataset"])
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl evaluate`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--model", help="bundle by path or URI, embedded, or models:/NAME@ALIAS")
-    add_method(parser)
+    add_model(parser, "bundle by path or URI, embedded, or models:/NAME@ALIAS")
     parser.add_argument(
         "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
     )
@@ -120,9 +112,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overlap", type=float, metavar="SHARE", help="with --tile: share that the next tile covers")
     parser.add_argument("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image")
-    parser.add_argument(
-        "--full-resolution", action="store_true", help="measure pixels at the images' own size, not at the model's"
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--at", choices=("model", "mask"), help="measure pixels at the size of the model's maps (default) or the masks'"
     )
+    size.add_argument("--full-resolution", action="store_true", help="the same as --at mask")
     add_detector_options(parser)
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
@@ -153,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
+    changes |= {} if args.at is None else {"full_resolution": args.at == "mask"}
     changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
     result = evaluate(settings)
@@ -160,15 +155,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
         return code
-    for name, dataset in result["datasets"].items():
-        print(f"\n{name}")
-        print(table(percent_rows(dataset), decimals=1))
+    print(f"\n{printed(result, shutil.get_terminal_size((PIPE_COLUMNS, 24)).columns)}")
     if vanished := result["vanished"]:
         more = f" and {len(vanished) - LISTED:,} more" if len(vanished) > LISTED else ""
         print(
             f"\n{len(vanished):,} {'image has' if len(vanished) == 1 else 'images have'} a defect that vanishes at the "
             f"model's size, and whose pixels count in no figure: {', '.join(vanished[:LISTED])}{more}. "
-            "--full-resolution or --tile measures it.",
+            "--at mask or --tile measures it.",
         )
     for problem in result["not_scored"]:
         print(f"not scored: {problem['sample_id']}: {problem['error']}", file=sys.stderr)
@@ -212,10 +205,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     scored = _score(task, actors, datasets, refs)
     if np.isnan(scored.scores).all():
         raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
+    resampling = Resampling(settings.seed, settings.resamples)
     result: dict[str, Any] = {
         **_question(settings, task),
+        **_images(task, refs),
+        "interval": resampling.as_dict(),
         "trained_on_images_evaluated": len(overlap),
-        "datasets": {dataset.name: _measured(dataset, scored) for dataset in datasets},
+        "datasets": {dataset.name: measured(dataset, scored, resampling) for dataset in datasets},
         "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
         "not_scored": [{"sample_id": refs[at].sample_id, "error": why} for at, why in sorted(scored.problems.items())],
         "report": f"{store.root}/report.html",
@@ -224,14 +220,14 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     whole = whole and task.released is None
     tracked, own = _tracked(settings, bundle, whole=whole)
     result["run_id"] = tracked.run_id
-    images = _extreme_images(settings, task._replace(bundle=bundle), datasets, scored)
+    images = extreme_images(settings.cases, task._replace(bundle=bundle), datasets, scored)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_remote(store.root) else Path(store.root)
         keep_earlier(store, result)
-        files = write_evaluation(folder, result, refs, scored, images)
+        files = write_evaluation(folder, result, datasets, scored, images)
         if is_remote(store.root):
             store.upload_files(files)
-        _record(tracked, result, files)
+        _record(tracked, result, [file for file in files if file.name != IMAGES_FILE])
     FinishedChunks(home() / "evaluations", task, refs).remove()
     if own:
         tracked.finish()
@@ -252,6 +248,32 @@ def _question(settings: EvaluateSettings, task: ScoringTask) -> dict[str, Any]:
         "looked_at": task.looked_at,
         "full_resolution": settings.full_resolution,
     }
+
+
+def finished_result(settings: EvaluateSettings) -> dict[str, Any] | None:
+    """The result of an equal evaluation in the output, if there is one.
+
+    Args:
+        settings: what would be evaluated on what.
+
+    Returns:
+        Its metrics.json; None where evaluating is due.
+    """
+    store = Store(absolute(settings.output or str(home() / "evaluation")))
+    with contextlib.suppress(DamagedError):
+        earlier = store.read_json("metrics.json")
+        if isinstance(earlier, dict):
+            view = make_view(settings.tile, settings.overlap, settings.roi)
+            task = _task(settings, load_bundle(settings.model), view, "cpu")
+            refs = [ref for dataset in _datasets(settings) for ref in dataset.refs]
+            wanted = json.loads(json.dumps(_question(settings, task) | _images(task, refs)))
+            return earlier if all(earlier.get(name) == value for name, value in wanted.items()) else None
+    return None
+
+
+def _images(task: ScoringTask, refs: Sequence[SampleRef]) -> dict[str, Any]:
+    """Which images, and the size at which their pixels are measured."""
+    return {"pixels_at": pixels_at(task), "images_digest": images_digest(refs)}
 
 
 def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
@@ -335,44 +357,6 @@ def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], 
         return scored
     parts = scored.scores, scored.text_scores, scored.map_parts
     return scored._replace(scores=released_scores(task.bundle.config.model.method, *parts, groups))
-
-
-def _measured(dataset: EvaluatedDataset, scored: ScoredSamples) -> dict[str, Any]:
-    """Metrics of one dataset; images without a score are left out."""
-    scores = scored.scores[dataset.positions]
-    chosen = [index for index, score in enumerate(scores) if np.isfinite(score)]
-    refs, kinds = [dataset.refs[index] for index in chosen], dataset.manifest["metrics"]
-    pixel = {category: scored.pixel[f"{dataset.name}/{category}"] for category in {ref.category for ref in refs}}
-    per_category = metrics_by_category(
-        [ref.category for ref in refs],
-        [ref.label for ref in refs],
-        scores[chosen] if "image" in kinds else None,
-        pixel if "pixel" in kinds else {},
-    )
-    return {
-        "images": len(dataset.refs),
-        "categories": {name: metrics.as_dict() for name, metrics in per_category.items()},
-        "mean": dataset_mean(per_category).as_dict(),
-    }
-
-
-def _extreme_images(
-    settings: EvaluateSettings, task: ScoringTask, datasets: list[EvaluatedDataset], scored: ScoredSamples
-) -> dict[str, list[ReportImage]]:
-    """The images of each dataset that the model ranks worst and best, predicted once more: equal noise, equal maps."""
-    if settings.cases == 0:
-        return {}
-    question = (task.num_samples, task.seed, task.max_pixels, task.view)
-    detector = task.on_this_machine().load()
-    images: dict[str, list[ReportImage]] = {}
-    for dataset in datasets:
-        order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])
-        count = min(settings.cases, len(order) // 2)
-        for title, positions in (("worst", order[:count]), ("best", order[::-1][:count])):
-            images[f"{dataset.name}: {title}"] = [
-                report_image(detector, dataset.refs[position], *question) for position in positions
-            ]
-    return images
 
 
 def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:

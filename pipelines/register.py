@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bayes_pfl.decisions.calibration import read_calibration
 from bayes_pfl.errors import BundleError, ConfigError
+from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
 from pipelines.platform.registry import (
     PresentModel,
@@ -42,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("run_id", nargs="?", help="MLflow run of a training")
+    parser.add_argument(
+        "run_id", nargs="?", metavar="RUN", help="MLflow run of a training, or the folder of a calibrated model of one"
+    )
     parser.add_argument(
         "--to-version",
         type=int,
@@ -111,7 +115,7 @@ def register(
 
     Args:
         settings: the registry and the model's name.
-        run_id: run of a training.
+        run_id: run of a training, or a folder that `bayes-pfl calibrate` wrote of its model.
         alias: such as `champion`.
         evaluation: dataset to compare on; None: all that both models have.
         metrics_file: metrics.json of an evaluation of this model.
@@ -126,8 +130,12 @@ def register(
         ConfigError: metrics of another model.
     """
     evaluation = evaluation and dataset_key(evaluation)
+    calibrated = Path(run_id) if Path(run_id).is_dir() else None
+    run_id = run_id if calibrated is None else _calibrated_run(calibrated)
     folder, logged = run_bundle(settings, run_id)
     bundle = Detector.load(folder).bundle
+    if calibrated is not None and load_bundle(calibrated).version != bundle.version:
+        raise BundleError(f"{calibrated} is not the model of the run {run_id}, which its record names.")
     measured = evaluations(logged)
     if metrics_file is not None:
         measured |= _read_metrics(metrics_file, bundle.version)
@@ -145,9 +153,19 @@ def register(
     forced = {"forced_by": _person()} if refusal else {}
     if refusal:
         tags |= forced | {"forced_over": refusal}
-    version = add_version(settings, run_id, tags)
+    version = add_version(settings, run_id, tags, calibrated)
     point_alias(settings, alias, version)
     return _result(settings, version, alias, present) | {"overridden": refusal} | forced
+
+
+def _calibrated_run(folder: Path) -> str:
+    """The run that trained a calibrated model."""
+    run_id = load_bundle(folder).record["training"].get("run_id")
+    if read_calibration(folder) is None:
+        raise BundleError(f"{folder} has no calibration: give the run of its training, or calibrate it first.")
+    if not isinstance(run_id, str) or not run_id:
+        raise BundleError(f"{folder} does not say which run trained it, so that no version can be made of it.")
+    return run_id
 
 
 def go_back(settings: TrackingSettings, version: int, alias: str = "champion") -> dict[str, Any]:

@@ -3,38 +3,25 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bayes_pfl.config import DetectorOptions
-from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
-from bayes_pfl.errors import ClassNameError, ConfigError, DataError
-from bayes_pfl.inference.bundle import Bundle, load_bundle
-from bayes_pfl.inference.untrained import SCHEME, method_source, read_source
+from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.view import View
-from bayes_pfl.machine import gpus_here
-from bayes_pfl.methods.builder import class_names
-from pipelines.platform.cluster import gpus_in_reach, start_ray
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
 from pipelines.scoring.coco import coco_document, write_coco
-from pipelines.scoring.image_files import ImageFiles, piece, scored_images
-from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
-from pipelines.scoring.options import (
-    NUM_SAMPLES,
-    add_detector_options,
-    add_method,
-    choose_actors,
-    number_of_samples,
-    typed_options,
-)
+from pipelines.scoring.command import add_scoring_options, check_scoring_options, make_task, nothing_scored
+from pipelines.scoring.gallery import labels_in_words
+from pipelines.scoring.inputs import ImageInput, find_inputs
+from pipelines.scoring.pool import PART_IMAGES, make_parts, score_parts
 from pipelines.scoring.results import (
     PART,
     Results,
@@ -45,17 +32,14 @@ from pipelines.scoring.results import (
     regions_of,
     summarise,
 )
-from pipelines.scoring.stages import Predictor, score_piece, score_pieces
+from pipelines.scoring.review import check_review, write_review
 from pipelines.scoring.task import ScoringTask
-from pipelines.scoring.thresholds import check_auto, keep_threshold, label_threshold, map_threshold, remind_of_view
-
-PART_IMAGES = 16
-"""What a killed run loses at most, and what one process scores without asking Ray for help."""
+from pipelines.scoring.thresholds import Labelling, check_auto, keep_threshold, label_threshold, remind_of_view
 
 LISTED = 10
 """Images named on the terminal; the table on disk has all."""
 
-PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "uncertainty", "read_as")
+PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "p_value", "uncertainty", "read_as")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,17 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     add("images", nargs="+", help="image files, folders of them, or folders of shards, by path or URI")
-    add("--class-name", help='what the images show, e.g. "metal plate"; shards know it themselves')
-    add(
-        "--class-name-from",
-        metavar="folder|FILE.csv",
-        help="for several products: the name of the sub-folder, or a CSV file with columns path and class_name",
-    )
-    add("--model", default="embedded", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
-    add_method(parser)
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted")
-    add("--num-samples", type=number_of_samples, default=10, metavar="R", help=NUM_SAMPLES)
-    add("--seed", type=int, default=0, help="of the noise; default 0")
+    add_scoring_options(parser)
     add("--threshold", type=float, metavar="SCORE", help="scores from here on are anomalous; default: the model's own")
     add("--output", type=Path, help="folder for table, heat maps and gallery; run again, it goes on where it stopped")
     add(
@@ -85,14 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="the images are all normal: keep with the model the threshold that at most this share of them reaches",
     )
-    add("--fail-above", type=float, metavar="SCORE", help="exit with 1 if an image scores higher, and name it")
-    add("--max-pixels", type=int, default=MAX_PIXELS, help=f"largest width x height of an image; default {MAX_PIXELS}")
     add(
-        "--bits", type=int, metavar="N", help="of gray images with more than 8; default: as each file or its values say"
+        "--false-discoveries",
+        type=float,
+        metavar="SHARE",
+        help="select from all images together: at most this share of the selected are good; needs a calibration",
     )
-    add("--tile", action="store_true", help="look at large images tile by tile, at their own resolution")
-    add("--overlap", type=float, metavar="SHARE", help="with --tile: share of a tile that the next covers; default 0.5")
-    add("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image of the images' size")
+    add("--review", type=Path, metavar="DIR", help="a page for a person, the most uncertain images first")
+    add("--fail-above", type=float, metavar="SCORE", help="exit with 1 if an image scores higher, and name it")
     add("--coco", type=Path, metavar="FILE", help="write the regions found as COCO JSON, which labelling tools open")
     add(
         "--region-threshold",
@@ -100,9 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="with --coco: map value from which on; default: threshold",
     )
-    add("--workers", type=int, default=2, help=f"processes that hold the model, for more than {PART_IMAGES} images")
-    add("--threads", type=int, default=1, help="CPU threads of a worker; default 1")
-    add_detector_options(parser)
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -116,91 +87,50 @@ def run(args: argparse.Namespace) -> int:
         Exit code: 1 if an image scores above --fail-above.
     """
     view = _check(args)
-    if args.set:
-        method, before = read_source(args.model)
-        args.model = method_source(method, [*before, *args.set])
-    options = DetectorOptions(**typed_options(args))
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
-    gpus = gpus_here if len(inputs.images) <= PART_IMAGES else gpus_in_reach  # a few images need no cluster
-    actors = choose_actors(options, args.use_gpu, args.workers, gpus)
-    args.workers = actors.number
-    bundle = load_bundle(args.model)
-    _check_class_names(bundle, inputs.images)
-    task = ScoringTask(
-        bundle,
-        args.num_samples,
-        args.seed,
-        args.threads,
-        actors.device,
-        args.max_pixels,
-        view,
-        bits=args.bits,
-        options=options,
-    )
+    task = make_task(args, view, inputs.images)
     typed = [f"--{name.replace('_', '-')}" for name in ("threshold", "fail_above") if getattr(args, name) is not None]
     remind_of_view(typed, task)
     threshold = label_threshold(args.threshold, task)
     check_auto(task, threshold)
     task = task._replace(threshold=threshold)
+    labelling = Labelling.make(args.threshold, task).selecting(args.false_discoveries)
     if args.coco is not None:
-        task = task._replace(region_threshold=map_threshold(args.region_threshold, threshold, task))
+        names = {image.class_name for image in inputs.images}
+        task = task._replace(region_thresholds=labelling.region_thresholds(args.region_threshold, names, task))
     for line in skipped_summary(inputs.skipped):
         print(f"left out: {line}", file=sys.stderr)
+    if args.review is not None:
+        check_review(args.review.expanduser().resolve(), inputs.images)
+        args.output = args.output or args.review  # heat maps lie there
     if args.output is None:
-        rows, summary, regions = _score_only(args, task, inputs.images, threshold)
+        rows, summary, regions = _score_only(args, task, inputs.images, labelling)
     else:
-        rows, summary, regions = _score_into(args.output.expanduser().resolve(), args, task, inputs.images, threshold)
+        rows, summary, regions = _score_into(args.output.expanduser().resolve(), args, task, inputs.images, labelling)
     summary = {**summary, "left_out": counts_by_reason(inputs.skipped)}
-    if args.coco is not None and task.region_threshold is not None:
-        write_coco(args.coco, coco_document(rows.to_pylist(), regions, task, task.region_threshold))
+    if args.coco is not None:
+        write_coco(args.coco, coco_document(rows.to_pylist(), regions, task))
+    if args.review is not None:
+        print(_review(args, inputs.images, rows, labelling), file=sys.stderr)
     print(json.dumps(summary) if args.json else _text(rows, summary))
     if args.store_threshold is not None and summary["scored"]:
         keep_threshold(task, rows["pred_score"].drop_null().to_numpy(), args.store_threshold)
     if not summary["scored"]:
-        raise _nothing_scored(summary["unreadable"][0]["error"])
+        raise nothing_scored(summary["unreadable"][0]["error"])
     return _fail_above(args.fail_above, rows)
 
 
 def _check(args: argparse.Namespace) -> View:
     """The way of looking. Refuses options that make no sense, before anything takes time."""
-    number = 1 if args.num_samples == "auto" else args.num_samples
-    if min(number, args.workers, args.threads, args.max_pixels) < 1 or args.seed < 0:
-        raise ConfigError("--num-samples, --workers, --threads and --max-pixels are at least 1, --seed at least 0.")
-    if args.bits is not None and not 9 <= args.bits <= 16:
-        raise ConfigError(f"--bits is {args.bits}; gray of more than 8 bits has 9 to 16.")
     if args.region_threshold is not None and args.coco is None:
         raise ConfigError("--region-threshold is of regions: give --coco too.")
     if args.store_threshold is not None and not Path(args.model).is_dir():
         raise ConfigError(f"--store-threshold writes into the model: give --model as its folder, not {args.model}.")
-    for name in ("threshold", "fail_above", "region_threshold", "store_threshold"):
+    for name in ("threshold", "fail_above", "region_threshold", "store_threshold", "false_discoveries"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; it is between 0 and 1.")
-    if args.set and not args.model.startswith(f"{SCHEME}:/"):
-        raise ConfigError("--set is of a method that needs no training: give --method too, such as winclip.")
-    if args.class_name is not None and args.class_name_from is not None:
-        raise ConfigError("Give --class-name or --class-name-from, not both.")
-    if args.class_name is not None and not args.class_name.strip():
-        raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
-    return make_view(args.tile, args.overlap, args.roi)
-
-
-def _check_class_names(bundle: Bundle, images: Sequence[ImageInput]) -> None:
-    """Refuse at once if no image has a class name that fits; else the images whose name does not fit are listed."""
-    names = class_names(bundle.config)
-    problem = ""
-    for name in dict.fromkeys(image.class_name for image in images):
-        try:
-            names.tokens(name)
-        except ClassNameError as error:
-            problem = problem or str(error)
-        else:
-            return
-    raise _nothing_scored(problem)
-
-
-def _nothing_scored(reason: str) -> DataError:
-    return DataError(f"None of the images could be scored. The first: {reason.rstrip('.')}.")
+    return check_scoring_options(args)
 
 
 def _fail_above(limit: float | None, rows: pa.Table) -> int:
@@ -216,14 +146,14 @@ def _fail_above(limit: float | None, rows: pa.Table) -> int:
 
 
 def _score_only(
-    args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], threshold: float | None
+    args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], labelling: Labelling
 ) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
     """Keep nothing but what is printed."""
-    parts = _parts(images)
+    parts = make_parts(images)
     by_part: dict[int, list[ScoredImage]] = {}
     _announce(args, task, len(images), 0)
     with progress(len(images), "image") as advance:
-        for number, scored in _score(args, task, images, parts, list(range(len(parts))), advance):
+        for number, scored in score_parts(task, images, range(len(parts)), args.workers, advance):
             by_part[number] = scored
     rows = [
         part_row(images[position], result)
@@ -231,32 +161,32 @@ def _score_only(
         for position, result in zip(part, by_part[number], strict=True)
     ]
     parts_table = pa.Table.from_pylist(rows, PART)
-    table = complete(parts_table, task.bundle.version, threshold)
+    table = complete(parts_table, task.bundle.version, labelling)
     plan = ScoringPlan.make(task, images)
-    summary = {**summarise(table, task, threshold), **plan._asdict(), "rows": table.to_pylist()}
+    summary = {**summarise(table, task, labelling), **plan._asdict(), "rows": table.to_pylist()}
     return table, summary, regions_of(parts_table)
 
 
 def _score_into(
-    folder: Path, args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], threshold: float | None
+    folder: Path, args: argparse.Namespace, task: ScoringTask, images: Sequence[ImageInput], labelling: Labelling
 ) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
     """Write a folder of results, or what is missing of it."""
     with claim(folder):
-        parts = _parts(images)
+        parts = make_parts(images)
         plan = ScoringPlan.make(task, images)
         results = Results(folder, plan, images, parts)
         todo = results.begin()
         left = sum(len(parts[number]) for number in todo)
         _announce(args, task, len(images), len(images) - left)
         with progress(len(images), "image", len(images) - left) as advance:
-            for number, scored in _score(args, task, images, parts, todo, advance):
+            for number, scored in score_parts(task, images, todo, args.workers, advance, True):
                 results.add(number, scored)
-        return results.finish(task, threshold)
+        return results.finish(task, labelling)
 
 
-def _parts(images: Sequence[ImageInput]) -> list[list[int]]:
-    count = len(images)
-    return [list(range(start, min(start + PART_IMAGES, count))) for start in range(0, count, PART_IMAGES)]
+def _review(args: argparse.Namespace, images: Sequence[ImageInput], rows: pa.Table, labelling: Labelling) -> str:
+    folder, output = (path.expanduser().resolve() for path in (args.review, args.output))
+    return write_review(folder, output, rows, images, labelling)
 
 
 def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int) -> None:
@@ -275,40 +205,16 @@ def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int
     )
 
 
-def _score(
-    args: argparse.Namespace,
-    task: ScoringTask,
-    images: Sequence[ImageInput],
-    parts: Sequence[Sequence[int]],
-    todo: Sequence[int],
-    advance: Callable[[int], Any],
-) -> Iterator[tuple[int, list[ScoredImage]]]:
-    """Numbers and scores of the parts to do, as they are done."""
-    source = ImageFiles(task, args.output is not None)
-    if sum(len(parts[number]) for number in todo) <= PART_IMAGES:
-        predictor = Predictor(task.on_this_machine()) if todo else None  # a cluster would only cost its start
-        for number in todo:
-            assert predictor is not None
-            yield number, _score_here(source, predictor, [images[at] for at in parts[number]], advance)
-        return
-    start_ray(args.workers, args.workers if task.device == "cuda" else 0)
-    work = [{"part": number, **piece([images[at] for at in parts[number]])} for number in todo]
-    for row in score_pieces(source, task, work, args.workers):
-        advance(len(row["pred_score"]))
-        yield int(row["part"]), scored_images(row)
-
-
-def _score_here(
-    source: ImageFiles, predictor: Predictor, images: Sequence[ImageInput], advance: Callable[[int], Any]
-) -> list[ScoredImage]:
-    """Scores of a few images, in this process."""
-    scored: list[ScoredImage] = []
-    for start in range(0, len(images), predictor.images_at_once):
-        group = images[start : start + predictor.images_at_once]
-        rows = {name: [value] for name, value in piece(group).items()}
-        scored += scored_images(score_piece(source, predictor, rows))
-        advance(len(group))
-    return scored
+def _reasons(rows: pa.Table) -> list[str]:
+    """Why images are unsure, or have no label although others have."""
+    lines = []
+    for label, column in (("unsure", "unsure_because"), ("no verdict", "no_label_because")):
+        reasons = rows.filter(pc.is_valid(rows[column])).select(["sample_id", column]).to_pylist()
+        if len({row[column] for row in reasons}) == 1 and len(reasons) == len(rows):
+            continue  # of all images alike, and said already
+        lines += [f"{label}: {row['sample_id']}: {row[column]}" for row in reasons[:LISTED]]
+        lines += [f"{label}: {len(reasons) - LISTED:,} more"] if len(reasons) > LISTED else []
+    return lines
 
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
@@ -323,12 +229,19 @@ def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
         count = counted(summary["scored"], "image")
         lines.append(f"\n{count} scored, the highest above; all of them in {summary['output']}:")
         lines.append("  gallery.html, scores.parquet, scores.arrow, summary.json, maps/")
-    if summary["threshold"] is not None:
-        lines.append(
-            f"{summary['anomalous']:,} at or above the threshold of {summary['threshold']:g} for {summary['looked_at']}"
-        )
+    if summary["labels"] is not None:
+        lines.append(f"{labels_in_words(summary)}.")
     else:
         lines.append(f"No verdicts: {summary['no_label_because']}.")
+    if summary["pooled_class_names"]:
+        names = ", ".join(summary["pooled_class_names"][:LISTED])
+        lines.append(f"Not calibrated: {names}. All calibrated classes together decide, which promises less.")
+    lines += _reasons(rows)
+    if summary["selected"] is not None:
+        lines.append(
+            f"{counted(summary['selected'], 'image')} selected together (column selected): of such selections at most "
+            f"{100 * summary['false_discoveries']:g} % are good images, on average."
+        )
     lines += [f"read as: {counted(entry['counts'], 'image')}, {entry['values']}" for entry in summary["read_as"]]
     failed = summary["unreadable"]
     lines += [f"not scored: {image['sample_id']}: {image['error']}" for image in failed[:LISTED]]

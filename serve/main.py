@@ -17,7 +17,7 @@ from typing import get_args
 from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
-from bayes_pfl.inference.untrained import SCHEME, written_out
+from bayes_pfl.inference.untrained import SCHEME, method_source, with_settings, written_out
 from bayes_pfl.machine import gpu_share, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from serve.decision_options import add_decision_options, decision_log_values, drift_values
@@ -42,13 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets them.
     """
+    _add_model(parser)
     add = parser.add_argument
-    add(
-        "--model",
-        default="embedded",
-        metavar="SOURCE",
-        help="folder, embedded (default), models:/NAME@ALIAS, method:/NAME",
-    )
     add("--name", default="bayes-pfl", help="the model's name in URLs and answers (default: %(default)s)")
     add(
         "--challenger",
@@ -87,6 +82,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decision_options(parser)
     add("--address", default="local", help="Ray cluster to run on: auto, or its address (default: a new one, here)")
     add("--json", action="store_true", help='print one line {"url": ..., "pid": ...} once requests are answered')
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--method` in its place, and `--set`."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--model",
+        default="embedded",
+        metavar="SOURCE",
+        help="folder, embedded (default), models:/NAME@ALIAS, method:/NAME",
+    )
+    either.add_argument(
+        "--method",
+        dest="model",
+        default=argparse.SUPPRESS,
+        type=method_source,
+        metavar="NAME",
+        help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,7 +184,8 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         The settings.
 
     Raises:
-        ConfigError: a value is out of range, or it is to listen beyond loopback and there are no tokens.
+        ConfigError: a value is out of range, the method or one of its settings is unknown, or it is to listen beyond
+            loopback and there are no tokens.
         BundleError: there is no such model.
     """
     exposed, guarded = args.host not in LOOPBACK, _is_guarded(args)
@@ -175,7 +193,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
     if guarded:
         read_tokens(None if tokens_file is None else Path(tokens_file))
     replica = {
-        "source": absolute(args.model),
+        "source": absolute(with_settings(args.model, args.set)),
         "threads": args.threads or max(1, usable_cpus() // max(1, args.replicas)),
         "refresh_s": args.refresh,
         "device": "cuda" if _gpus(args) else "cpu",

@@ -96,7 +96,10 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
         DataError: fewer than 50 images can be read.
     """
     if not folder.is_dir():
-        raise BundleError(f"There is no folder {folder}; give the bundle that training wrote.")
+        raise BundleError(
+            f"There is no folder {folder}; give the bundle that training wrote, or that of a method without training: "
+            "`bayes-pfl methods NAME --output FOLDER` writes it."
+        )
     bundle = load_bundle(folder)
     detector = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
     scores, embeddings, broken = [], [], []

@@ -186,12 +186,24 @@ def with_classes(record: CalibrationFile, added: Sequence[ClassCalibration]) -> 
     for each in added:
         earlier = before.get(class_key(each.class_name), each)
         if earlier != each:
-            raise ConfigError(
-                f'The output is calibrated for "{each.class_name}" already, with other images or another rule: '
-                "choose another --output, so that both stay."
-            )
+            raise already_calibrated(each.class_name)
     fresh = [each for each in added if class_key(each.class_name) not in before]
     return record.model_copy(update={"classes": (*record.classes, *fresh)})
+
+
+def already_calibrated(class_name: str) -> ConfigError:
+    """The error for a class that a calibration holds otherwise.
+
+    Args:
+        class_name: of the class.
+
+    Returns:
+        The error.
+    """
+    return ConfigError(
+        f'The output is calibrated for "{class_name}" already, with other images or another rule: choose another '
+        "--output, so that both stay."
+    )
 
 
 def read_calibration(folder: Path) -> Calibration | None:

@@ -5,6 +5,7 @@ when the bundle is used.
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -57,7 +58,7 @@ class Bundle:
     @property
     def kind(self) -> str:
         """What people should know at once: "embedded demonstration model", or nothing."""
-        return DEMONSTRATION if self.folder == package_path(EMBEDDED_FOLDER) else ""
+        return DEMONSTRATION if self.record["head_sha256"] == _embedded_head() else ""
 
     @property
     def needs_no_training(self) -> bool:
@@ -68,6 +69,12 @@ class Bundle:
     def version(self) -> str:
         """First 12 hexadecimal digits of the head's SHA-256: names this very model."""
         return str(self.record["head_sha256"])[:12]
+
+
+@functools.cache
+def _embedded_head() -> str:
+    """SHA-256 of the demonstration model's head: a copy of it stays one."""
+    return str(json.loads((package_path(EMBEDDED_FOLDER) / "bundle.json").read_bytes())["head_sha256"])
 
 
 def save_bundle(

@@ -40,6 +40,27 @@ def read_source(source: str) -> tuple[str, list[str]]:
     return method, [unquote(part) for part in query.split("&") if part]
 
 
+def with_settings(source: str, overrides: Sequence[str]) -> str:
+    """A model source with more settings.
+
+    Args:
+        source: `method:/NAME`, with settings or without; without overrides any model source.
+        overrides: such as `backbone.name=ViT-B-16`.
+
+    Returns:
+        The source with those settings behind its own.
+
+    Raises:
+        ConfigError: the source is no method's.
+    """
+    if not overrides:
+        return source
+    if not source.startswith(f"{SCHEME}:/"):
+        raise ConfigError("--set is of a method that needs no training: give --method too, such as winclip.")
+    method, before = read_source(source)
+    return method_source(method, [*before, *overrides])
+
+
 def written_out(source: str) -> str:
     """A model source whose files are named by their whole paths: other processes have another current folder.
 

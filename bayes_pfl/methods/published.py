@@ -8,21 +8,28 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from bayes_pfl.clip.backbone import Backbone, load_tokenizer
 from bayes_pfl.config import (
     AdaClipConfig,
     AnomalyClipConfig,
     AprilGanConfig,
+    BackboneConfig,
     ClipAdConfig,
     MethodConfig,
 )
 from bayes_pfl.errors import BundleError
+from bayes_pfl.methods.anomaly_clip import ObjectText
 from bayes_pfl.methods.prompt_flow.published import convert_published, published_widths
 
 Weights = dict[str, Tensor]
 
 LINEAR = re.compile(r"fc\.(\d+)\.(weight|bias)")
+
+UNUSED_WIDTH = 896
+"""Rows of the layers that AnomalyCLIP creates, stores and never uses."""
 
 PROMPT_BUFFERS = re.compile(r"(token_(prefix|suffix)|tokenized_prompts)_(pos|neg)|compound_prompt_projections\.\d+\..*")
 """AnomalyCLIP's stored word embeddings and ids, the same for everybody, and layers that it creates and never uses."""
@@ -73,28 +80,27 @@ def read_published(content: Any) -> PublishedModel:
     )
 
 
-def published_content(model: MethodConfig, weights: Weights) -> dict[str, Any]:
+def published_content(model: MethodConfig, weights: Weights, backbone: Backbone) -> dict[str, Any]:
     """The other way round: what a file holds that the authors' code, or `read_published`, takes.
 
     Args:
         model: settings of APRIL-GAN, CLIP-AD, AnomalyCLIP or AdaCLIP.
         weights: what is learned.
+        backbone: the CLIP that they belong to; AnomalyCLIP's file has word embeddings of it.
 
     Returns:
-        What `torch.save` writes. AnomalyCLIP's lacks the stored word embeddings that are the same for everybody.
+        What `torch.save` writes, whole: the authors' `load_state_dict` finds every key. The layers that AnomalyCLIP
+        never uses are zero.
 
     Raises:
-        BundleError: there is no such format of this method here.
+        BundleError: there is no such format of this method here, or CLIP has another vocabulary than AnomalyCLIP's.
     """
     if isinstance(model, AprilGanConfig):
         return {"trainable_linearlayer": dict(weights)}
     if isinstance(model, ClipAdConfig) and model.linear_layers:
         return {"linear_layers": dict(weights)}
     if isinstance(model, AnomalyClipConfig):
-        names = {"normal": "ctx_pos", "abnormal": "ctx_neg"}
-        context = {name: weights[ours][None, None] for ours, name in names.items()}
-        deep = {f"compound_prompts_text.{index}": weights[f"deep.{index}"] for index in range(model.deep_blocks - 1)}
-        return {"prompt_learner": context | deep}
+        return {"prompt_learner": _prompt_learner(model, weights, backbone)}
     if isinstance(model, AdaClipConfig):
         parts = {ours: part for part, ours in ADA_CLIP_PARTS.items()}
         return {_ada_clip_key(key, parts): value for key, value in weights.items()}
@@ -102,7 +108,7 @@ def published_content(model: MethodConfig, weights: Weights) -> dict[str, Any]:
 
 
 def anomaly_clip_checkpoint(published: Weights) -> tuple[AnomalyClipConfig, Weights]:
-    """AnomalyCLIP's prompt learner: sizes from the shapes, all else as released.
+    """AnomalyCLIP's prompt learner: sizes from the shapes, words from the stored ids, all else as released.
 
     Args:
         published: its state dict.
@@ -111,16 +117,24 @@ def anomaly_clip_checkpoint(published: Weights) -> tuple[AnomalyClipConfig, Weig
         Settings, and weights of `ObjectPrompts`.
 
     Raises:
-        BundleError: keys are unknown or missing.
+        BundleError: keys are unknown or missing, or the ids are no words.
     """
-    deep = _numbered(published, r"compound_prompts_text\.(\d+)")
-    expected = {"ctx_pos", "ctx_neg", *(f"compound_prompts_text.{index}" for index in range(max(1, deep)))}
+    patterns = (r"compound_prompts_text\.(\d+)", r"compound_prompt_projections\.(\d+)\..*")
+    deep = max(_numbered(published, pattern) for pattern in patterns)
+    expected = {"ctx_pos", "ctx_neg", *(f"compound_prompts_text.{index}" for index in range(deep))}
     _check(published, expected, PROMPT_BUFFERS, "AnomalyCLIP")
-    context = published["ctx_pos"].shape[-2]
-    tokens = published["compound_prompts_text.0"].shape[0]
     weights = {"normal": _rows(published["ctx_pos"]), "abnormal": _rows(published["ctx_neg"])}
     weights |= {f"deep.{index}": published[f"compound_prompts_text.{index}"] for index in range(deep)}
-    return AnomalyClipConfig(context_tokens=context, deep_tokens=tokens, deep_blocks=deep + 1), weights
+    context = len(weights["normal"])
+    released = AnomalyClipConfig()
+    model = AnomalyClipConfig(
+        context_tokens=context,
+        deep_tokens=len(weights["deep.0"]) if deep else min(released.deep_tokens, context),
+        deep_blocks=deep + 1,
+        normal_words=_words(published, "tokenized_prompts_pos", context, released.normal_words),
+        abnormal_words=_words(published, "tokenized_prompts_neg", context, released.abnormal_words),
+    )
+    return model, weights
 
 
 def ada_clip_checkpoint(published: Weights) -> tuple[AdaClipConfig, Weights]:
@@ -221,6 +235,50 @@ FORMATS: dict[str, Callable[[Weights], PublishedModel]] = {
     "prompt_learner": _anomaly_clip,
 }
 """The entry of a checkpoint that holds the state dict, and who reads it. AdaCLIP's is the state dict itself."""
+
+
+@torch.no_grad()
+def _prompt_learner(model: AnomalyClipConfig, weights: Weights, backbone: Backbone) -> Weights:
+    """AnomalyCLIP's state dict: what is learned, ids and embeddings of both prompts, and the unused layers."""
+    if backbone.tokenizer.encoder != load_tokenizer(BackboneConfig()).encoder:
+        raise BundleError(
+            f"AnomalyCLIP's file has words of CLIP's own vocabulary, and {backbone.config.name} has another: keep the "
+            "weights as a bundle."
+        )
+    text, context = ObjectText(model, backbone), model.context_tokens
+    (placeholder,) = backbone.tokenizer.encode("X")
+    ids = torch.zeros(2, 1, len(text.encoder.tower.positional_embedding), dtype=torch.int32, device=text.words.device)
+    ids[..., 0], ids[..., 1 : 1 + context] = text.start, placeholder
+    ids[:, 0, 1 + context : 1 + context + text.words.shape[1]] = text.words
+    written = {}
+    for sign, learned, row in zip(("pos", "neg"), ("normal", "abnormal"), ids, strict=True):
+        words = text.encoder.embed(row)[None].float()
+        written[f"ctx_{sign}"] = weights[learned][None, None]
+        written[f"token_prefix_{sign}"], written[f"token_suffix_{sign}"] = words[:, :, :1], words[:, :, 1 + context :]
+        written[f"tokenized_prompts_{sign}"] = row[None]
+    for index in range(model.deep_blocks - 1):
+        written[f"compound_prompts_text.{index}"] = weights[f"deep.{index}"]
+        written[f"compound_prompt_projections.{index}.weight"] = torch.zeros(UNUSED_WIDTH, weights["normal"].shape[1])
+        written[f"compound_prompt_projections.{index}.bias"] = torch.zeros(UNUSED_WIDTH)
+    return {name: value.contiguous() for name, value in written.items()}
+
+
+def _words(published: Weights, name: str, context: int, released: str) -> str:
+    """Words of a prompt, from the ids between its learned vectors and the end of text; without ids the released ones.
+
+    Raises BundleError for ids that are no words.
+    """
+    if name not in published:
+        return released
+    tokenizer = load_tokenizer(BackboneConfig())
+    row = published[name].long().flatten().tolist()[1 + context :]
+    ids = row[: row.index(tokenizer.eot_token_id)] if tokenizer.eot_token_id in row else []
+    if ids == tokenizer.encode(released):
+        return released
+    words: str = tokenizer.decode(ids).strip()
+    if not words or tokenizer.encode(words) != ids:
+        raise BundleError(f"{name} holds no words of CLIP's vocabulary behind the learned vectors: it is damaged.")
+    return words
 
 
 def _ada_clip_key(ours: str, parts: dict[str, str]) -> str:

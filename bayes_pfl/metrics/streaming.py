@@ -1,19 +1,22 @@
 """Maps and masks, one by one -> pixel metrics in fixed memory: counts per score bin, which add up across workers."""
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from bayes_pfl.errors import DataError
 from bayes_pfl.metrics.curve import (
     PIXEL_METRICS,
     Curve,
+    average_precision,
     one_class_reason,
     read_off,
     undefined,
 )
-from bayes_pfl.metrics.regions import split_pixels
+from bayes_pfl.metrics.regions import PixelSplit, split_pixels
 from bayes_pfl.metrics.result import Metrics
 
 BINS = 1 << 20
@@ -32,6 +35,70 @@ REGION_UNIT = 1 << 40
 Weights are integers because integers add up to the same sum in any order, which floats do not.
 Rounding misjudges a region of 2^20 pixels by 5e-7 of its weight; 2^23 regions fill 64 bits.
 """
+
+
+class ImagePixels(NamedTuple):
+    """Pixels of one image in the bins of `PixelHistogram` that it uses, bins in rising order.
+
+    normal: pixels in each of `normal_bins`.
+    anomalous: pixels in each of `anomalous_bins`.
+    region_weight: sum over a bin's anomalous pixels of REGION_UNIT / (area of its region).
+    """
+
+    normal_bins: Shaped[np.ndarray, " normal"]
+    normal: Shaped[np.ndarray, " normal"]
+    anomalous_bins: Shaped[np.ndarray, " anomalous"]
+    anomalous: Shaped[np.ndarray, " anomalous"]
+    region_weight: Int[np.ndarray, " anomalous"]
+
+
+def image_pixels(anomaly_map: np.ndarray, mask: np.ndarray, inside: np.ndarray | None = None) -> ImagePixels:
+    """The pixels of one map, counted.
+
+    Args:
+        anomaly_map: probabilities (height, width).
+        mask: the same shape; anomalous where not 0, of neither class where NaN.
+        inside: the same shape, True where pixels count; None: everywhere.
+
+    Returns:
+        Its counts, with bins of 4 bytes.
+
+    Raises:
+        DataError: map and mask do not fit each other, or a score is not within [0, 1].
+    """
+    (pixels,) = split_pixels([anomaly_map], [mask], None if inside is None else [inside])
+    return _image_pixels(pixels)
+
+
+def _image_pixels(pixels: PixelSplit) -> ImagePixels:
+    normal_bins, normal = np.unique(_bins(pixels.normal).astype(np.uint32), return_counts=True)
+    bins, place_of, anomalous = np.unique(
+        _bins(pixels.anomalous).astype(np.uint32), return_inverse=True, return_counts=True
+    )
+    weight = np.zeros(bins.size, np.int64)
+    np.add.at(weight, place_of, np.rint(REGION_UNIT / pixels.region_area).astype(np.int64))
+    return ImagePixels(normal_bins, normal.astype(np.uint32), bins, anomalous.astype(np.uint32), weight)
+
+
+def image_average_precision(image: ImagePixels) -> float:
+    """Average precision of one image's pixels.
+
+    Args:
+        image: its pixels.
+
+    Returns:
+        A figure in [0, 1]; NaN where a kind of pixel is missing.
+    """
+    if not image.normal.size or not image.anomalous.size:
+        return math.nan
+    below = np.concatenate(([0], np.cumsum(image.normal, dtype=np.int64)))
+    falling = image.anomalous_bins[::-1]
+    alarms_above, alarms = (
+        (below[-1] - below[np.searchsorted(image.normal_bins, falling, side)]).astype(float)
+        for side in ("right", "left")
+    )
+    hits = np.cumsum(image.anomalous[::-1], dtype=np.int64).astype(float)
+    return average_precision(Curve(hits, alarms_above, alarms, None, int(below[-1])))
 
 
 class PixelHistogram:
@@ -84,6 +151,16 @@ class PixelHistogram:
             np.add.at(self.normal, normal, 1)
             np.add.at(self.anomalous, anomalous, 1)
             np.add.at(self.region_weight, anomalous, weight)
+
+    def count(self, image: ImagePixels) -> None:
+        """Count the pixels of one more map.
+
+        Args:
+            image: of `image_pixels`.
+        """
+        self.normal[image.normal_bins] += image.normal
+        self.anomalous[image.anomalous_bins] += image.anomalous
+        self.region_weight[image.anomalous_bins] += image.region_weight
 
     def merge(self, other: "PixelHistogram") -> "PixelHistogram":
         """A histogram of the maps of both; neither is changed.

@@ -1,6 +1,7 @@
 """Tables and images -> one HTML file that needs nothing else, or a plain table for the terminal."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -45,6 +46,8 @@ a:focus-visible { outline: 3px solid; outline-offset: 3px; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; padding: 0;
   list-style: none; }
 .gallery li { background: var(--card); border-radius: .5rem; padding: .6rem; }
+button { font: inherit; padding: .2rem .7rem; }
+button[aria-pressed="true"] { font-weight: 600; outline: 2px solid; }
 .gallery p { margin: .4rem 0 0; font-size: .85rem; overflow-wrap: anywhere; }
 """
 
@@ -184,7 +187,7 @@ def write_report(
     return write_page(path, title, body)
 
 
-def write_page(path: Path, title: str, body: Sequence[str], image_sources: str = "data:") -> Path:
+def write_page(path: Path, title: str, body: Sequence[str], image_sources: str = "data:", script: str = "") -> Path:
     """One HTML file in the report's style.
 
     Args:
@@ -192,6 +195,7 @@ def write_page(path: Path, title: str, body: Sequence[str], image_sources: str =
         title: of the page.
         body: lines of HTML.
         image_sources: where images may come from, as in a Content-Security-Policy's img-src.
+        script: the only one that may run, at the end of the page.
 
     Returns:
         The path.
@@ -199,14 +203,17 @@ def write_page(path: Path, title: str, body: Sequence[str], image_sources: str =
     Raises:
         OutputError: it cannot be written; nothing is left behind.
     """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; " if script else ""
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # The browser itself holds the promise that the file needs nothing else.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"img-src {image_sources}; style-src 'unsafe-inline'\">\n"
+        f"{allowed}img-src {image_sources}; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
+        + (f"\n<script>{script}</script>" if script else "")
         + "\n</body>\n</html>\n"
     )
     part = path.with_name(f".{path.name}.part")

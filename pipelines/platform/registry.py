@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayes_pfl.data.cache import cache_folder
+from bayes_pfl.decisions.calibration import read_calibration
 from bayes_pfl.errors import BundleError, ConfigError, TrainingError
 from pipelines.platform.mlflow_store import first_line, open_store, refusals, tracking_uri
 from pipelines.platform.settings import TrackingSettings
@@ -95,13 +96,16 @@ def registered_version(settings: TrackingSettings, version: int) -> PresentModel
         ) from error
 
 
-def add_version(settings: TrackingSettings, run_id: str, tags: Mapping[str, str]) -> int:
+def add_version(
+    settings: TrackingSettings, run_id: str, tags: Mapping[str, str], calibrated: Path | None = None
+) -> int:
     """Make the bundle of a run a new version of the registered model; no alias names it yet.
 
     Args:
         settings: the registry and the model's name.
         run_id: the run that kept the bundle.
         tags: what is kept with the version.
+        calibrated: folder with that bundle and a calibration; it is kept with the run, and becomes the version.
 
     Returns:
         The version's number.
@@ -113,6 +117,12 @@ def add_version(settings: TrackingSettings, run_id: str, tags: Mapping[str, str]
 
     client = open_store(settings)
     source = _bundle_source(client, settings, run_id)
+    if calibrated is not None:
+        calibration = read_calibration(calibrated)
+        assert calibration is not None
+        name = f"calibrated-{calibration.version}"
+        client.log_artifacts(run_id, str(calibrated), name)
+        source = f"{source.rpartition('/')[0]}/{name}"
     with contextlib.suppress(MlflowException):  # it may exist
         client.create_registered_model(settings.model_name)
     return int(client.create_model_version(settings.model_name, source, run_id, tags=dict(tags)).version)

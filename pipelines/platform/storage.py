@@ -10,6 +10,7 @@ from typing import Any
 from bayes_pfl.data.cache import cache_folder
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, read_manifest
+from bayes_pfl.decisions.calibration import CALIBRATION
 from bayes_pfl.errors import BundleError, DataError
 
 
@@ -46,7 +47,7 @@ def dataset_manifest(folder: str) -> dict[str, Any]:
 
 
 def download_bundle(uri: str) -> Path:
-    """Copy the bundle behind a URI, once: it is kept under its record's hash.
+    """Copy the bundle behind a URI, once: it is kept under the hash of its record and calibration.
 
     Args:
         uri: folder of a bundle.
@@ -59,11 +60,13 @@ def download_bundle(uri: str) -> Path:
     """
     try:
         record = Store(uri).read_json("bundle.json")
+        calibration = Store(uri).read_json(CALIBRATION)  # it may change while the bundle stays
     except DataError as error:
         raise BundleError(str(error)) from error
     if not isinstance(record, dict) or "head_sha256" not in record:
         raise BundleError(f"{uri} holds no bundle. Give the URI that training wrote.")
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    parts = [record] if calibration is None else [record, calibration]
+    digest = hashlib.sha256("".join(json.dumps(part, sort_keys=True) for part in parts).encode()).hexdigest()
     target = cache_folder() / "bundles" / digest[:24]
     if not (target / "bundle.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)

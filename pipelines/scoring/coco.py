@@ -35,22 +35,25 @@ class RegionsOfImage(NamedTuple):
         return cls(width, height, [OutlinedRegion(*region) for region in regions])
 
 
-def coco_document(
-    rows: Sequence[dict[str, Any]], regions: Sequence[str | None], task: ScoringTask, threshold: float
-) -> dict[str, Any]:
+def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None], task: ScoringTask) -> dict[str, Any]:
     """Images, regions and class names as COCO has them: boxes and polygons in pixels of the upright image.
 
     Args:
         rows: rows of the results.
         regions: of each row, as `RegionsOfImage` in JSON; None for an image without a score, which is left out.
         task: the model, and how it predicts.
-        threshold: map value from which a pixel belongs to a region.
 
     Returns:
         The content of the file.
     """
     names = sorted({row["class_name"] for row, outlined in zip(rows, regions, strict=True) if outlined is not None})
     categories = {name: number for number, name in enumerate(names, 1)}
+    thresholds = task.region_thresholds or {}
+    different = set(thresholds.values())
+    levels = ", ".join(
+        f"{value:g}" + (f" ({name})" if len(different) > 1 else "") for name, value in thresholds.items()
+    )
+    levels = f"{different.pop():g}" if len(different) == 1 else levels
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for row, outlined in zip(rows, regions, strict=True):
@@ -58,7 +61,16 @@ def coco_document(
             continue
         image = RegionsOfImage.from_json(outlined)
         number = len(images) + 1
-        images.append({"id": number, "file_name": row["sample_id"], "width": image.width, "height": image.height})
+        images.append(
+            {
+                "id": number,
+                "file_name": row["sample_id"],
+                "width": image.width,
+                "height": image.height,
+                "pred_label": row["pred_label"],
+                "p_value": row["p_value"],
+            }
+        )
         for region in image.regions:
             annotations.append(
                 {
@@ -74,7 +86,7 @@ def coco_document(
             )
     return {
         "info": {
-            "description": f"Regions where the anomaly map reaches {threshold:g}; looked at: {task.looked_at}",
+            "description": f"Regions where the anomaly map reaches {levels}; looked at: {task.looked_at}",
             "version": task.bundle.version,
         },
         "images": images,

@@ -1,24 +1,23 @@
 """Samples of shards -> image scores and pixel histograms, chunk by chunk over the actor pool."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import decode_image
-from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
-from bayes_pfl.data.shards import replacing, require_row
+from bayes_pfl.data.shards import require_row
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.metrics import Metrics, PixelHistogram
+from bayes_pfl.metrics.streaming import ImagePixels, image_pixels
 from pipelines.scoring.actors import inside_region, read_row, truth_mask
+from pipelines.scoring.finished_chunks import TEXTS, FinishedChunks
+from pipelines.scoring.pixel_groups import GroupPixels, measure_group, pixel_columns
 from pipelines.scoring.protocol import map_part
 from pipelines.scoring.stages import ReadyImage, Rows, score_pieces, seen_by_model
 from pipelines.scoring.task import ScoringTask
@@ -46,6 +45,10 @@ class ScoredSamples(NamedTuple):
     """Position -> sentence."""
     vanished: list[int]
     """Positions of images with a defect that vanishes at the size of the maps."""
+    defects: list[str]
+    """Kind of defect of each image, "good" for a normal one; empty for an image without a score."""
+    groups: dict[str, GroupPixels]
+    """More of the pixels of each group."""
 
 
 class ShardImages:
@@ -110,6 +113,19 @@ class ShardImages:
             del self._opened[next(iter(self._opened))]
         return read
 
+    def defect(self, rows: Rows, position: int) -> str:
+        """The kind of defect of an image that was read.
+
+        Args:
+            rows: a chunk.
+            position: of the image in it.
+
+        Returns:
+            As its shard names it.
+        """
+        shard, row = str(rows["shards"][0][position]), int(rows["rows"][0][position])
+        return str(self._opened[shard]["defect"][row])
+
     def collector(self, rows: Rows) -> "ChunkResults":
         """See `ImageSource`.
 
@@ -137,6 +153,7 @@ class ChunkResults:
         self.scores, self.uncertainties = np.full(count, np.nan), np.full(count, np.nan)
         self.text_scores, self.map_parts = np.full(count, np.nan), np.full(count, np.nan)
         self.vanished, self.problems = np.zeros(count, np.int64), [""] * count
+        self.defects, self.pixels = [""] * count, list[ImagePixels | None]([None] * count)
 
     def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
         """See `Collector`.
@@ -159,7 +176,10 @@ class ChunkResults:
         inside = inside_region(source.view, truth, label, prediction)
         if truth is not None:
             self.vanished[position] = np.isnan(truth).any()
-            self.histogram.update([prediction.anomaly_map], [truth], inside)
+            pixels = image_pixels(prediction.anomaly_map, truth, inside[0] if inside else None)
+            self.histogram.count(pixels)
+            self.pixels[position] = pixels
+        self.defects[position] = source.defect(self.rows, position)
         self.scores[position], self.uncertainties[position] = prediction.image_score, _spread(prediction)
         self.text_scores[position], self.map_parts[position] = prediction.text_score, part
 
@@ -185,7 +205,9 @@ class ChunkResults:
             "text_scores": self.text_scores,
             "map_parts": self.map_parts,
             "problems": json.dumps(self.problems),
+            "defects": json.dumps(self.defects),
             "vanished": self.vanished,
+            **pixel_columns(self.pixels),
             **{f"histogram_{name}": values for name, values in self.histogram.to_arrays().items()},
         }
 
@@ -201,75 +223,6 @@ def scaled_to(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         float32 of that size.
     """
     return np.asarray(Image.fromarray(anomaly_map).resize(size, Image.Resampling.BILINEAR))
-
-
-class FinishedChunks:
-    """Chunks that an evaluation has scored, as Arrow files in a folder that its question names."""
-
-    def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
-        question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
-        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "parts"]
-        question += [] if task.released is None else [task.released.model_dump(), task.top_pixels]
-        question += [task.options.model_dump()] if task.options != DetectorOptions() else []
-        question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]
-        self.folder = parent / hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
-
-    def positions(self) -> dict[int, list[int]]:
-        """Which images an earlier, unfinished run has scored.
-
-        Returns:
-            Positions of each chunk's images, by the first of them.
-        """
-        chunks = (
-            self._columns(path, ("positions",))["positions"] for path in sorted(self.folder.glob("chunk-*.arrow"))
-        )
-        return {int(positions[0]): positions.tolist() for positions in chunks}
-
-    def row(self, first: int) -> dict[str, Any]:
-        """One chunk of an earlier run.
-
-        Args:
-            first: position of its first image.
-
-        Returns:
-            The row of `ChunkResults`.
-        """
-        return self._columns(self._path(first), None)
-
-    def _path(self, first: int) -> Path:
-        return self.folder / f"chunk-{first:08d}.arrow"
-
-    @staticmethod
-    def _columns(path: Path, names: Sequence[str] | None) -> dict[str, Any]:
-        """Columns of a chunk's file, all of them for None."""
-        with pa.memory_map(str(path)) as source:
-            schema = pa.ipc.open_file(source).schema
-            fields = [schema.get_field_index(name) for name in names or schema.names]
-            table = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
-            return {
-                name: table[name][0].as_py() if name == "problems" else np.array(table[name][0].values)
-                for name in table.column_names
-            }
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a chunk, whole or not at all.
-
-        Args:
-            row: a row of `ChunkResults`.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        columns = {name: pa.array([value]) for name, value in row.items()}
-        with (
-            replacing(self._path(int(row["positions"][0]))) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-        ):
-            table = pa.table(columns)
-            with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-                writer.write_table(table)
-
-    def remove(self) -> None:
-        """Delete the folder, once the results are written."""
-        Store(self.folder).clear("chunk-*.arrow", ".chunk-*.part")
 
 
 def chunks(groups: Sequence[str]) -> list[list[int]]:
@@ -311,8 +264,8 @@ def score_samples(
         Scores, pixel metrics, problems, and whose defects vanish.
     """
     scores, uncertainties, text, maps = (np.full(len(refs), np.nan) for _ in range(4))
-    result = ScoredSamples(scores, uncertainties, text, maps, {}, {}, [])
-    missing, histograms = Counter(groups), dict[str, PixelHistogram]()
+    result = ScoredSamples(scores, uncertainties, text, maps, {}, {}, [], [""] * len(refs), {})
+    missing, histograms, pieces = Counter(groups), dict[str, PixelHistogram](), dict[str, list[list[int]]]()
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
         scores[positions], uncertainties[positions] = row["scores"], row["uncertainties"]
@@ -320,15 +273,31 @@ def score_samples(
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
         result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())
+        for position, defect in zip(positions, json.loads(row["defects"]), strict=True):
+            result.defects[int(position)] = defect
         group = groups[positions[0]]
+        pieces.setdefault(group, []).append(positions.tolist())
         if group not in histograms:
             histograms[group] = PixelHistogram()
         histograms[group].add({name: row[f"histogram_{name}"] for name in HISTOGRAM})
         missing[group] -= len(positions)
         if not missing[group]:  # chunks come group by group, so few histograms are in memory
-            result.pixel[group] = histograms.pop(group).metrics()
+            result.groups[group] = _measured(sorted(pieces.pop(group)), finished, refs, result.defects)
+            result.pixel[group] = histograms.pop(group).metrics() | result.groups[group].aupimo
         advance(len(positions))
     return result
+
+
+def _measured(
+    pieces: list[list[int]], finished: FinishedChunks, refs: Sequence[SampleRef], defects: list[str]
+) -> GroupPixels:
+    """More of the pixels of a group, from the files of its chunks."""
+    positions = [position for piece in pieces for position in piece]
+    return measure_group(
+        lambda: (finished.row(piece[0]) for piece in pieces),
+        {position: refs[position].label for position in positions},
+        {position: defects[position] for position in positions},
+    )
 
 
 def _rows(
@@ -352,7 +321,7 @@ def _rows(
     if not work:
         return
     for row in score_pieces(ShardImages(task), task, work, actors):
-        arrays = {name: value if name == "problems" else np.asarray(value) for name, value in row.items()}
+        arrays = {name: value if name in TEXTS else np.asarray(value) for name, value in row.items()}
         finished.add(arrays)
         yield arrays
 

@@ -1,4 +1,4 @@
-"""An evaluation's result -> its files: predictions.csv, report.html and, last, metrics.json."""
+"""An evaluation's result -> its files: two tables, the images, the report and, last, metrics.json."""
 
 import json
 import sys
@@ -10,14 +10,15 @@ import numpy as np
 
 from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.remote import Store, is_remote
-from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import DamagedError, OutputError
-from bayes_pfl.metrics import Metrics
 from pipelines.platform.csv_files import write_csv
-from pipelines.platform.html import ReportImage, ReportTable, metrics_table, write_report
+from pipelines.platform.html import ReportImage, write_report
 from pipelines.scoring.evaluation import ScoredSamples
+from pipelines.scoring.evaluation_tables import metric_rows, report_tables
+from pipelines.scoring.figures import EvaluatedDataset
+from pipelines.scoring.images_file import IMAGES_FILE, image_columns, write_images
 
-FILES = ("predictions.csv", "report.html", "metrics.json")
+FILES = ("predictions.csv", "metrics.csv", IMAGES_FILE, "report.html", "metrics.json")
 """What an evaluation writes, in this order."""
 
 
@@ -63,7 +64,7 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
 def write_evaluation(
     folder: Path,
     result: dict[str, Any],
-    refs: Sequence[SampleRef],
+    datasets: Sequence[EvaluatedDataset],
     scored: ScoredSamples,
     images: dict[str, list[ReportImage]],
 ) -> list[Path]:
@@ -72,28 +73,21 @@ def write_evaluation(
     Args:
         folder: where to write.
         result: content of metrics.json.
-        refs: the samples.
+        datasets: the samples.
         scored: their scores, in the same order.
         images: images for the report, by title.
 
     Returns:
         The files.
     """
-    write_csv(folder / "predictions.csv", _prediction_rows(refs, scored))
-    write_report(folder / "report.html", "Evaluation", _tables(result), images, _notes(result))
+    write_csv(folder / "predictions.csv", _prediction_rows(datasets, scored))
+    write_csv(folder / "metrics.csv", metric_rows(result))
+    write_images(folder / IMAGES_FILE, datasets, scored)
+    write_report(folder / "report.html", "Evaluation", report_tables(result), images, _notes(result))
     temporary = folder / "metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "metrics.json")
     return [folder / name for name in FILES]
-
-
-def _tables(result: dict[str, Any]) -> list[ReportTable]:
-    """One table for each dataset."""
-    tables = []
-    for name, dataset in result["datasets"].items():
-        per_category = {category: Metrics.from_dict(values) for category, values in dataset["categories"].items()}
-        tables.append(metrics_table(name, per_category, Metrics.from_dict(dataset["mean"])))
-    return tables
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -111,15 +105,17 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return notes + [f"Not scored: {problem['sample_id']}: {problem['error']}" for problem in result["not_scored"]]
 
 
-def _prediction_rows(refs: Sequence[SampleRef], scored: ScoredSamples) -> list[dict[str, Any]]:
+def _prediction_rows(datasets: Sequence[EvaluatedDataset], scored: ScoredSamples) -> list[dict[str, Any]]:
     """Rows of predictions.csv."""
-    return [
-        {
-            "sample_id": ref.sample_id,
-            "category": ref.category,
-            "label": ref.label,
-            "image_score": float(score),
-            "uncertainty": None if np.isnan(uncertainty) else float(uncertainty),
-        }
-        for ref, score, uncertainty in zip(refs, scored.scores, scored.uncertainties, strict=True)
-    ]
+    pixel, rows = image_columns(datasets, scored), list[dict[str, Any]]()
+    for ref in (ref for dataset in datasets for ref in dataset.refs):
+        at = len(rows)
+        row = {"sample_id": ref.sample_id, "category": ref.category, "label": ref.label}
+        row |= {"image_score": float(scored.scores[at]), "uncertainty": _number(scored.uncertainties[at])}
+        row |= {"defect": scored.defects[at], "sha256": ref.sha256}
+        rows.append(row | {name: _number(values[at]) for name, values in pixel.items()})
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

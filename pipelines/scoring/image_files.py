@@ -1,5 +1,6 @@
 """Files of images -> what `bayes-pfl score` knows of each: score, heat map, regions, or why there is none."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -41,13 +42,18 @@ def scored_images(row: Mapping[str, Any]) -> list[ScoredImage]:
     Returns:
         One entry for each image.
     """
+    columns = zip(*(row[name] for name in ScoredImage._fields), strict=True)
     return [
-        ScoredImage(None, None, error, None)
-        if error is not None
-        else ScoredImage(float(score), _number(uncertainty), None, drawn, regions, read_as)
-        for score, uncertainty, error, drawn, regions, read_as in zip(
-            *(row[name] for name in ScoredImage._fields), strict=True
+        ScoredImage(None, None, each.error, None)
+        if each.error is not None
+        else each._replace(
+            pred_score=_number(each.pred_score),
+            uncertainty=_number(each.uncertainty),
+            map_maximum=_number(each.map_maximum),
+            width=int(each.width or 0),
+            height=int(each.height or 0),
         )
+        for each in (ScoredImage(*values) for values in columns)
     ]
 
 
@@ -65,7 +71,7 @@ class ImageFiles:
     """
 
     def __init__(self, task: ScoringTask, overlays: bool) -> None:
-        self.view, self.image_size, self.region_threshold = task.view, task.image_size, task.region_threshold
+        self.view, self.image_size, self.region_thresholds = task.view, task.image_size, task.region_thresholds or {}
         self.max_pixels, self.bits, self.overlays = task.max_pixels, task.bits, overlays
 
     def count(self, rows: Rows) -> int:
@@ -94,13 +100,16 @@ class ImageFiles:
             OSError: its file cannot be read.
         """
         given = ImageInput(*json.loads(rows["images"][0])[position])
-        decoded = decode(given.read(), self.max_pixels, bits=self.bits)
+        data = given.read()
+        decoded = decode(data, self.max_pixels, bits=self.bits)
         thumbnail = None
         if self.overlays:
             thumbnail = decoded.image.copy()
             thumbnail.thumbnail((OVERLAY_PX, OVERLAY_PX))
         seen = seen_by_model(decoded.image, self.view, self.image_size)
-        return ReadyImage(seen, given.class_name, decoded.image.size, thumbnail, "; ".join(decoded.remarks) or None)
+        remarks = "; ".join(decoded.remarks) or None
+        digest = hashlib.sha256(data).hexdigest()
+        return ReadyImage(seen, given.class_name, decoded.image.size, thumbnail, remarks, digest)
 
     def collector(self, rows: Rows) -> "FileResults":
         """See `ImageSource`.
@@ -135,12 +144,15 @@ class FileResults:
             prediction: of it.
         """
         drawn = None if ready.thumbnail is None else _drawn(ready.thumbnail, prediction)
-        regions = None
-        if self.source.region_threshold is not None:
-            outlines = outlined_regions(prediction.anomaly_map, self.source.region_threshold, *ready.size)
+        regions, level = None, self.source.region_thresholds.get(ready.class_name)
+        if level is not None:
+            outlines = outlined_regions(prediction.anomaly_map, level, *ready.size)
             regions = json.dumps([*ready.size, outlines])
         score, uncertainty = prediction.image_score, prediction.uncertainty
-        self.scored[position] = ScoredImage(score, uncertainty, None, drawn, regions, ready.remarks)
+        highest = float(prediction.anomaly_map.max())
+        self.scored[position] = ScoredImage(
+            score, uncertainty, None, drawn, regions, ready.remarks, ready.sha256, highest, *ready.size
+        )
 
     def refuse(self, position: int, reason: str) -> None:
         """See `Collector`.

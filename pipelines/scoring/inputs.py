@@ -11,6 +11,7 @@ from bayes_pfl.data.walk import IMAGE_SUFFIXES, SkippedFile, composed, is_image,
 from bayes_pfl.errors import ConfigError, DataError, ImageError
 from bayes_pfl.inference.view import RegionOfInterest, View
 from pipelines.scoring.actors import read_row
+from pipelines.scoring.lists import ListedImage, read_list
 
 FROM_FOLDER = "folder"
 """Value of --class-name-from that takes the name of the sub-folder."""
@@ -28,6 +29,8 @@ class ImageInput(NamedTuple):
     """Of the shard; None for a file."""
     stamp: str
     """Changes when the content does: size and time of change, or the SHA-256 that the shard keeps."""
+    label: int | None = None
+    """0 (good) or 1 (defective) where a shard or a list says so, -1 where a list leaves it open."""
 
     def read(self) -> bytes:
         """The encoded image.
@@ -91,7 +94,7 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
     """The images of files and folders in order; folders are searched for shards first, then for images at any depth.
 
     Args:
-        sources: paths and URIs.
+        sources: paths and URIs; a CSV file with a column path lists images (see `read_list`).
         class_name: what all images show; shards know it themselves.
         class_name_from: `folder`: the name of the first sub-folder; else a CSV file with columns path and class_name.
 
@@ -108,9 +111,12 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
     for source in sources:
         if _holds_shards(source):
             images += [
-                ImageInput(ref.sample_id, class_name or ref.class_name, ref.shard, ref.row, ref.sha256)
+                ImageInput(ref.sample_id, class_name or ref.class_name, ref.shard, ref.row, ref.sha256, ref.label)
                 for ref in index_shards(source)
             ]
+            continue
+        if source.lower().endswith(".csv") and not is_remote(source):
+            images += [_listed(row, source, class_name) for row in read_list(Path(source))]
             continue
         files, others = _files(source)
         skipped += others
@@ -122,6 +128,15 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
         endings = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ConfigError(f"No images found; give files ending in {endings}, or folders of them or of shards.")
     return Inputs(images, skipped)
+
+
+def _listed(row: ListedImage, source: str, class_name: str | None) -> ImageInput:
+    """An image of a list. Raises ConfigError if nothing says what it shows."""
+    name = class_name or row.class_name
+    if not name:
+        raise ConfigError(f"{source}: {row.path} has no class_name: fill in the column, or give --class-name.")
+    stamp = "" if is_remote(row.path) else _stamp(Path(row.path))
+    return ImageInput(_printable(row.path), name, row.path, None, stamp, row.label)
 
 
 def read_class_names(path: Path) -> dict[str, str]:

@@ -32,13 +32,17 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(f"--{name}", action="store_true", help=field.description)
 
 
-def add_method(parser: argparse.ArgumentParser) -> None:
-    """`--method NAME`, in place of `--model`.
+def add_model(parser: argparse.ArgumentParser, description: str, default: str | None = None) -> None:
+    """`--model SOURCE`, and `--method NAME` in its place.
 
     Args:
-        parser: gets the option.
+        parser: gets the options.
+        description: help of `--model`.
+        default: model without either.
     """
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--model", default=default, help=description)
+    either.add_argument(
         "--method",
         dest="model",
         default=argparse.SUPPRESS,

@@ -11,6 +11,9 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.view import WHOLE, View
 from pipelines.platform.html import ReportImage
 from pipelines.scoring.actors import read_row
+from pipelines.scoring.evaluation import ScoredSamples
+from pipelines.scoring.figures import EvaluatedDataset
+from pipelines.scoring.task import ScoringTask
 
 
 def report_image(
@@ -73,3 +76,32 @@ def positions_by_rank(refs: Sequence[SampleRef], scores: np.ndarray) -> list[int
             ranks[chosen] = np.argsort(np.argsort(signed[chosen])) / len(chosen)
     order = np.argsort(ranks, kind="stable")
     return [int(position) for position in order if np.isfinite(ranks[position])]
+
+
+def extreme_images(
+    count: int, task: ScoringTask, datasets: Sequence[EvaluatedDataset], scored: ScoredSamples
+) -> dict[str, list[ReportImage]]:
+    """The images of each dataset that the model ranks worst and best, predicted once more: equal noise, equal maps.
+
+    Args:
+        count: of either kind.
+        task: the model, and how it predicts.
+        datasets: with the images.
+        scored: their scores.
+
+    Returns:
+        Images by title.
+    """
+    if count == 0:
+        return {}
+    question = (task.num_samples, task.seed, task.max_pixels, task.view)
+    detector = task.on_this_machine().load()
+    images: dict[str, list[ReportImage]] = {}
+    for dataset in datasets:
+        order = positions_by_rank(dataset.refs, scored.scores[dataset.positions])
+        shown = min(count, len(order) // 2)
+        for title, positions in (("worst", order[:shown]), ("best", order[::-1][:shown])):
+            images[f"{dataset.name}: {title}"] = [
+                report_image(detector, dataset.refs[position], *question) for position in positions
+            ]
+    return images

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from html import escape
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,15 +15,15 @@ import pyarrow.parquet as pq
 from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
-from bayes_pfl.datasets.checks import counted
+from bayes_pfl.decisions.conformal import select
 from bayes_pfl.errors import OutputError
-from pipelines.platform.html import write_page
+from pipelines.scoring.gallery import write_gallery
 from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.task import ScoringTask
-from pipelines.scoring.thresholds import no_label_because
+from pipelines.scoring.thresholds import Labelling
 
-SHOWN = 500
-"""Images in the gallery, those with the highest scores: a page of more is slow to open."""
+LABELS = ("defective", "unsure", "good")
+"""In the order in which people look at them."""
 
 PART = pa.schema(
     [
@@ -36,8 +35,32 @@ PART = pa.schema(
         pa.field("error", pa.string()),
         pa.field("regions", pa.string()),
         pa.field("read_as", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("map_maximum", pa.float64()),
+        pa.field("width", pa.int64()),
+        pa.field("height", pa.int64()),
     ]
 )
+
+
+TABLE = (
+    "sample_id",
+    "class_name",
+    "pred_score",
+    "pred_label",
+    "p_value",
+    "uncertainty",
+    "anomaly_map",
+    "model_version",
+    "error",
+    "read_as",
+    "unsure_because",
+    "no_label_because",
+    "sha256",
+    "width",
+    "height",
+)
+"""Columns of scores.parquet."""
 
 
 class ScoredImage(NamedTuple):
@@ -52,6 +75,13 @@ class ScoredImage(NamedTuple):
     """`RegionsOfImage` in JSON, if wanted."""
     read_as: str | None = None
     """What was assumed of the file, or left out: "first of 3 pages"."""
+    sha256: str | None = None
+    """Of the file."""
+    map_maximum: float | None = None
+    """Largest value of the map as it is returned."""
+    width: int | None = None
+    """Of the upright image, pixels."""
+    height: int | None = None
 
 
 class ScoringPlan(NamedTuple):
@@ -71,8 +101,8 @@ class ScoringPlan(NamedTuple):
     """Of tiles; None: whole images."""
     region: str | None = None
     """Name of the region of interest; None: all of an image."""
-    region_threshold: float | None = None
-    """Map value from which a pixel belongs to a region; None: no regions were wanted."""
+    region_threshold: float | dict[str, float] | None = None
+    """Map value from which a pixel belongs to a region, by class name where it differs; None: no regions."""
     options: dict[str, Any] = DetectorOptions().model_dump()
     """How the model computed."""
     bits: int | None = None
@@ -102,7 +132,7 @@ class ScoringPlan(NamedTuple):
             task.max_pixels,
             task.view.overlap,
             region,
-            task.region_threshold,
+            _one_or_all(task.region_thresholds),
             task.options.model_dump(),
             task.bits,
             task.threshold if task.num_samples == "auto" else None,
@@ -173,27 +203,35 @@ class Results:
         with replacing(self._part(number)) as temporary:
             _write_arrow(pa.Table.from_pylist(rows, PART), temporary)
 
-    def finish(self, task: ScoringTask, threshold: float | None) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
-        """Write scores.parquet, scores.arrow and gallery.html, and summary.json last.
-
-        Args:
-            task: the model, and how it predicts.
-            threshold: scores from here on are anomalous; None: no labels.
+    def rows(self) -> pa.Table:
+        """All parts, once they are done.
 
         Returns:
-            Table, summary, and the regions of every image.
+            Columns of `PART`; parts of earlier versions have fewer.
         """
         tables = []
         for number in range(len(self.parts)):
             with pa.memory_map(str(self._part(number))) as source:
                 tables.append(pa.ipc.open_file(source).read_all())
-        rows = pa.concat_tables(tables, promote_options="default")  # parts of earlier versions have fewer columns
-        table = complete(rows, task.bundle.version, threshold)
+        return pa.concat_tables(tables, promote_options="default")
+
+    def finish(self, task: ScoringTask, labelling: Labelling) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
+        """Write scores.parquet, scores.arrow and gallery.html, and summary.json last.
+
+        Args:
+            task: the model, and how it predicts.
+            labelling: what labels are made by.
+
+        Returns:
+            Table, summary, and the regions of every image.
+        """
+        rows = self.rows()
+        table = complete(rows, task.bundle.version, labelling)
         with replacing(self.folder / "scores.parquet") as temporary:
             pq.write_table(table, temporary)
         with replacing(self.folder / "scores.arrow") as temporary:
             _write_arrow(table, temporary)
-        summary = {**summarise(table, task, threshold), **self.plan._asdict(), "output": str(self.folder)}
+        summary = {**summarise(table, task, labelling), **self.plan._asdict(), "output": str(self.folder)}
         write_gallery(self.folder / "gallery.html", table, summary)
         write_json(self.folder / "summary.json", summary)
         return table, summary, regions_of(rows)
@@ -222,6 +260,10 @@ def part_row(image: ImageInput, result: ScoredImage, overlay: str | None = None)
         "error": result.error,
         "regions": result.regions,
         "read_as": result.read_as,
+        "sha256": result.sha256,
+        "map_maximum": result.map_maximum,
+        "width": result.width,
+        "height": result.height,
     }
 
 
@@ -238,89 +280,71 @@ def regions_of(rows: pa.Table) -> list[str | None]:
     return rows["regions"].to_pylist() if "regions" in rows.column_names else names
 
 
-def complete(rows: pa.Table, model_version: str, threshold: float | None) -> pa.Table:
-    """Rows with the columns that all of them share.
+def complete(rows: pa.Table, model_version: str, labelling: Labelling) -> pa.Table:
+    """Rows with their labels.
 
     Args:
         rows: columns of `PART`.
         model_version: version of the model.
-        threshold: scores from here on are anomalous; None: no labels.
+        labelling: what labels are made by.
 
     Returns:
-        The rows with `pred_label` (score >= threshold; null without one) and `model_version`.
+        The rows with `TABLE`'s columns; `selected` too where false discoveries are controlled, null without a p-value.
     """
-    labels = pa.nulls(len(rows), pa.bool_()) if threshold is None else pc.greater_equal(rows["pred_score"], threshold)
-    rows = rows.select([name for name in PART.names if name != "regions"])
-    rows = rows.add_column(3, pa.field("pred_label", pa.bool_()), labels)
-    return rows.add_column(6, pa.field("model_version", pa.string(), False), pa.array([model_version] * len(rows)))
+    decided = [labelling.decide(row) for row in rows.to_pylist()]
+    columns = {
+        "pred_label": pa.array([each.label for each in decided], pa.string()),
+        "p_value": pa.array([each.p_value for each in decided], pa.float64()),
+        "model_version": pa.array([model_version] * len(rows), pa.string()),
+        "unsure_because": pa.array([each.unsure_because for each in decided], pa.string()),
+        "no_label_because": pa.array([each.no_label_because for each in decided], pa.string()),
+    }
+    present = {name: rows[name] for name in rows.column_names}
+    missing = {name: pa.nulls(len(rows), PART.field(name).type) for name in PART.names if name not in present}
+    table = pa.table({name: {**present, **missing, **columns}[name] for name in TABLE})
+    if labelling.false_discoveries is None:
+        return table
+    usable = [each.p_value for each in decided if each.p_value is not None]
+    chosen = iter(select(usable, labelling.false_discoveries))
+    selected = [None if each.p_value is None else next(chosen) for each in decided]
+    return table.append_column("selected", pa.array(selected, pa.bool_()))
 
 
-def summarise(table: pa.Table, task: ScoringTask, threshold: float | None) -> dict[str, Any]:
+def summarise(table: pa.Table, task: ScoringTask, labelling: Labelling) -> dict[str, Any]:
     """The table in a few figures.
 
     Args:
         table: all rows.
         task: the model, and how it predicts.
-        threshold: of the labels; None: there are none.
+        labelling: what labels were made by.
 
     Returns:
         Counts, the highest score, why there are no labels, and every image that has no score.
     """
     failed = table.filter(pc.is_null(table["pred_score"]))
     scores = table["pred_score"].drop_null()
+    counts = Counter(table["pred_label"].to_pylist())
     return {
         "kind": task.bundle.kind,
         "looked_at": task.looked_at,
-        "threshold": threshold,
-        "no_label_because": no_label_because(threshold, task),
+        "threshold": labelling.threshold,
+        "calibration": None if labelling.calibration is None else labelling.calibration.version,
+        "no_label_because": labelling.because,
+        "pooled_class_names": labelling.pooled(table["class_name"].unique().to_pylist()),
+        "false_discoveries": labelling.false_discoveries,
+        "selected": None if labelling.false_discoveries is None else table["selected"].to_pylist().count(True),
         "scored": len(scores),
         "highest": pc.max(scores).as_py(),
-        "anomalous": None if threshold is None else pc.sum(pc.cast(table["pred_label"], pa.int64())).as_py(),
+        "labels": None if labelling.because else {label: counts.get(label, 0) for label in LABELS},
         "read_as": pc.value_counts(table["read_as"].drop_null()).to_pylist(),
         "unreadable": failed.select(["sample_id", "error"]).to_pylist(),
     }
 
 
-def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
-    """One page with the images of the highest scores first, each a link to its heat map; needs nothing but `maps/`.
-
-    Args:
-        path: HTML file to write.
-        table: all rows.
-        summary: see `summarise`.
-    """
-    ranked = table.filter(pc.is_valid(table["pred_score"])).sort_by([("pred_score", "descending")])
-    body = [f"<h1>{counted(summary['scored'], 'image')} by score</h1>"]
-    notes = [
-        f"Model version {summary['model_version']}, R = {summary['num_samples']}, seed {summary['seed']}, "
-        f"{summary['looked_at']}."
-    ]
-    if summary["threshold"] is not None:
-        notes.append(f"{summary['anomalous']:,} reach the threshold of {summary['threshold']:g}.")
-    if len(ranked) > SHOWN:
-        notes.append(f"The {SHOWN} highest are shown; scores.parquet has all.")
-    if summary["kind"]:
-        notes.append(f"Model: {summary['kind']}.")
-    body.append(f'<p>{escape(" ".join(notes))}</p>\n<ol class="gallery">')
-    body += [_entry(row) for row in ranked.slice(0, SHOWN).to_pylist()]
-    body.append("</ol>")
-    if summary["unreadable"]:
-        lines = "".join(
-            f"<li>{escape(failed['sample_id'])}: {escape(failed['error'])}</li>\n"
-            for failed in summary["unreadable"][:SHOWN]
-        )
-        body.append(f"<h2>{len(summary['unreadable']):,} without a score</h2>\n<ul>\n{lines}</ul>")
-    write_page(path, "Scores", body, "'self' file:")
-
-
-def _entry(row: dict[str, Any]) -> str:
-    name, link = escape(row["sample_id"]), quote(row["anomaly_map"])
-    label = {True: "anomalous, ", False: "normal, ", None: ""}[row["pred_label"]]
-    return (
-        f'<li><a href="{link}"><img src="{link}" loading="lazy" alt="heat map over {name}"></a>\n'
-        f"<p><b>{row['pred_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
-        f"uncertainty {'-' if row['uncertainty'] is None else format(row['uncertainty'], '.3f')}</p></li>"
-    )
+def _one_or_all(thresholds: Mapping[str, float] | None) -> float | dict[str, float] | None:
+    """The threshold that all class names share, or all of them."""
+    different = set((thresholds or {}).values())
+    return next(iter(different), None) if len(different) < 2 else dict(thresholds or {})
 
 
 def _digest(value: Any) -> str:

@@ -33,6 +33,8 @@ class ReadyImage(NamedTuple):
     """What a heat map is drawn over, if one is wanted."""
     remarks: str | None = None
     """What was assumed of its file."""
+    sha256: str | None = None
+    """Of its file."""
 
 
 class Collector(Protocol):

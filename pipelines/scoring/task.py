@@ -1,15 +1,17 @@
 """What is asked of a model: which one, and how it predicts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import DetectorOptions, ScoringConfig
+from bayes_pfl.decisions.records import HowScored
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.inference.how_scored import how_scored
 from bayes_pfl.inference.images import ImageLike
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE, View
@@ -26,8 +28,8 @@ class ScoringTask(NamedTuple):
     max_pixels: int
     view: View = WHOLE
     """How images are looked at."""
-    region_threshold: float | None = None
-    """Map value from which a pixel belongs to a region; None: no regions are wanted."""
+    region_thresholds: Mapping[str, float] | None = None
+    """By class name, map value from which a pixel belongs to a region; None: no regions are wanted."""
     full_resolution: bool = False
     """Whether maps are scaled up to the images before pixels are counted."""
     bits: int | None = None
@@ -50,6 +52,13 @@ class ScoringTask(NamedTuple):
     def looked_at(self) -> str:
         """The way of looking in words: what a threshold belongs to."""
         return self.view.name(self.image_size)
+
+    @property
+    def how_scored(self) -> HowScored | None:
+        """What its scores have in common; None with `auto`, where R differs from image to image."""
+        if self.num_samples == "auto":
+            return None
+        return how_scored(self.bundle, self.looked_at, self.num_samples, self.options.precision, self.bits)
 
     def on_this_machine(self) -> "ScoringTask":
         """The task as this process can do it where actors have a GPU: without one, on the CPU and in float32 for tf32.

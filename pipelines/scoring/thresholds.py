@@ -4,17 +4,20 @@ A threshold belongs to one way of looking at images and is used for no other.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bayes_pfl.datasets.checks import counted
+from bayes_pfl.decisions.boundaries import Decision
+from bayes_pfl.decisions.calibration import Calibration, read_calibration
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import Bundle, store_threshold
 from bayes_pfl.inference.view import WHOLE
 from pipelines.scoring.task import ScoringTask
 
-NO_THRESHOLD = "the model has no threshold; give --threshold"
+NO_THRESHOLD = "the model has no threshold; give --threshold, or make one with `bayes-pfl calibrate`"
 """Why `pred_label` is null."""
 
 
@@ -62,44 +65,125 @@ def check_auto(task: ScoringTask, threshold: float | None) -> None:
         )
 
 
-def no_label_because(threshold: float | None, task: ScoringTask) -> str | None:
-    """Why there are no labels.
+class Labelling(NamedTuple):
+    """What labels are made by: a threshold, a calibration, or nothing."""
 
-    Args:
-        threshold: of the labels.
-        task: the model, and how it predicts.
+    threshold: float | None
+    """Scores from here on are defective."""
+    calibration: Calibration | None
+    because: str | None
+    """Why there are no labels."""
+    false_discoveries: float | None = None
+    """Of images that are selected together; None: none are."""
 
-    Returns:
-        Words; None if there are labels.
-    """
-    if threshold is not None:
-        return None
-    if task.bundle.config.scoring.threshold is None:
-        return NO_THRESHOLD
-    return f"the model's threshold is for {threshold_for(task.bundle)}, not for {task.looked_at}; give --threshold"
+    @classmethod
+    def make(cls, typed: float | None, task: ScoringTask) -> "Labelling":
+        """A typed threshold, else the model's calibration where it applies, else the model's own threshold.
+
+        Args:
+            typed: by the user.
+            task: the model, and how it predicts.
+
+        Returns:
+            What labels are made by.
+
+        Raises:
+            BundleError: the calibration is damaged.
+        """
+        threshold = label_threshold(typed, task)
+        if typed is not None:
+            return cls(threshold, None, None)
+        calibration = read_calibration(task.bundle.folder)
+        reason = None if calibration is None else _does_not_apply(calibration, task)
+        if calibration is not None and reason is None:
+            return cls(None, calibration, None)
+        if threshold is not None:
+            return cls(threshold, None, None)
+        if reason is None and task.bundle.config.scoring.threshold is None:
+            reason = NO_THRESHOLD
+        own = f"the model's threshold is for {threshold_for(task.bundle)}, not for {task.looked_at}; give --threshold"
+        return cls(None, None, reason or own)
+
+    def selecting(self, false_discoveries: float | None) -> "Labelling":
+        """The same, with a selection.
+
+        Args:
+            false_discoveries: largest share of good images among the selected ones, on average; None: no selection.
+
+        Returns:
+            What labels are made by.
+
+        Raises:
+            ConfigError: there are no p-values to select by.
+        """
+        if false_discoveries is not None and self.calibration is None:
+            reason = self.because or "a threshold decides, not a calibration"
+            raise ConfigError(f"--false-discoveries needs the p-values of a calibration: {reason}.")
+        return self._replace(false_discoveries=false_discoveries)
+
+    def decide(self, row: Mapping[str, Any]) -> Decision:
+        """The decision on an image.
+
+        Args:
+            row: its columns as in `results.PART`.
+
+        Returns:
+            The decision; one without a label where there is no score.
+        """
+        score = row["pred_score"]
+        if score is None:
+            return Decision(None)
+        if self.threshold is not None:
+            return Decision("defective" if score >= self.threshold else "good")
+        if self.calibration is None:
+            return Decision(None, no_label_because=self.because)
+        return self.calibration.verdict(row["class_name"], score, row["uncertainty"], row.get("sha256") or "")
+
+    def pooled(self, class_names: Iterable[str]) -> list[str]:
+        """Class names that the calibration's images of all classes together decide.
+
+        Args:
+            class_names: of the images.
+
+        Returns:
+            Those that were not calibrated.
+        """
+        if self.calibration is None or self.calibration.pooled is None:
+            return []
+        return sorted(name for name in class_names if self.calibration.is_pooled(name))
+
+    def region_thresholds(self, typed: float | None, class_names: Iterable[str], task: ScoringTask) -> dict[str, float]:
+        """Map value from which a pixel belongs to a region, by class name.
+
+        Args:
+            typed: by the user.
+            class_names: of the images.
+            task: the model, and how it predicts.
+
+        Returns:
+            The typed one, else that of the labels.
+
+        Raises:
+            ConfigError: there is neither for a class name.
+        """
+        levels: dict[str, float] = {}
+        for name in class_names:
+            own = None if self.calibration is None else self.calibration.boundaries(name)
+            calibrated = None if own is None else own.region_from
+            level = next((each for each in (typed, self.threshold, calibrated) if each is not None), None)
+            if level is None:
+                raise ConfigError(
+                    f"--coco needs to know from which map value on a pixel belongs to a region, and the model has no "
+                    f"threshold for {task.looked_at}: give --threshold or --region-threshold, a value between 0 and 1."
+                )
+            levels[name] = float(level)
+        return levels
 
 
-def map_threshold(typed: float | None, threshold: float | None, task: ScoringTask) -> float:
-    """Map value from which a pixel belongs to a region.
-
-    Args:
-        typed: by the user.
-        threshold: of the labels.
-        task: the model, and how it predicts.
-
-    Returns:
-        The typed one, else the threshold of the labels.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    level = threshold if typed is None else typed
-    if level is None:
-        raise ConfigError(
-            f"--coco needs to know from which map value on a pixel belongs to a region, and the model has no threshold "
-            f"for {task.looked_at}: give --threshold or --region-threshold, a value between 0 and 1."
-        )
-    return float(level)
+def _does_not_apply(calibration: Calibration, task: ScoringTask) -> str | None:
+    if task.how_scored is None:
+        return f"the calibration does not apply: it was made with R = {calibration.how.num_samples}, not with auto"
+    return calibration.differences(task.how_scored)
 
 
 def remind_of_view(options: Sequence[str], task: ScoringTask) -> None:

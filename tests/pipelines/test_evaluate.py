@@ -177,7 +177,7 @@ def test_a_stopped_evaluation_goes_on_with_equal_numbers(work, tmp_path):
         scores = {row["sample_id"]: float(row["image_score"]) for row in csv.DictReader(file)}
     assert {ref.sample_id: score for ref, score in zip(refs, resumed.scores, strict=True)} == scores
     for group, entry in result["datasets"]["painted"]["categories"].items():
-        pixel = resumed.pixel[group].values
+        pixel = resumed.pixel[group].as_dict()["values"]
         assert pixel == {name: value for name, value in entry["values"].items() if name.startswith("pixel")}
     kept.remove()
     assert not kept.folder.exists()

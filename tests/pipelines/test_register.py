@@ -9,6 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from small import random_bundle
 
+from bayes_pfl.decisions.calibration import CalibrationFile, ClassCalibration, read_calibration, write_calibration
+from bayes_pfl.decisions.records import HowScored, ScoredImages
+from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
@@ -54,6 +57,25 @@ def test_a_model_becomes_champion_and_every_consumer_finds_it(store, bundle):
         download_model("models:/bayes-pfl@nobody")
     with pytest.raises(BundleError, match="is no model"):
         download_model("models:/bayes-pfl")
+
+
+def test_a_calibrated_model_is_a_version_of_its_own(store, bundle, tmp_path):
+    run_id = finished_run(store, bundle, PIXEL)
+    calibrated = shutil.copytree(bundle, tmp_path / "calibrated")
+    record = json.loads((calibrated / "bundle.json").read_text())
+    for kept, reason in ((None, "has no calibration"), ({}, "does not say which run")):
+        if kept is not None:
+            images = ScoredImages(sha256=("0" * 64,), scores=(0.5,), map_maxima=(0.5,))
+            classes = (ClassCalibration(class_name="nut", rule=Rule(false_alarms=0.5), normal=images),)
+            how = HowScored(model_version="a", settings_sha256="0" * 64, looked_at="whole", num_samples=1)
+            write_calibration(calibrated, CalibrationFile(made="now", how=how, classes=classes))
+        with pytest.raises(BundleError, match=reason):
+            register(store, str(calibrated))
+    (calibrated / "bundle.json").write_text(json.dumps({**record, "training": {"run_id": run_id}}))
+    assert register(store, run_id)["version"] == 1
+    assert register(store, str(calibrated))["version"] == 2
+    assert read_calibration(download_model("models:/bayes-pfl@champion")).names == ["nut"]
+    assert read_calibration(download_model("models:/bayes-pfl/1")) is None
 
 
 def test_a_version_is_downloaded_once(store, bundle, tmp_path):

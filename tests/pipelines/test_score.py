@@ -32,18 +32,26 @@ from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import find_inputs
 from pipelines.scoring.stages import Predictor, ReadyScorer, around_gpu, score_piece
 from pipelines.scoring.task import ScoringTask
+from pipelines.scoring.thresholds import NO_THRESHOLD
 
+LABELS = {True: "defective", False: "good"}
 PROJECT = Path(__file__).parents[2]
 COLUMNS = [
     "sample_id",
     "class_name",
     "pred_score",
     "pred_label",
+    "p_value",
     "uncertainty",
     "anomaly_map",
     "model_version",
     "error",
     "read_as",
+    "unsure_because",
+    "no_label_because",
+    "sha256",
+    "width",
+    "height",
 ]
 
 
@@ -121,8 +129,8 @@ class TestFewImages:
         high = max(scores)
         assert score(bundle, *given, "--threshold", high, "--json") == 0
         answer = json.loads(capsys.readouterr().out)
-        assert [row["pred_label"] for row in answer["rows"]] == [one >= high for one in scores]
-        assert answer["anomalous"] == sum(one >= high for one in scores)
+        assert [row["pred_label"] for row in answer["rows"]] == [LABELS[one >= high] for one in scores]
+        assert answer["labels"]["defective"] == sum(one >= high for one in scores)
         assert score(bundle, *given, "--fail-above", min(scores)) == 1
         assert score(bundle, *given, "--fail-above", high) == 0
         said = capsys.readouterr()
@@ -210,9 +218,9 @@ class TestFewImages:
         assert score(bundle, *given, "--json") == 0
         answer = json.loads(capsys.readouterr().out)
         assert answer["rows"][0]["pred_label"] is None
-        assert answer["no_label_because"] == "the model has no threshold; give --threshold"
+        assert answer["no_label_because"] == NO_THRESHOLD
         assert score(bundle, *given) == 0
-        assert "No verdicts: the model has no threshold; give --threshold." in capsys.readouterr().out
+        assert f"No verdicts: {NO_THRESHOLD}." in capsys.readouterr().out
         assert score(bundle, *given, "--fail-above", "0") == 1
         assert re.search(rf"above 0: {few / '000.png'}: 0\.\d+", capsys.readouterr().err)
 
@@ -381,9 +389,9 @@ class TestFewImages:
         assert score(own, *given, "--json") == 0
         answer = json.loads(capsys.readouterr().out)
         assert [row["pred_label"] for row in answer["rows"]] == [
-            row["pred_score"] > scores[7] for row in answer["rows"]
+            LABELS[row["pred_score"] > scores[7]] for row in answer["rows"]
         ]
-        assert (answer["anomalous"], answer["no_label_because"]) == (2, None)
+        assert (answer["labels"]["defective"], answer["no_label_because"]) == (2, None)
         assert score(own, *given, "--tile", "--store-threshold", "0") == 0
         capsys.readouterr()
         assert score(own, *given, "--json") == 0
@@ -403,7 +411,7 @@ class TestFewImages:
                 assert score(known, few / "000.png", "--class-name", "gear", *more, "--json") == 0
                 said = capsys.readouterr()
                 answer = json.loads(said.out)
-                assert answer["rows"][0]["pred_label"] is (True if more == labelled else None)
+                assert answer["rows"][0]["pred_label"] == ("defective" if more == labelled else None)
                 other = f"the model's threshold is for {stored_for or 'whole images at 64 px'}, not for "
                 reason = None if more == labelled else f"{other}{answer['looked_at']}; give --threshold"
                 assert answer["no_label_because"] == reason
@@ -411,7 +419,7 @@ class TestFewImages:
         assert score(known, few / "000.png", "--class-name", "gear", "--tile", "--threshold", "0") == 0
         said = capsys.readouterr()
         assert "--threshold must come from scores of tiles of 64 px that overlap by 0.5: one made for" in said.err
-        assert "1 at or above the threshold of 0 for tiles of 64 px that overlap by 0.5" in said.out
+        assert "1 defective, 0 good (by threshold 0, for tiles of 64 px that overlap by 0.5)." in said.out
 
     def test_other_settings_in_the_same_folder_are_refused(self, bundle, few, tmp_path, capsys):
         output = tmp_path / "results"

@@ -188,7 +188,7 @@ def test_evaluations_go_into_the_training_run_and_the_registry_compares_them(run
 
     client = MlflowClient(f"sqlite:///{straight['folder'] / 'home' / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(better, "evaluation")}
-    assert files == {f"evaluation/{name}" for name in ("metrics.json", "predictions.csv", "report.html")}
+    assert files == {f"evaluation/{name}" for name in ("metrics.json", "metrics.csv", "predictions.csv", "report.html")}
     allowed = EvaluateSettings(  # figures on images that were trained on are not for the registry to compare
         model=straight["result"]["bundle"],
         shards=(straight["settings"].data.train,),

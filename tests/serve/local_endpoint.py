@@ -80,14 +80,14 @@ class LocalMethod:
 class LocalHandle:
     """A real replica object in this process, behind the three methods that a client uses."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path | str) -> None:
         self.replica = ModelReplica("local")
         self.load(source)
         self.score = LocalMethod(self.replica.score_all)
         self.describe = LocalMethod(lambda: self.replica.model and self.replica.model.info)
         self.calibration = LocalMethod(lambda: self.replica.model and self.replica.model.judge.report())
 
-    def load(self, source: Path) -> None:
+    def load(self, source: Path | str) -> None:
         """Load a bundle as `reconfigure` does."""
         self.replica.model = load_newer(ReplicaSettings(source=str(source)), None)
         assert self.replica.model is not None

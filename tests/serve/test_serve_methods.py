@@ -1,5 +1,6 @@
 """A model without a distribution over HTTP: the same score, and no uncertainty anywhere."""
 
+import argparse
 import base64
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 from bayes_pfl import Detector
 from bayes_pfl.config import DetectorConfig, WinClipConfig
 from bayes_pfl.inference.bundle import UNTRAINED, load_bundle, save_bundle
+from serve.main import add_arguments, settings_of
 from serve.settings import ModelSettings, ServeSettings
 
 
@@ -55,3 +57,29 @@ def test_the_protocol_offers_what_there_is(client: TestClient) -> None:
     refused = client.post("/v2/models/winclip/infer", json=body | {"outputs": [{"name": "uncertainty"}]})
     assert refused.status_code == 400
     assert "has no uncertainty" in refused.text
+
+
+def test_a_method_is_served_by_its_name(
+    windows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BAYES_PFL_CACHE", str(tmp_path))
+    parser, backbone = argparse.ArgumentParser(), load_bundle(windows).config.backbone
+    add_arguments(parser)
+    fields = {name: getattr(backbone, name) for name in ("name", "pretrained", "image_size")}
+    changes = [f"backbone.{name}={value}" for name, value in fields.items()]
+    options = [word for change in [*changes, "model.temperature=0.02"] for word in ("--set", change)]
+    settings = settings_of(parser.parse_args(["--method", "winclip", *options]))
+    (model,) = settings.models
+    file = encoded(picture(2))
+    cooler = DetectorConfig(backbone=backbone, model=WinClipConfig(temperature=0.02))
+    save_bundle(tmp_path / "cooler", cooler, {}, UNTRAINED, [])
+    (expected,) = Detector.load(tmp_path / "cooler").predict([file], ["nut"])
+    app = local_app(settings, {model.name: LocalHandle(model.replica.source)}, {})
+    with TestClient(app, base_url="http://127.0.0.1") as session:
+        answer = session.post("/v1/score", params={"class_name": "nut"}, content=file)
+    assert answer.json()["pred_score"] == expected.image_score
+    (other,) = Detector.load(windows).predict([file], ["nut"])
+    assert answer.json()["pred_score"] != other.image_score
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--model", str(windows), "--method", "winclip"])
+    assert "not allowed with argument --model" in capsys.readouterr().err

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_pfl.config import AdaClipConfig, AnomalyClipConfig, AprilGanConfig, ClipAdConfig, read_config
+from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.config import AdaClipConfig, AnomalyClipConfig, AprilGanConfig, BackboneConfig, ClipAdConfig, read_config
 from bayes_pfl.errors import BundleError
 from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.methods.anomaly_clip import ObjectPrompts, ObjectText
 from bayes_pfl.methods.builder import METHODS
-from bayes_pfl.methods.published import PROMPT_BUFFERS, published_content, read_published
+from bayes_pfl.methods.heads import loaded, seeded
+from bayes_pfl.methods.published import published_content, read_published
 from pipelines.cli import main
 from pipelines.platform.settings import TrainSettings
+from tests.parity.recording import Recording
 from tests.parity.tampered import RECORDINGS
 
 ROOT = Path(__file__).parents[2]
@@ -67,14 +71,55 @@ def test_a_checkpoint_becomes_the_bundle_of_its_method(name, tmp_path, capsys):
 def test_weights_go_back_to_their_published_names(name):
     content = checkpoint(name)
     published = read_published(content)
-    written = published_content(published.model, published.weights)
+    backbone = Recording(RECORDINGS / f"recorded_{name}.npz").clip(BackboneConfig())
+    written = published_content(published.model, published.weights, backbone)
     head = written[ENTRIES[name]] if name in ENTRIES else written
     theirs = content[ENTRIES[name]] if name in ENTRIES else content
-    assert head.keys() == {key for key in theirs if not PROMPT_BUFFERS.fullmatch(key)}
-    assert all(torch.equal(value, theirs[key].float()) for key, value in head.items())
+    assert {key: (value.shape, value.is_floating_point()) for key, value in head.items()} == {
+        key: (value.shape, value.is_floating_point()) for key, value in theirs.items()
+    }
+    assert all(torch.equal(value.float(), theirs[key].float()) for key, value in head.items())
     again = read_published(written)
     assert again.model == published.model
     assert all(torch.equal(value, published.weights[key]) for key, value in again.weights.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normal_words": "flawless metal nut, as new.", "abnormal_words": "broken nut."},
+        {"deep_blocks": 1},
+        {"context_tokens": 2, "deep_tokens": 2, "deep_blocks": 1},
+    ],
+)
+def test_an_anomaly_clip_of_other_words_and_sizes_comes_back(changes):
+    backbone = Recording(RECORDINGS / "recorded_anomaly_clip.npz").clip(BackboneConfig())
+    model = AnomalyClipConfig(**{"context_tokens": 5, "deep_tokens": 4, "deep_blocks": 3, **changes})
+    weights = seeded(lambda: ObjectPrompts(model, backbone.text_width), 0).state_dict()
+    written = published_content(model, weights, backbone)
+    again = read_published(written)
+    assert again.weights.keys() == weights.keys()
+    assert all(torch.equal(value, weights[key]) for key, value in again.weights.items())
+    texts = [ObjectText(each, backbone) for each in (model, again.model)]
+    assert torch.equal(texts[0].words, texts[1].words)
+    head = loaded(lambda: ObjectPrompts(again.model, backbone.text_width), again.weights)
+    assert torch.equal(texts[0].embeddings(head), texts[1].embeddings(head))
+    suffix = written["prompt_learner"]["token_suffix_neg"]
+    assert suffix.shape == (1, 1, 76 - model.context_tokens, backbone.text_width)
+
+
+def test_an_anomaly_clip_of_another_vocabulary_has_no_published_format():
+    backbone, model = Backbone(BackboneConfig(name="embedded")), AnomalyClipConfig(deep_blocks=2)
+    weights = seeded(lambda: ObjectPrompts(model, backbone.text_width), 0).state_dict()
+    with pytest.raises(BundleError, match=r"CLIP's own vocabulary, and .* has another"):
+        published_content(model, weights, backbone)
+
+
+def test_ids_that_are_no_words_are_refused():
+    content = checkpoint("anomaly_clip")
+    content["prompt_learner"]["tokenized_prompts_neg"][..., 7:] = 0
+    with pytest.raises(BundleError, match="tokenized_prompts_neg holds no words"):
+        read_published(content)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

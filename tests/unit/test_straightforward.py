@@ -3,17 +3,21 @@
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from benchmarked import benchmark
 from small import random_bundle
+from vision import small_clip
 
 from bayes_pfl.clip.backbone import Backbone, Features
-from bayes_pfl.config import BackboneConfig
+from bayes_pfl.config import BackboneConfig, DetectorConfig, RunConfig
 from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.builder import build_method, build_trainable_method
 from bayes_pfl.methods.maps import smooth
+from bayes_pfl.methods.method import BatchQuery
 from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 
 
@@ -57,3 +61,28 @@ def test_heads(straightforward: ModuleType, detector: Detector, stored_weights: 
     np.testing.assert_allclose(smoothed, fast.anomaly_map, atol=1e-5)
     assert fast.image_score == pytest.approx(slow.image_score, abs=1e-5)
     assert fast.text_score == pytest.approx(slow.text_score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "april_gan"},
+        {"method": "clip_ad", "linear_layers": True, "stages": 2},
+        {"method": "anomaly_clip", "first_value_block": 2, "deep_blocks": 3},
+        {"method": "ada_clip", "prompted_blocks": 3, "clusters": 3},
+    ],
+    ids=lambda settings: settings["method"],
+)
+def test_compared_methods(tmp_path: Path, settings: dict[str, Any]) -> None:
+    way = getattr(benchmark("straightforward_methods"), settings["method"])
+    backbone = Backbone(small_clip(tmp_path, feature_layers=(2, 4)))
+    config = DetectorConfig.model_validate({"model": settings, "backbone": backbone.config})
+    run, cpu = RunConfig(backbone=backbone.config, model=config.model), torch.device("cpu")
+    method = build_method(config, backbone, cpu, build_trainable_method(run, backbone, cpu).head.state_dict())
+    pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        slow = way(method.scorer, backbone, pixels)
+        fast = method.batch_scores(BatchQuery(method.encode_image(pixels), (b"image",), ("bottle",)), 1)
+    assert slow.anomaly_map.std() > 1e-5
+    torch.testing.assert_close(slow.anomaly_map, fast.anomaly_map[0], atol=1e-5, rtol=1e-5)
+    assert float(fast.text_scores) == pytest.approx(slow.text_score, abs=1e-5)

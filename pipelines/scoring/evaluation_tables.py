@@ -1,0 +1,143 @@
+"""metrics.json -> tables for the terminal, the report and a spreadsheet, each value with its interval."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipelines.platform.html import ReportTable, table
+
+Entry = Mapping[str, Any]
+"""Figures of a set of images in metrics.json."""
+
+
+def printed(result: Mapping[str, Any], columns: int) -> str:
+    """Tables of every dataset for a terminal, in percent, with intervals where there is room.
+
+    Args:
+        result: content of metrics.json.
+        columns: width of the terminal.
+
+    Returns:
+        Text of many lines; where there is no room, the mean alone has its interval, in two rows below it.
+    """
+    parts = []
+    for name, dataset in result["datasets"].items():
+        for title, entries in _tables_of(name, dataset):
+            wide = table([labels | _cells(entry) for labels, entry in entries], decimals=1)
+            if max(map(len, wide.splitlines())) > columns:
+                rows = [labels | _percent(entry["values"]) for labels, entry in entries]
+                rows += _bounds(entries[-1][1]) if "mean" in entries[-1][0].values() else []
+                wide = table(rows, decimals=1)
+            parts.append(f"{title}, {_resolution(result)}\n{wide}")
+    return "\n\n".join(parts)
+
+
+def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:
+    """Tables of every dataset for the report; every figure that is undefined or has no interval is explained below.
+
+    Args:
+        result: content of metrics.json.
+
+    Returns:
+        The tables, values in percent.
+    """
+    tables = []
+    for name, dataset in result["datasets"].items():
+        for title, entries in _tables_of(name, dataset):
+            rows = [labels | _cells(entry) for labels, entry in entries]
+            means = int("mean" in entries[-1][0].values())
+            notes = [note for labels, entry in entries for note in _notes("/".join(labels.values()), entry)]
+            tables.append(ReportTable(f"{title}, {_resolution(result)}", rows, notes, means))
+    return tables
+
+
+def metric_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every figure as a row of metrics.csv.
+
+    Args:
+        result: content of metrics.json.
+
+    Returns:
+        Rows by column; figures in [0, 1], empty where undefined.
+    """
+    rows = []
+    for name, dataset in result["datasets"].items():
+        for labels, entry in _entries(dataset):
+            for metric, value in entry["values"].items():
+                bounds = entry["intervals"].get(metric, {"low": None, "high": None})
+                note = entry["undefined"].get(metric) or entry["without_interval"].get(metric, "")
+                rows.append(
+                    {"dataset": name, "category": labels["category"], "defect": labels.get("defect", "")}
+                    | {"pixels_at": result["pixels_at"], "images": entry["images"], "anomalous": entry["anomalous"]}
+                    | {"metric": metric, "value": value, **bounds, "note": note}
+                )
+    return rows
+
+
+def with_interval(value: float | None, bounds: Mapping[str, float] | None) -> str:
+    """A figure and its interval in percent.
+
+    Args:
+        value: in [0, 1]; None where it is undefined.
+        bounds: `low` and `high`.
+
+    Returns:
+        The text.
+
+    >>> with_interval(0.861, {"low": 0.84, "high": 0.8824}), with_interval(1.0, None), with_interval(None, None)
+    ('86.1 [84.0, 88.2]', '100.0', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f}" + (f" [{100 * bounds['low']:.1f}, {100 * bounds['high']:.1f}]" if bounds else "")
+
+
+def _tables_of(name: str, dataset: Entry) -> Iterator[tuple[str, list[tuple[dict[str, str], Entry]]]]:
+    """Title and rows of a dataset's tables: by category, and by defect where a category has several."""
+    entries = list(_entries(dataset))
+    yield name, [(labels, entry) for labels, entry in entries if "defect" not in labels]
+    if any(len(category["defects"]) > 1 for category in dataset["categories"].values()):
+        yield f"{name} by kind of defect", [(labels, entry) for labels, entry in entries if "defect" in labels]
+
+
+def _entries(dataset: Entry) -> Iterator[tuple[dict[str, str], Entry]]:
+    for category, entry in dataset["categories"].items():
+        yield {"category": category}, entry
+    yield {"category": "mean"}, dataset["mean"]
+    for category, entry in dataset["categories"].items():
+        for defect, part in entry["defects"].items():
+            yield {"category": category, "defect": defect}, part
+
+
+def _cells(entry: Entry) -> dict[str, str]:
+    return {name: with_interval(value, entry["intervals"].get(name)) for name, value in entry["values"].items()}
+
+
+def _percent(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else 100 * value for name, value in values.items()}
+
+
+def _bounds(mean: Entry) -> list[dict[str, Any]]:
+    """The mean's interval as two rows."""
+    intervals = mean["intervals"]
+    if not intervals:
+        return []
+    names = {"low": "mean, 2.5 %", "high": "mean, 97.5 %"}
+    return [
+        {"category": title, **_percent({name: bounds[end] for name, bounds in intervals.items()})}
+        for end, title in names.items()
+    ]
+
+
+def _resolution(result: Mapping[str, Any]) -> str:
+    return f"in percent, pixels at {result['pixels_at']}"
+
+
+def _notes(name: str, entry: Entry) -> list[str]:
+    notes = [f"{name}: {metric} is undefined, {reason}." for metric, reason in entry["undefined"].items()]
+    reasons = dict.fromkeys(entry["without_interval"].values())
+    notes += [f"{name}: no interval, {reason}." for reason in reasons]
+    return notes + [
+        f"The mean of {metric} leaves out {', '.join(categories)}."
+        for metric, categories in entry["left_out"].items()
+        if metric not in entry["undefined"]
+    ]

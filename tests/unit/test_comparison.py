@@ -1,0 +1,167 @@
+"""Two evaluations of painted maps, from counted pixels to the files of their comparison; no model, no Ray."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import ndimage
+
+from bayes_pfl.data.samples import SampleRef
+from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.metrics import PixelHistogram, pixel_metrics
+from bayes_pfl.metrics.streaming import image_pixels
+from pipelines.scoring.comparison import NOTHING_SHOWN, compared, read_side
+from pipelines.scoring.comparison_files import FILES, printed, write_comparison
+from pipelines.scoring.evaluation import ScoredSamples
+from pipelines.scoring.evaluation_files import write_evaluation
+from pipelines.scoring.figures import EvaluatedDataset, Resampling, measured
+from pipelines.scoring.pixel_groups import measure_group, pixel_columns
+
+RESAMPLING = Resampling(0, 400)
+COUNT, SIZE = 40, 32
+HEADER = {
+    "model": {"source": "painted", "version": "1", "backbone": "none"},
+    "num_samples": 1,
+    "seed": 0,
+    "looked_at": "whole images",
+    "protocol": "image",
+    "pixels_at": "32 x 32 px",
+    "trained_on_images_evaluated": 0,
+    "not_scored": [],
+}
+
+
+def samples(category: str, signal: float, seed: int):
+    """Maps, masks and scores of a model that sees defects with this signal; noise is the same whatever the signal."""
+    random, images = np.random.default_rng(seed), []
+    for number in range(COUNT):
+        noise = ndimage.gaussian_filter(random.standard_normal((SIZE, SIZE)), 1.5)
+        mask = np.zeros((SIZE, SIZE))
+        if number % 2:
+            top, left = random.integers(0, SIZE - 8, 2)
+            mask[top : top + 8, left : left + 8] = 1
+        heat = 1 / (1 + np.exp(-(4 * noise + signal * mask)))
+        images.append((f"{category}/{number}", number % 2, heat, mask, float(heat.max())))
+    return images
+
+
+def evaluation(folder, signals, header=HEADER, lost=()):
+    """Write what an evaluation writes of two categories; images named in `lost` have no score."""
+    refs, rows, scores = [], {}, []
+    for category, signal in signals.items():
+        images = samples(category, signal, len(category))
+        counted = [None if name in lost else image_pixels(heat, mask) for name, _, heat, mask, _ in images]
+        positions = np.arange(len(refs), len(refs) + COUNT)
+        rows[f"painted/{category}"] = {"positions": positions, **pixel_columns(counted)}
+        scores += [np.nan if name in lost else score for name, *_, score in images]
+        refs += [
+            SampleRef("s", n, name, category, category, label, f"hash-{name}")
+            for n, (name, label, *_) in enumerate(images)
+        ]
+    defects = ["scratch" if ref.label else "good" for ref in refs]
+    scored = ScoredSamples(np.array(scores), *(np.full(len(refs), np.nan),) * 3, {}, {}, [], defects, {})
+    for group, row in rows.items():
+        places = row["positions"].tolist()
+        pixels = measure_group(
+            lambda row=row: iter([row]), {p: refs[p].label for p in places}, {p: defects[p] for p in places}
+        )
+        histogram = PixelHistogram()
+        for name, _, heat, mask, _ in samples(group.split("/")[1], signals[group.split("/")[1]], len(group) - 8):
+            histogram.update([heat], [mask]) if name not in lost else None
+        scored.groups[group] = pixels
+        scored.pixel[group] = histogram.metrics() | pixels.aupimo
+    dataset = EvaluatedDataset({"dataset": "painted", "metrics": ["image", "pixel"]}, refs, slice(0, len(refs)))
+    result = header | {"datasets": {"painted": measured(dataset, scored, RESAMPLING)}, "interval": RESAMPLING.as_dict()}
+    folder.mkdir()
+    write_evaluation(folder, result, [dataset], scored, {})
+    return read_side(folder)
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sides")
+    return evaluation(folder / "a", {"bolt": 3.0, "gear": 1.5}), evaluation(folder / "b", {"bolt": 1.5, "gear": 1.5})
+
+
+def test_what_differs_is_shown_and_what_does_not_is_not(sides):
+    result = compared(*sides, RESAMPLING, 5)
+    categories = result["datasets"]["painted"]["categories"]
+    for name, row in categories["bolt"]["metrics"].items():
+        if name == "pixel_aupimo":
+            assert row["verdict"] == "not tested: normal images have 20,480 pixels, and a rate of 1e-5 needs 100,000"
+            continue
+        values = [side.result["datasets"]["painted"]["categories"]["bolt"]["values"][name] for side in sides]
+        assert (row["a"], row["b"], row["difference"]) == (*values, values[0] - values[1])
+        assert row["low"] < row["difference"] < row["high"]
+    assert categories["bolt"]["metrics"]["pixel_auroc"]["verdict"] == "A higher"
+    assert (
+        categories["bolt"]["metrics"]["pixel_auroc"]["p_holm"]
+        >= categories["bolt"]["metrics"]["pixel_auroc"]["p_value"]
+    )
+    for name, row in categories["gear"]["metrics"].items():
+        if name != "pixel_aupimo":
+            assert (row["difference"], row["p_value"], row["verdict"]) == (0.0, 1.0, NOTHING_SHOWN)
+    backwards = compared(*sides[::-1], RESAMPLING, 5)["datasets"]["painted"]["mean"]["pixel_ap"]
+    assert backwards["verdict"] == "B higher"
+    assert len(result["most_different"]) == 5
+    assert {row["category"] for row in result["most_different"]} == {"bolt"}
+    differences = [abs(row["placement_difference"]) for row in result["every_image"]]
+    assert abs(result["most_different"][0]["placement_difference"]) == max(differences) > 0
+
+
+def test_files_and_terminal_agree(sides, tmp_path):
+    result = compared(*sides, RESAMPLING, 5)
+    images = result.pop("every_image")
+    files = write_comparison(tmp_path / "out", result, images)
+    assert [file.name for file in files] == list(FILES)
+    assert json.loads((tmp_path / "out/comparison.json").read_text()) == result
+    with (tmp_path / "out/comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    mean = result["datasets"]["painted"]["mean"]["pixel_ap"]
+    (row,) = [row for row in rows if (row["category"], row["metric"]) == ("mean", "pixel_ap")]
+    assert (float(row["difference"]), row["verdict"]) == (mean["difference"], "A higher")
+    cell = f"[{100 * mean['low']:+.1f}, {100 * mean['high']:+.1f}]"
+    for text in (
+        printed(result),
+        (tmp_path / "out/comparison.md").read_text(),
+        (tmp_path / "out/comparison.html").read_text(),
+    ):
+        assert cell in text
+        assert NOTHING_SHOWN in text or "differences shown" in text
+        assert result["most_different"][0]["sample_id"] in text
+    with (tmp_path / "out/images.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * COUNT
+
+
+def test_other_images_labels_masks_or_protocols_are_refused(sides, tmp_path):
+    with pytest.raises(DataError, match="B has 40 images that A has not"):
+        compared(evaluation(tmp_path / "few", {"bolt": 3.0}), sides[1], RESAMPLING, 5)
+    other = evaluation(tmp_path / "other", {"bolt": 3.0, "gear": 1.5}, HEADER | {"protocol": "released"})
+    with pytest.raises(ConfigError, match="released protocol"):
+        compared(other, sides[1], RESAMPLING, 5)
+    rows = sides[1].images.to_pylist()
+    for changes, reason in (({"label": 1}, "other labels"), ({"anomalous": [9]}, "other masks")):
+        changed = pa.Table.from_pylist([row | changes for row in rows], sides[1].images.schema)
+        with pytest.raises(DataError, match=reason):
+            compared(sides[0], sides[1]._replace(images=changed), RESAMPLING, 5)
+    with pytest.raises(DataError, match="no finished evaluation"):
+        read_side(tmp_path)
+
+
+def test_pixels_of_another_size_are_not_compared_and_images_without_a_score_are_left_out(sides, tmp_path):
+    header = HEADER | {"pixels_at": "the masks' own size"}
+    other = evaluation(tmp_path / "other", {"bolt": 3.0, "gear": 1.5}, header, lost=("bolt/1", "bolt/2"))
+    result = compared(other, sides[1], RESAMPLING, 5)
+    assert set(result["datasets"]["painted"]["mean"]) == {"image_auroc", "image_f1_max", "image_ap"}
+    assert result["images"] == 2 * COUNT - 2
+    assert result["notes"][0] == "2 images have no score in A or B and are left out."
+    assert "not compared" in result["notes"][1]
+    lossy = evaluation(tmp_path / "lossy", {"bolt": 3.0, "gear": 1.5}, lost=("bolt/1", "bolt/2"))
+    row = compared(lossy, sides[1], RESAMPLING, 5)["datasets"]["painted"]["categories"]["bolt"]["metrics"][
+        "pixel_auroc"
+    ]
+    kept = [each for each in samples("bolt", 1.5, 4) if each[0] not in ("bolt/1", "bolt/2")]
+    expected = pixel_metrics([each[2] for each in kept], [each[3] for each in kept])["pixel_auroc"]
+    assert row["b"] == pytest.approx(expected, abs=1e-3)
