@@ -25,11 +25,13 @@ from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
+from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import TrackingSettings, home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
+from pipelines.scoring.decided import decide_all, decision_tables, decisions_made, labelling_of
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
 from pipelines.scoring.evaluation_tables import printed
@@ -156,6 +158,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=1))
         return code
     print(f"\n{printed(result, shutil.get_terminal_size((PIPE_COLUMNS, 24)).columns)}")
+    for each in decision_tables(result):
+        print(f"\n{each.title}, in percent\n{table(each.rows)}")
     if vanished := result["vanished"]:
         more = f" and {len(vanished) - LISTED:,} more" if len(vanished) > LISTED else ""
         print(
@@ -205,13 +209,15 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     scored = _score(task, actors, datasets, refs)
     if np.isnan(scored.scores).all():
         raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
-    resampling = Resampling(settings.seed, settings.resamples)
+    resampling, labelling = Resampling(settings.seed, settings.resamples), labelling_of(task)
+    decisions = decide_all(labelling, datasets, scored)
     result: dict[str, Any] = {
         **_question(settings, task),
         **_images(task, refs),
         "interval": resampling.as_dict(),
         "trained_on_images_evaluated": len(overlap),
         "datasets": {dataset.name: measured(dataset, scored, resampling) for dataset in datasets},
+        "decisions": decisions_made(labelling, datasets, decisions),
         "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
         "not_scored": [{"sample_id": refs[at].sample_id, "error": why} for at, why in sorted(scored.problems.items())],
         "report": f"{store.root}/report.html",
@@ -224,7 +230,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if is_remote(store.root) else Path(store.root)
         keep_earlier(store, result)
-        files = write_evaluation(folder, result, datasets, scored, images)
+        files = write_evaluation(folder, result, datasets, scored, images, decisions)
         if is_remote(store.root):
             store.upload_files(files)
         _record(tracked, result, [file for file in files if file.name != IMAGES_FILE])

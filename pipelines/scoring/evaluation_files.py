@@ -10,9 +10,11 @@ import numpy as np
 
 from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.decisions.boundaries import Decision
 from bayes_pfl.errors import DamagedError, OutputError
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportImage, write_report
+from pipelines.scoring.decided import decision_tables
 from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.evaluation_tables import metric_rows, report_tables
 from pipelines.scoring.figures import EvaluatedDataset
@@ -67,6 +69,7 @@ def write_evaluation(
     datasets: Sequence[EvaluatedDataset],
     scored: ScoredSamples,
     images: dict[str, list[ReportImage]],
+    decisions: Sequence[Decision],
 ) -> list[Path]:
     """Write all files of an evaluation; metrics.json comes last and says that the others are whole.
 
@@ -76,14 +79,17 @@ def write_evaluation(
         datasets: the samples.
         scored: their scores, in the same order.
         images: images for the report, by title.
+        decisions: one an image, in the same order.
 
     Returns:
         The files.
     """
-    write_csv(folder / "predictions.csv", _prediction_rows(datasets, scored))
+    write_csv(folder / "predictions.csv", _prediction_rows(datasets, scored, decisions))
     write_csv(folder / "metrics.csv", metric_rows(result))
     write_images(folder / IMAGES_FILE, datasets, scored)
-    write_report(folder / "report.html", "Evaluation", report_tables(result), images, _notes(result))
+    write_report(
+        folder / "report.html", "Evaluation", [*report_tables(result), *decision_tables(result)], images, _notes(result)
+    )
     temporary = folder / "metrics.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "metrics.json")
@@ -105,13 +111,16 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return notes + [f"Not scored: {problem['sample_id']}: {problem['error']}" for problem in result["not_scored"]]
 
 
-def _prediction_rows(datasets: Sequence[EvaluatedDataset], scored: ScoredSamples) -> list[dict[str, Any]]:
+def _prediction_rows(
+    datasets: Sequence[EvaluatedDataset], scored: ScoredSamples, decisions: Sequence[Decision]
+) -> list[dict[str, Any]]:
     """Rows of predictions.csv."""
     pixel, rows = image_columns(datasets, scored), list[dict[str, Any]]()
     for ref in (ref for dataset in datasets for ref in dataset.refs):
         at = len(rows)
         row = {"sample_id": ref.sample_id, "category": ref.category, "label": ref.label}
         row |= {"image_score": float(scored.scores[at]), "uncertainty": _number(scored.uncertainties[at])}
+        row |= {"pred_label": decisions[at].label, "p_value": decisions[at].p_value}
         row |= {"defect": scored.defects[at], "sha256": ref.sha256}
         rows.append(row | {name: _number(values[at]) for name, values in pixel.items()})
     return rows

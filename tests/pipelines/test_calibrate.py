@@ -323,3 +323,31 @@ class TestReview:
         by_spread = sorted(table, key=lambda row: -row["uncertainty"])
         rows = list(csv.DictReader((tmp_path / "review" / "review.csv").open(newline="")))
         assert [row["path"] for row in rows] == [row["sample_id"] for row in by_spread]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    shards = painted_shards(tmp_path, ("metal plate", "leather"), 5, normal=9, defective=3)
+    assert calibrate(bundle, "--normal", shards, "--false-alarms", RATE, "--output", tmp_path / "model") == 0
+    new = painted_shards(tmp_path, ("metal plate", "leather"), 6, normal=6, defective=3)
+    given = ("--model", tmp_path / "model", "--shards", new, "--num-samples", "1", "--output", tmp_path / "out")
+    assert main(["evaluate", *map(str, given)]) == 0
+    shown = capsys.readouterr().out
+    assert "false alarms promised" in shown
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    decisions = json.loads((tmp_path / "out" / "metrics.json").read_text())["decisions"]
+    assert decisions["calibration"] == read_calibration(tmp_path / "model").version
+    for category, entry in decisions["datasets"]["painted"].items():
+        assert entry["false_alarms_promised"] == 0.1
+        for label, kind in (("0", "good_images"), ("1", "defective_images")):
+            labels = [row["pred_label"] for row in rows if (row["category"], row["label"]) == (category, label)]
+            assert (entry[kind]["images"], entry[kind]["called_defective"]) == (len(labels), labels.count("defective"))
+            low, high = entry[kind]["called_defective_share"]
+            assert low <= labels.count("defective") / len(labels) <= high
+    assert "Decisions on painted, by calibration" in (tmp_path / "out" / "report.html").read_text()
+    assert main(["evaluate", *map(str, given[:-1]), str(tmp_path / "released"), "--set", "protocol=released"]) == 0
+    released = json.loads((tmp_path / "released" / "metrics.json").read_text())["decisions"]
+    assert "released protocol" in released["no_label_because"]

@@ -14,10 +14,12 @@ from bayes_pfl.metrics import PixelHistogram, pixel_metrics
 from bayes_pfl.metrics.streaming import image_pixels
 from pipelines.scoring.comparison import NOTHING_SHOWN, compared, read_side
 from pipelines.scoring.comparison_files import FILES, printed, write_comparison
+from pipelines.scoring.decided import decide_all, decisions_made
 from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.evaluation_files import write_evaluation
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, measured
 from pipelines.scoring.pixel_groups import measure_group, pixel_columns
+from pipelines.scoring.thresholds import Labelling
 
 RESAMPLING = Resampling(0, 400)
 COUNT, SIZE = 40, 32
@@ -74,8 +76,11 @@ def evaluation(folder, signals, header=HEADER, lost=()):
         scored.pixel[group] = histogram.metrics() | pixels.aupimo
     dataset = EvaluatedDataset({"dataset": "painted", "metrics": ["image", "pixel"]}, refs, slice(0, len(refs)))
     result = header | {"datasets": {"painted": measured(dataset, scored, RESAMPLING)}, "interval": RESAMPLING.as_dict()}
+    nothing = Labelling(None, None, "nobody decides here")
+    decisions = decide_all(nothing, [dataset], scored)
     folder.mkdir()
-    write_evaluation(folder, result, [dataset], scored, {})
+    result |= {"decisions": decisions_made(nothing, [dataset], decisions)}
+    write_evaluation(folder, result, [dataset], scored, {}, decisions)
     return read_side(folder)
 
 
