@@ -36,6 +36,7 @@ COMMANDS = {
     "calibrate": ("pipelines.calibrate", "a model and good images -> a model that decides, with stated error rates"),
     "register": ("pipelines.register", "make a training run's model champion"),
     "import": ("pipelines.import_published", "the authors' published weights -> a model"),
+    "reproduce": ("pipelines.reproduce", "measure again what a page of docs/ says: uncertainty"),
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
 }
 ENDPOINT = {

@@ -23,18 +23,15 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import index_shards, refs_digest
 from bayes_pfl.errors import TrainingError
 from bayes_pfl.inference.bundle import load_bundle, training_images
-from bayes_pfl.synthetic import write_dataset
-from bayes_pfl.synthetic.splits import SPLITS
 from pipelines.features import FeatureSettings, compute_features
-from pipelines.ingest import IngestConfig, ingest
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.settings import TrackingSettings, TrainSettings
 from pipelines.platform.tracking import closing, start_run
 from pipelines.study.jobs import Images, dataset_job, head_job, probe_job, prompts_job, rule_job, timing_job
 from pipelines.study.methods import TRAINED, UNTRAINED, method_job, method_run
+from pipelines.study.painting import painted_shards
 from pipelines.study.report import metrics_of, printed, summarise, write_study
 
-PAINTING_SEEDS = {"auxiliary": 101, "held-out": 202, "validation": 303}
 MAIN = "Bayes-PFL"
 
 LEARNED_PROMPT = {
@@ -267,11 +264,8 @@ def _images(
     settings: StudySettings, recipe: TrainSettings, folder: Path, name: str, normal: int, defective: int
 ) -> Images:
     """Painted, ingested and encoded images of one set of categories; what is there is kept."""
-    called = f"{name}-{normal}-{defective}"
-    images, shards, features = (folder / kind / called for kind in ("images", "shards", "features"))
-    if not images.exists():
-        write_dataset(images, SPLITS[name], normal, defective, size=128, seed=PAINTING_SEEDS[name])
-    ingest("folder", images, shards, IngestConfig(splits=("test",), name=name, rows_per_shard=64))
+    shards = painted_shards(folder, name, normal, defective)
+    features = folder / "features" / shards.name
     encoding = FeatureSettings(
         backbone=recipe.backbone,
         shards=str(shards),

@@ -1,1 +1,1 @@
-"""What `bayes-pfl evaluate --embedded` alone uses: its jobs and its report."""
+"""What studies alone use: jobs and report of `bayes-pfl evaluate --embedded`, studies of `bayes-pfl reproduce`."""

@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from browser import chromium
 from PIL import Image
+from pycocotools.coco import COCO
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 from small import painted_shards, random_bundle
 
 from bayes_pfl.decisions.calibration import CALIBRATION, read_calibration
 from bayes_pfl.inference.bundle import DEMONSTRATION, load_bundle
 from pipelines.cli import main
+from pipelines.scoring.lists import read_list
 
 GOOD = 12
 RATE = "0.1"
@@ -316,6 +321,39 @@ class TestReview:
         assert score(calibrated, *given) == 0
         assert len(list((tmp_path / "review" / "maps").iterdir())) == GOOD
         assert not (tmp_path / "out" / "review.html").exists()
+
+    def test_what_a_person_presses_is_downloaded_and_calibrates(self, calibrated, bundle, good, tmp_path):
+        hostile = shutil.copytree(good, tmp_path / 'a "b"<script>alert(1)<')
+        folder, name = tmp_path / "review", 'gear "<img src=x>'
+        assert score(calibrated, hostile, "--class-name", name, "--review", folder) == 0
+        with chromium(tmp_path / "downloads") as browser:
+            browser.get((folder / "review.html").as_uri())
+            for number, item in enumerate(browser.find_elements(By.CSS_SELECTOR, "li[data-path]")):
+                word = "defective" if number == 0 else "good"
+                item.find_element(By.CSS_SELECTOR, f"button[value={word}]").click()
+            browser.refresh()  # what was said stays
+            assert browser.find_element(By.ID, "said").text == f"{GOOD} of {GOOD} looked at"
+            assert browser.find_elements(By.CSS_SELECTOR, "button[aria-pressed=true]")[0].text == "defective"
+            for kind, file in (("csv", "verdicts.csv"), ("coco", "verdicts.json")):
+                browser.find_element(By.ID, kind).click()
+                WebDriverWait(browser, 20).until(lambda _, file=file: (tmp_path / "downloads" / file).is_file())
+            assert browser.get_log("browser") == []
+        listed = read_list(tmp_path / "downloads" / "verdicts.csv")
+        assert [row.label for row in listed].count(0) == GOOD - 1
+        assert {row.class_name for row in listed} == {name}
+        assert {row.path for row in listed} == {str(path) for path in hostile.iterdir()}
+        coco = COCO(str(tmp_path / "downloads" / "verdicts.json"))
+        assert len(coco.getImgIds(catIds=[2])) == 1
+        assert coco.loadImgs(coco.getImgIds(catIds=[2]))[0]["width"] == 30
+        given = (
+            "--normal",
+            tmp_path / "downloads" / "verdicts.csv",
+            "--false-alarms",
+            RATE,
+            "--output",
+            tmp_path / "new",
+        )
+        assert calibrate(bundle, *given) == 0
 
     def test_without_any_threshold_the_prompts_decide_the_order(self, bundle, good, tmp_path):
         assert score(bundle, good, "--class-name", "gear", "--review", tmp_path / "review") == 0

@@ -1,0 +1,1 @@
+"""`bayes-pfl reproduce uncertainty`: what the spread over prompts, the scores and the thresholds are worth."""
