@@ -193,9 +193,9 @@ class DriftBody(Answer):
             What clients are told.
         """
         promise = (
-            "While images are like those of the calibration, and no more of them defective than "
-            f"{100 * drift.usual_defects:g} %, at most one in {drift.false_alarms_one_in:,} endpoints ever comes to "
-            "an alarm."
+            "While the images that are not called defective score like the good images of the calibration, and at most "
+            f"{100 * drift.usual_defects:g} % are defective, at most one in {drift.false_alarms_one_in:,} endpoints "
+            "ever comes to an alarm."
         )
         state: Literal["watching", "alarm"] = "alarm" if stream.is_alarm else "watching"
         return cls(

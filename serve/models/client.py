@@ -61,6 +61,7 @@ class ModelClient:
         )
         self.stream = StreamAlarm(settings, ingress_replicas, measures, self.calibration)
         self.latest: ModelInfo | None = None
+        self.report: CalibrationReport | None = None
         self.shadows: set[asyncio.Task[None]] = set()
         self.probe: asyncio.Task[ModelInfo] | None = None
         self.probed = 0.0
@@ -91,9 +92,15 @@ class ModelClient:
         Raises:
             Problem: 503 while no replica answers.
         """
+        version = (await self.describe()).calibration
+        if version is None:
+            return None
+        if self.report is not None and self.report.version == version:
+            return self.report
         try:
             async with asyncio.timeout(DESCRIBE_S):
-                return await self.champion.calibration()
+                self.report = await self.champion.calibration()
+                return self.report
         except TimeoutError as error:
             raise Problem(503, f"The model {self.name} does not answer; try later.", 5) from error
 

@@ -1,10 +1,13 @@
 """Scores of one model -> verdicts of its calibration, where they were made as the calibration's were."""
 
+import math
+from functools import cached_property
+
 from bayes_pfl.config import Precision
 from bayes_pfl.decisions.boundaries import Boundaries
 from bayes_pfl.decisions.calibration import NO_CALIBRATION, class_key, read_calibration
 from bayes_pfl.decisions.conformal import rate_bound
-from bayes_pfl.decisions.statements import describe, describe_boundaries
+from bayes_pfl.decisions.statements import describe
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.inference.how_scored import how_scored
 from serve.messages import CalibrationReport, Job, Judgement, WatchedScores
@@ -53,17 +56,14 @@ class Judge:
         decision = calibration.verdict(name, score, uncertainty, job.sha256)
         key = None if calibration.is_pooled(name) else class_key(name)
         if key not in self._limits:
-            limits = describe_boundaries(boundaries)
-            self._limits[key] = limits["good_up_to"], limits["defective_above"], limits["region_from"]
+            good, defective = _finite(boundaries.good_up_to), _finite(boundaries.defective_above)
+            self._limits[key] = good, defective, boundaries.region_from
         decided = decision.label, decision.p_value, decision.unsure_because
         return Judgement(calibration.version, key, *decided, *self._limits[key]), None
 
+    @cached_property
     def report(self) -> CalibrationReport | None:
-        """The calibration in words and numbers.
-
-        Returns:
-            What the HTTP layer needs of it; None if there is none.
-        """
+        """What the HTTP layer needs of the calibration; None if there is none."""
         if self.calibration is None:
             return None
         classes = self.calibration.record.classes
@@ -101,3 +101,7 @@ def _watched(boundaries: Boundaries) -> WatchedScores:
     scores = list(boundaries.images.scores)
     above = sum(score > boundaries.defective_above for score in scores)
     return WatchedScores(scores, boundaries.alarm_rank or max(1, above))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

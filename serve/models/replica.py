@@ -152,7 +152,8 @@ class ModelReplica:
             What it promises, and the scores that drift is measured against; None: the model has none.
         """
         assert self.model is not None
-        return self.model.judge.report()
+        judge = self.model.judge
+        return await asyncio.to_thread(lambda: judge.report)
 
     async def refresh(self) -> ModelInfo:
         """Look at the source now and load what is new there.

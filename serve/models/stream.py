@@ -20,8 +20,9 @@ IMAGES_REMEMBERED = 50_000
 RETRY_S = 1.0
 """After a replica could not be asked for a calibration."""
 ADVICE = (
-    "the images are no longer like those of the calibration: its rates do not hold. Look at recent images for another "
-    "product, camera or light; mend that, or calibrate again with bayes-pfl calibrate"
+    "the images are no longer like those of the calibration, or more of them are defective than usual: its rates do "
+    "not hold. Look at recent images for another product, camera or light; mend that, or calibrate again with "
+    "bayes-pfl calibrate"
 )
 
 

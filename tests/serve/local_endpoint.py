@@ -85,7 +85,7 @@ class LocalHandle:
         self.load(source)
         self.score = LocalMethod(self.replica.score_all)
         self.describe = LocalMethod(lambda: self.replica.model and self.replica.model.info)
-        self.calibration = LocalMethod(lambda: self.replica.model and self.replica.model.judge.report())
+        self.calibration = LocalMethod(lambda: self.replica.model and self.replica.model.judge.report)
 
     def load(self, source: Path | str) -> None:
         """Load a bundle as `reconfigure` does."""

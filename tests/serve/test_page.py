@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from bayes_pfl import Detector
 from bayes_pfl.decisions.calibration import read_calibration
+from pipelines.scoring.lists import read_list
 from serve.http.page import EXAMPLES, paint
 from serve.settings import ModelSettings, ServeSettings
 
@@ -174,6 +175,8 @@ def test_verdicts_and_what_a_person_says_of_them(browser: Any, tmp_path: Path) -
         rows = list(csv.DictReader(io.StringIO(downloaded(browser, tmp_path, "csv", "verdicts.csv"))))
         coco = json.loads(downloaded(browser, tmp_path, "coco", "verdicts.json"))
         assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    listed = read_list(tmp_path / "downloads" / "verdicts.csv")
+    assert [(Path(image.path).name, image.label) for image in listed] == list(zip(files, (-1, 0, 1), strict=True))
     assert list(rows[0]) == ["path", "class_name", "pred_score", "p_value", "pred_label", "verdict"]
     assert [row["path"] for row in rows] == list(files)
     assert [float(row["pred_score"]) for row in rows] == [images[at].score for at in order]

@@ -3,6 +3,7 @@
 Killed replicas are the program's: test_program.py.
 """
 
+import hashlib
 import socket
 import threading
 import time
@@ -16,6 +17,10 @@ import requests
 from local_endpoint import LIMITS, encoded, picture, write_bundle
 
 from bayes_pfl import Detector
+from bayes_pfl.decisions.calibration import CalibrationFile, ClassCalibration, read_calibration, write_calibration
+from bayes_pfl.decisions.records import ScoredImages
+from bayes_pfl.decisions.rules import Rule
+from bayes_pfl.inference.how_scored import how_scored
 from serve.settings import ModelSettings, ReplicaSettings, ServeSettings
 
 pytestmark = pytest.mark.ray
@@ -174,6 +179,33 @@ def test_a_broken_champion_is_left_alone(running: Running) -> None:
     head.write_bytes(good)
 
 
+def test_a_calibration_put_beside_the_model_decides_from_then_on(running: Running) -> None:
+    detector, files = Detector.load(running.champion), [encoded(picture(number)) for number in range(25)]
+    predictions = detector.predict(files, ["nut"] * 25, 2)
+    digests = [hashlib.sha256(file).hexdigest() for file in files]
+    scored = ScoredImages(
+        sha256=tuple(digests[:20]),
+        scores=tuple(prediction.image_score for prediction in predictions[:20]),
+        map_maxima=tuple(float(prediction.anomaly_map.max()) for prediction in predictions[:20]),
+    )
+    nuts = ClassCalibration(class_name="nut", rule=Rule(false_alarms=0.1), normal=scored)
+    how = how_scored(detector.bundle, "whole images at 84 px", 2, "float32", None)
+    write_calibration(running.champion, CalibrationFile(made="now", how=how, classes=(nuts,)))
+    calibration = read_calibration(running.champion)
+    assert calibration is not None
+    address = f"{running.url}/v1/calibration"
+    wait_until(lambda: requests.get(address, params={"model": "moving"}, timeout=60).status_code == 200)
+    assert requests.get(address, params={"model": "moving"}, timeout=60).json()["version"] == calibration.version
+    query = {"model": "moving", "class_name": "nut", "num_samples": 2}
+    for file, prediction, digest in list(zip(files, predictions, digests, strict=True))[20:]:
+        answer = requests.post(f"{running.url}/v1/score", params=query, data=file, headers=PNG, timeout=60).json()
+        expected = calibration.verdict("nut", prediction.image_score, prediction.uncertainty, digest)
+        assert (answer["pred_label"], answer["p_value"]) == (expected.label, expected.p_value)
+    offered = requests.get(f"{running.url}/v1/models", timeout=60).json()["models"]
+    assert [(model["drift"] or {}).get("images") for model in offered] == [5, None]
+    assert requests.get(address, params={"model": "narrow"}, timeout=60).status_code == 404
+
+
 def test_a_full_queue_says_so(running: Running) -> None:
     with Load(running.url, 16, model="narrow", num_samples=20) as load:
         wait_until(lambda: load.statuses[503] >= 5 and load.statuses[200] >= 5)
@@ -212,8 +244,8 @@ def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
 
     def exported() -> bool:
         text = requests.get(metrics, timeout=30).text
-        wanted = ("bayes_pfl_requests", "bayes_pfl_request_seconds", "bayes_pfl_pred_score", "bayes_pfl_batch_images")
-        return all(name in text for name in wanted)
+        wanted = ("requests", "request_seconds", "pred_score", "batch_images", "stream_evidence", "stream_alarm")
+        return all(f"bayes_pfl_{name}" in text for name in wanted)
 
     wait_until(exported, 60)
 

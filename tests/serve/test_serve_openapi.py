@@ -31,6 +31,7 @@ OPERATIONS = [
     ("POST", "/v1/score:batch"),
     ("POST", "/v1/map"),
     ("GET", "/v1/models"),
+    ("GET", "/v1/calibration"),
     ("GET", "/v1/version"),
     ("GET", "/v2"),
     ("GET", "/v2/health/live"),

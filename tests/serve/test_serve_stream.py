@@ -131,7 +131,7 @@ def test_rules_without_a_rate_are_watched_above_their_threshold(tmp_path: Path) 
     folder = calibrated(tmp_path / "bundle", [NAME], range(30), Rule(cost_miss=1, cost_false_alarm=1), range(10))
     model = load_newer(ReplicaSettings(source=str(folder)), None)
     assert model is not None
-    report = model.judge.report()
+    report = model.judge.report
     assert report is not None
     assert model.judge.calibration is not None
     threshold = model.judge.calibration.of(NAME).defective_above
