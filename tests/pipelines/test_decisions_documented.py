@@ -91,4 +91,4 @@ def test_the_ten_commands(folder, capsys):
     assert answers[0]["p_value"] >= 1 / 47
     assert answers[1]["classes"][0]["class_name"] == "plate"
     (line,) = (folder / "decisions.jsonl").read_text().splitlines()
-    assert json.loads(line)["label"] == answers[0]["pred_label"]
+    assert json.loads(line)["pred_label"] == answers[0]["pred_label"]

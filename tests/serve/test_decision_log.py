@@ -34,11 +34,11 @@ FIELDS = [
     "num_samples",
     "seed",
     "bits",
-    "score",
+    "pred_score",
     "uncertainty",
     "p_value",
     "threshold",
-    "label",
+    "pred_label",
     "unsure_because",
     "no_label_because",
     "no_calibration_because",
@@ -92,10 +92,10 @@ def test_every_answered_image_leaves_a_line(client: TestClient, path: Path) -> N
         "looked_at": body["looked_at"],
         "num_samples": 2,
         "seed": 7,
-        "score": body["pred_score"],
+        "pred_score": body["pred_score"],
         "uncertainty": body["uncertainty"],
         "threshold": 0.4,
-        "label": body["pred_label"],
+        "pred_label": body["pred_label"],
         "calibration": None,
         "no_calibration_because": body["no_calibration_because"],
     }.items():
@@ -108,11 +108,11 @@ def test_batches_maps_and_the_protocol_leave_lines_too_and_refusals_none(client:
     texts = [base64.b64encode(encoded(picture(seed))).decode() for seed in (1, 2)]
     images = [{"image": text} for text in (texts[0], base64.b64encode(b"no image").decode(), texts[1])]
     batch = client.post("/v1/score:batch", json={"images": images, "options": {"num_samples": 1}}).json()
-    assert [line["score"] for line in lines(path)] == [batch["results"][at]["pred_score"] for at in (0, 2)]
+    assert [line["pred_score"] for line in lines(path)] == [batch["results"][at]["pred_score"] for at in (0, 2)]
     assert {line["request_id"] for line in lines(path)} == {batch["request_id"]}
     tensor = {"name": "image", "datatype": "BYTES", "shape": [2], "data": texts}
     answer = client.post("/v2/models/m/infer", json={"inputs": [tensor], "parameters": {"num_samples": 1}})
-    assert sorted(line["score"] for line in lines(path)[2:]) == sorted(answer.json()["outputs"][0]["data"])
+    assert sorted(line["pred_score"] for line in lines(path)[2:]) == sorted(answer.json()["outputs"][0]["data"])
     client.post("/v1/map", params={"num_samples": 1}, content=encoded(picture(3)), headers=PNG)
     client.post("/v1/score", content=b"junk", headers=PNG)
     client.post("/v1/score", params={"threshold": 2}, content=encoded(picture(1)), headers=PNG)
