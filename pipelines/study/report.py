@@ -172,7 +172,7 @@ def samples_plot(path: Path, result: dict[str, Any]) -> Path:
     for axes, name in zip(figure.subplots(2, 2).flat, BARS, strict=True):
         numbers = [entry["num_samples"] for entry in entries]
         means = [entry["mean"][name] for entry in entries]
-        spread = [entry["std"][name] for entry in entries]
+        spread = [entry["std"][name] or 0.0 for entry in entries]  # none of a single draw
         low, high = ([m + sign * s for m, s in zip(means, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(numbers, low, high, color="#c23b22", alpha=0.2)
         axes.plot(numbers, means, color="#c23b22", marker="o")

@@ -24,6 +24,7 @@ from pipelines.embedded_study import (
     varied,
 )
 from pipelines.study.methods import TRAINED, UNTRAINED, method_job, method_run
+from pipelines.study.report import samples_plot
 
 pytestmark = pytest.mark.ray
 
@@ -142,3 +143,9 @@ def test_compared_methods_are_trained_and_measured_under_the_recipe_s_conditions
     settings = StudySettings(method_seeds=3, seeds=1, baseline_seeds=0, ablation_seeds=0)
     jobs = _method_jobs(settings, recipe, images, images, "data")
     assert len(jobs) == len(UNTRAINED) + 3 * len(TRAINED) == len({job.file for job in jobs})
+
+
+def test_a_single_draw_is_plotted_without_a_band(tmp_path):
+    names = ("image_auroc", "pixel_auroc", "pixel_pro", "pixel_ap")
+    entry = {"num_samples": 10, "mean": dict.fromkeys(names, 0.5), "std": dict.fromkeys(names)}
+    assert samples_plot(tmp_path / "samples.png", {"over_draws": [entry]}).read_bytes().startswith(b"\x89PNG")
