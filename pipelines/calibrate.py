@@ -7,29 +7,31 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bayes_pfl.config import parse_config
 from bayes_pfl.data.walk import skipped_summary
 from bayes_pfl.datasets.checks import counted
+from bayes_pfl.datasets.output import claim
 from bayes_pfl.decisions.calibration import (
     Calibration,
     CalibrationFile,
     ClassCalibration,
     already_calibrated,
     class_key,
+    read_calibration,
     with_classes,
 )
 from bayes_pfl.decisions.conformal import fewest_images
 from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.decisions.statements import describe
 from bayes_pfl.errors import ConfigError, DataError
-from pipelines.calibration.model import PICTURE, earlier_calibration, write_model
+from pipelines.calibration.model import check_output, earlier_calibration, write_model
 from pipelines.calibration.picture import draw_scores
 from pipelines.calibration.scores import CalibrationScores, score_images, sorted_scores
-from pipelines.platform.html import table
+from pipelines.calibration.text import calibration_text
 from pipelines.scoring.command import add_scoring_options, check_scoring_options, make_task
 from pipelines.scoring.inputs import ImageInput, Inputs, find_inputs
+from pipelines.scoring.lists import UNDECIDED
 from pipelines.scoring.task import ScoringTask
 
 LISTED = 10
@@ -73,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     )
     _check_numbers(_counts(normal), _counts(anomalous), rule)  # before anything is scored
     task = make_task(args, view, [*normal, *anomalous])
-    output = args.output.expanduser().resolve()
-    assert task.how_scored is not None
-    earlier = earlier_calibration(output, task.how_scored)
-    _refuse_other_rule(earlier, _counts(normal), rule)
+    output, how = args.output.expanduser().resolve(), task.how_scored
+    assert how is not None
+    check_output(output, [*args.normal, *args.anomalous])
+    _refuse_other_rule(earlier_calibration(output, how), _counts(normal), rule)
     print(
         f"Scoring {counted(len(normal), 'good image')} and {counted(len(anomalous), 'defective one')}: model version "
         f"{task.bundle.version}, R = {args.num_samples}, {task.looked_at}.",
@@ -86,12 +88,14 @@ def run(args: argparse.Namespace) -> int:
     scores = sorted_scores(rows, len(normal), task.bundle)
     _say_left_out(scores.left_out)
     readable = [{name: len(images) for name, images in kind.items()} for kind in (scores.normal, scores.anomalous)]
-    _check_numbers(readable[0], readable[1], rule)
-    record = _record(task, rule, scores, earlier, args.seed)
-    calibration = Calibration(record)
-    write_model(output, task.bundle, record, earlier, draw_scores(calibration))
+    nobody = dict.fromkeys([*_counts(normal), *_counts(anomalous)], 0)
+    _check_numbers(nobody | readable[0], nobody | readable[1], rule)
+    with claim(output):
+        record = _record(task, rule, scores, earlier_calibration(output, how))
+        calibration = Calibration(record)
+        write_model(output, task.bundle, record, draw_scores(calibration))
     described = {**describe(calibration), "output": str(output), "left_out": scores.left_out}
-    print(json.dumps(described) if args.json else _text(described))
+    print(json.dumps(described) if args.json else calibration_text(calibration, described, task.bundle.kind))
     return 0
 
 
@@ -114,6 +118,12 @@ def _of_kind(inputs: Inputs, label: int) -> list[ImageInput]:
     if others := len(inputs.images) - len(fitting):
         kind = ("good", "defective")[label]
         print(f"left out: {counted(others, 'image')} that the shards or lists do not call {kind}", file=sys.stderr)
+    if any(image.label == UNDECIDED for image in inputs.images):
+        print(
+            "Some rows have no verdict. What is promised needs images in no particular order: look at all of a lot, "
+            "and not at its unsure images alone.",
+            file=sys.stderr,
+        )
     return fitting
 
 
@@ -134,7 +144,9 @@ def _check_numbers(normal: Mapping[str, int], anomalous: Mapping[str, int], rule
         for name in dict.fromkeys([*normal, *anomalous]):
             count = counts.get(name, 0)
             if count < fewest:
-                instead = f" (or a rate of {rate_for(count):g})" if rate is not None and count else ""
+                holds = rate_for(count)
+                option = f"--false-alarms {holds:g}" if kind == "good" else f"--recall {round(1 - holds, 4):g}"
+                instead = f" (or {option})" if rate is not None and count else ""
                 lacking.append(f'"{name}" has {count:,} {kind} images and needs {fewest:,}{instead}')
     if not normal:
         lacking.append("there are no good images")
@@ -177,9 +189,9 @@ def _say_left_out(lines: Sequence[str]) -> None:
 
 
 def _record(
-    task: ScoringTask, rule: Rule, scores: CalibrationScores, earlier: CalibrationFile | None, seed: int
+    task: ScoringTask, rule: Rule, scores: CalibrationScores, earlier: CalibrationFile | None
 ) -> CalibrationFile:
-    """The calibration, with what the output holds already."""
+    """The calibration, with what the output holds already, or else with the other classes of a calibrated model."""
     classes = [
         ClassCalibration(class_name=name, rule=rule, normal=images, anomalous=scores.anomalous.get(name))
         for name, images in scores.normal.items()
@@ -188,35 +200,18 @@ def _record(
         return with_classes(earlier, classes)
     assert task.how_scored is not None
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return CalibrationFile(made=now, seed=seed, how=task.how_scored, classes=tuple(classes))
+    classes += _taken_along(task, [each.class_name for each in classes])
+    return CalibrationFile(made=now, seed=task.seed, how=task.how_scored, classes=tuple(classes))
 
 
-def _text(described: dict[str, Any]) -> str:
-    """A table of the classes, what is promised, and where it is."""
-    rows = [_row(each["class_name"], each) for each in described["classes"]]
-    if described["other_class_names"]:
-        rows.append(_row("(other names)", described["other_class_names"]))
-    lines = [table(rows, decimals=4), ""]
-    promises = {sentence: None for each in described["classes"] for sentence in each["promises"]}
-    lines += list(promises)
-    lines.append("Scores between good up to and defective above are called unsure.")
-    if described["other_class_names"]:
-        lines.append("A class name that was not calibrated takes all of these images together, which promises less.")
-    lines.append(f"The calibrated model is in {described['output']}; the scores are drawn in {PICTURE}.")
-    return "\n".join(lines)
-
-
-def _row(name: str, each: dict[str, Any]) -> dict[str, Any]:
-    good, bad = each["good_images"], each["defective_images"]
-    row = {
-        "class_name": name,
-        "good images": good["images"],
-        "good up to": each["good_up_to"],
-        "defective above": each["defective_above"],
-        "unsure": f"{100 * good['unsure'] / good['images']:.1f} %",
-    }
-    if bad is not None:
-        low, high = (100 * edge for edge in bad["called_defective_share"])
-        share = 100 * bad["called_defective"] / bad["images"]
-        row |= {"defective images": bad["images"], "recall": f"{share:.1f} % [{low:.1f}, {high:.1f}]"}
-    return row
+def _taken_along(task: ScoringTask, names: Sequence[str]) -> list[ClassCalibration]:
+    """Other classes of a model that is calibrated already; what is done with them is said."""
+    calibration = read_calibration(task.bundle.folder)
+    if calibration is None or task.how_scored is None:
+        return []
+    others = [each for each in calibration.record.classes if class_key(each.class_name) not in names]
+    reason = calibration.differences(task.how_scored)
+    if others:
+        what = "Taken along from the model" if reason is None else f"Not taken along ({reason})"
+        print(f"{what}: {', '.join(each.class_name for each in others)}.", file=sys.stderr)
+    return others if reason is None else []

@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         return code
     print(f"\n{printed(result, shutil.get_terminal_size((PIPE_COLUMNS, 24)).columns)}")
     for each in decision_tables(result):
-        print(f"\n{each.title}, in percent\n{table(each.rows)}")
+        print(f"\n{each.title}, in percent\n{table(each.rows)}", *each.notes, sep="\n")
     if vanished := result["vanished"]:
         more = f" and {len(vanished) - LISTED:,} more" if len(vanished) > LISTED else ""
         print(

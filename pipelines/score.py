@@ -39,7 +39,7 @@ from pipelines.scoring.thresholds import Labelling, check_auto, keep_threshold, 
 LISTED = 10
 """Images named on the terminal; the table on disk has all."""
 
-PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "p_value", "uncertainty", "read_as")
+PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "p_value", "selected", "uncertainty", "read_as")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,22 +205,40 @@ def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int
     )
 
 
-def _reasons(rows: pa.Table) -> list[str]:
-    """Why images are unsure, or have no label although others have."""
+def _reasons(rows: pa.Table, told: str | None) -> list[str]:
+    """Why images are unsure, or have no label, unless it was told of all of them."""
     lines = []
     for label, column in (("unsure", "unsure_because"), ("no verdict", "no_label_because")):
         reasons = rows.filter(pc.is_valid(rows[column])).select(["sample_id", column]).to_pylist()
-        if len({row[column] for row in reasons}) == 1 and len(reasons) == len(rows):
-            continue  # of all images alike, and said already
+        if {row[column] for row in reasons} == {told}:
+            continue  # of all images alike
         lines += [f"{label}: {row['sample_id']}: {row[column]}" for row in reasons[:LISTED]]
         lines += [f"{label}: {len(reasons) - LISTED:,} more"] if len(reasons) > LISTED else []
+    return lines
+
+
+def _selection(summary: dict[str, Any]) -> list[str]:
+    """How many images were selected together, and what that promises."""
+    lines = [
+        f"{counted(summary['selected'], 'image')} of {summary['selected_from']:,} selected together (column "
+        f"selected): of such selections at most {100 * summary['false_discoveries']:g} % are good images, on average."
+    ]
+    if summary["selected_from"] < summary["scored"]:
+        lines.append("Images without a p-value, or of a class name that was not calibrated, take no part.")
+    if not summary["selected"]:
+        lines.append(
+            "With n calibration images no p-value is below 1 / (n + 1): to select k images of m, n must be about "
+            "m / (k x share) at least."
+        )
     return lines
 
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
     """The table, or its head where the rest is on disk, and what else there is to say."""
     rows = rows.filter(pc.is_valid(rows["pred_score"]))
-    scored = rows.select([name for name in PRINTED if rows[name].null_count < len(rows)]).to_pylist()
+    scored = rows.select(
+        [name for name in PRINTED if name in rows.column_names and rows[name].null_count < len(rows)]
+    ).to_pylist()
     on_disk = "output" in summary
     if on_disk:
         scored = sorted(scored, key=lambda row: -row["pred_score"])[:LISTED]
@@ -236,12 +254,11 @@ def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
     if summary["pooled_class_names"]:
         names = ", ".join(summary["pooled_class_names"][:LISTED])
         lines.append(f"Not calibrated: {names}. All calibrated classes together decide, which promises less.")
-    lines += _reasons(rows)
+    if summary["no_calibration_because"]:
+        lines.append(f"The model's own threshold decides: {summary['no_calibration_because']}.")
+    lines += _reasons(rows, summary["no_label_because"])
     if summary["selected"] is not None:
-        lines.append(
-            f"{counted(summary['selected'], 'image')} selected together (column selected): of such selections at most "
-            f"{100 * summary['false_discoveries']:g} % are good images, on average."
-        )
+        lines += _selection(summary)
     lines += [f"read as: {counted(entry['counts'], 'image')}, {entry['values']}" for entry in summary["read_as"]]
     failed = summary["unreadable"]
     lines += [f"not scored: {image['sample_id']}: {image['error']}" for image in failed[:LISTED]]

@@ -153,6 +153,12 @@ class Boundaries:
         return f"{above}{below} neither verdict holds its rate"
 
     @property
+    def share_of_defects(self) -> float:
+        """Of the calibration images."""
+        bad = 0 if self.anomalous is None else len(self.anomalous)
+        return bad / (bad + len(self.images))
+
+    @property
     def false_alarm_bound(self) -> float | None:
         """Rate of false alarms that this very calibration does not exceed, with the rule's confidence."""
         if self.alarm_rank is None:

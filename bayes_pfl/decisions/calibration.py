@@ -1,8 +1,10 @@
 """Calibrations of a model, one a class name, in one file `calibration.json`: which verdicts hold, and for what."""
 
 import hashlib
+import html
 import json
 import os
+import unicodedata
 import uuid
 from collections.abc import Sequence
 from functools import reduce
@@ -10,14 +12,14 @@ from operator import add
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bayes_pfl.config import Settings, parse_config
 from bayes_pfl.decisions.boundaries import Boundaries, Decision
 from bayes_pfl.decisions.conformal import tie_break
 from bayes_pfl.decisions.records import HowScored, ScoredImages
 from bayes_pfl.decisions.rules import Rule
-from bayes_pfl.errors import BundleError, ConfigError
+from bayes_pfl.errors import BundleError, ConfigError, DataError
 
 FORMAT: Literal[1] = 1
 CALIBRATION = "calibration.json"
@@ -44,6 +46,13 @@ class CalibrationFile(Settings):
     seed: int = Field(0, ge=0, description="of the tie-breaks between equal scores")
     how: HowScored
     classes: tuple[ClassCalibration, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "CalibrationFile":
+        keys = [class_key(each.class_name) for each in self.classes]
+        if len(set(keys)) < len(keys) or not all(keys):
+            raise ValueError("a class name is blank or there twice")
+        return self
 
 
 class Calibration:
@@ -128,7 +137,9 @@ class Calibration:
         Returns:
             Words.
         """
-        return f'the calibration is for "{self.names[0]}", not for "{class_name[:60]}": calibrate for it too'
+        names = ", ".join(f'"{name[:60]}"' for name in self.names[:3])
+        more = f" and {len(self.names) - 3:,} more" if len(self.names) > 3 else ""
+        return f'the calibration is for {names}{more}, not for "{class_name[:60]}": calibrate for it too'
 
     def differences(self, how: HowScored) -> str | None:
         """Why the calibration does not apply to scores.
@@ -144,7 +155,7 @@ class Calibration:
 
 
 def class_key(class_name: str) -> str:
-    """A class name as the text encoder reads it: case and the number of spaces do not matter.
+    """A class name as the text encoder reads it: case, spaces and the way of writing a letter do not matter.
 
     Args:
         class_name: as it was typed.
@@ -155,7 +166,8 @@ def class_key(class_name: str) -> str:
     >>> class_key(" Metal  nut")
     'metal nut'
     """
-    return " ".join(class_name.lower().split())
+    text = html.unescape(html.unescape(class_name))  # as CLIP's tokenizer does
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def _pooled(record: CalibrationFile) -> Boundaries | None:
@@ -221,8 +233,10 @@ def read_calibration(folder: Path) -> Calibration | None:
     path = folder / CALIBRATION
     again = "make it again with `bayes-pfl calibrate`, or take it out of the bundle"
     try:
-        if not path.is_file():
+        if not path.exists() and not path.is_symlink():
             return None
+        if not path.is_file():
+            raise BundleError(f"{path} is no file: {again}.")
         if path.stat().st_size > MOST_BYTES:
             raise BundleError(f"{path} is larger than {MOST_BYTES // 2**20} MB: {again}.")
         values = json.loads(path.read_bytes())
@@ -233,8 +247,8 @@ def read_calibration(folder: Path) -> Calibration | None:
         raise BundleError(f"{path} has format {str(version)[:20]}, and this version reads {FORMAT}: {again}.")
     try:
         return Calibration(parse_config(CalibrationFile, values, str(path)))
-    except ConfigError as error:
-        raise BundleError(f"The calibration is damaged: {error}; {again}.") from error
+    except (ConfigError, DataError) as error:
+        raise BundleError(f"The calibration {path} is damaged: {str(error).rstrip('.')}; {again}.") from error
 
 
 def write_calibration(folder: Path, record: CalibrationFile) -> None:

@@ -122,7 +122,7 @@ def allowed_rank(images: int, rate: float) -> int:
         rate: of errors, in (0, 1).
 
     Returns:
-        At least 1.
+        1 to n.
 
     Raises:
         DataError: there are too few images for this rate.
@@ -133,7 +133,7 @@ def allowed_rank(images: int, rate: float) -> int:
             f"A rate of {rate:g} needs at least {fewest_images(rate):,} images, and there are {images:,}: give more, "
             f"or a rate of {math.ceil(1e4 / (images + 1)) / 1e4:g} or higher."
         )
-    return rank
+    return min(rank, images)
 
 
 def rate_bound(rank: int, images: int, confidence: float) -> float:

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from bayes_pfl.config import Precision, Settings
 from bayes_pfl.decisions.conformal import RankedScores, tie_break
 
+Score = Annotated[float, Field(ge=0, le=1e6)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -18,6 +19,7 @@ class HowScored(Settings):
     looked_at: str = Field(description="way of looking at images, in words, as of `View.name`")
     num_samples: int = Field(ge=1, description="R")
     precision: Precision = Field("float32", description="of CLIP's matrix products")
+    seed: int = Field(0, ge=0, description="of the samples")
     bits: int | None = Field(None, description="of gray images with more than 8; none: as each file says")
 
     def differences(self, other: "HowScored") -> str:
@@ -41,9 +43,9 @@ class ScoredImages(Settings):
     """Scores of calibration images, in any order; of the images nothing but their hashes."""
 
     sha256: tuple[Sha256, ...] = Field(min_length=1, description="of the files, hexadecimal")
-    scores: tuple[float, ...] = Field(description="image scores")
-    map_maxima: tuple[float, ...] = Field(description="largest value of each anomaly map as it is returned")
-    uncertainties: tuple[float, ...] | None = Field(
+    scores: tuple[Score, ...] = Field(description="image scores")
+    map_maxima: tuple[Score, ...] = Field(description="largest value of each anomaly map as it is returned")
+    uncertainties: tuple[Score, ...] | None = Field(
         None, description="standard deviations of the scores over the prompts; none: the method has no distribution"
     )
 

@@ -20,17 +20,32 @@ def promises(boundaries: Boundaries) -> list[str]:
     if rule.false_alarms is not None and boundaries.false_alarm_bound is not None:
         sentences.append(
             f"Of 100 good images like these at most {100 * rule.false_alarms:g} are called defective, on average over "
-            f"calibrations; with {100 * rule.confidence:g} % confidence at most "
-            f"{100 * boundaries.false_alarm_bound:.2g} of 100 with this calibration."
+            f"calibrations; with {100 * rule.confidence:.10g} % confidence at most "
+            f"{_rounded_up(100 * boundaries.false_alarm_bound):g} of 100 with this calibration."
         )
+        if rule.recall is None:
+            sentences.append(
+                f'"Good" says that, with {100 * rule.confidence:.10g} % confidence, more than '
+                f"{100 * rule.false_alarms:g} of 100 good images score as high, "
+                "and not that there is no defect."
+            )
     if rule.recall is not None:
         sentences.append(
             f"Of 100 defective images like these at most {100 * (1 - rule.recall):.3g} are called good, on average "
             "over calibrations."
         )
     if rule.by_cost:
-        sentences.append("The threshold costs least on these very images; no rate is promised of others.")
+        rate = rule.defect_rate or boundaries.share_of_defects
+        sentences.append(
+            f"The threshold costs least on these very images if {100 * rate:.3g} of 100 images are defective; no "
+            "rate is promised of others."
+        )
     return [*sentences, _not_promised(boundaries)]
+
+
+def _rounded_up(percent: float) -> float:
+    """One digit behind the point: a bound that is rounded down would not hold."""
+    return math.ceil(10 * percent - 1e-9) / 10
 
 
 def _not_promised(boundaries: Boundaries) -> str:

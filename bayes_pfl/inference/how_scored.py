@@ -7,7 +7,9 @@ from bayes_pfl.decisions.records import HowScored
 from bayes_pfl.inference.bundle import Bundle
 
 
-def how_scored(bundle: Bundle, looked_at: str, num_samples: int, precision: Precision, bits: int | None) -> HowScored:
+def how_scored(
+    bundle: Bundle, looked_at: str, num_samples: int, precision: Precision, bits: int | None, seed: int = 0
+) -> HowScored:
     """How scores are made.
 
     Args:
@@ -16,9 +18,10 @@ def how_scored(bundle: Bundle, looked_at: str, num_samples: int, precision: Prec
         num_samples: R.
         precision: of CLIP's matrix products.
         bits: of gray images with more than 8; None: as each file says.
+        seed: of the samples.
 
     Returns:
-        What a calibration keeps; the seed is not in it: images that are exchangeable stay so with any.
+        What a calibration keeps.
     """
     scoring = bundle.config.scoring.model_copy(update={"threshold": None, "threshold_for": None})
     settings = bundle.config.model_copy(update={"scoring": scoring}).model_dump_json()
@@ -29,4 +32,5 @@ def how_scored(bundle: Bundle, looked_at: str, num_samples: int, precision: Prec
         num_samples=num_samples,
         precision=precision,
         bits=bits,
+        seed=seed,
     )

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 
 import numpy as np
 
@@ -31,13 +32,14 @@ def draw_scores(calibration: Calibration) -> bytes:
     axes = figure.subplots()
     for row, name in enumerate(names):
         _strip(axes, row, calibration.of(name))
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("image score: good below the band, unsure inside it, defective above")
     more = len(calibration.names) - len(names)
     axes.set_title("Calibration images" + (f"; {more:,} more classes" if more else ""), loc="left")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    with warnings.catch_warnings(action="ignore"):  # of letters that the font does not have
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -45,7 +45,8 @@ def score_images(task: ScoringTask, images: Sequence[ImageInput], workers: int) 
         OutputError: the cache cannot be written, or another run scores the same images now.
     """
     plan = ScoringPlan.make(task, images)
-    digest = hashlib.sha256(json.dumps(plan._asdict(), sort_keys=True).encode()).hexdigest()
+    contents = [_content(image) for image in images]
+    digest = hashlib.sha256(json.dumps([plan._asdict(), contents], sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "calibrations" / digest[:24]
     with claim(folder):
         results = Results(folder, plan, images, make_parts(images))
@@ -79,14 +80,14 @@ def sorted_scores(rows: Iterable[Row], normal: int, bundle: Bundle) -> Calibrati
         if row["pred_score"] is None:
             left_out.append(f"{row['sample_id']}: {row['error']}")
             continue
-        digest = row["sha256"]
-        earlier = seen.setdefault(digest, (kind, row["sample_id"]))
-        if earlier[0] != kind:
-            both.append(row["sample_id"])
-        elif earlier[1] != row["sample_id"]:
-            left_out.append(f"{row['sample_id']}: the same file as {earlier[1]}, which counts once")
-        else:
+        earlier = seen.get(row["sha256"])
+        if earlier is None:
+            seen[row["sha256"]] = kind, row["sample_id"]
             kinds[kind].setdefault(class_key(row["class_name"]), []).append(row)
+        elif earlier[0] != kind:
+            both.append(row["sample_id"])
+        else:
+            left_out.append(f"{row['sample_id']}: the same file as {earlier[1]}, which counts once")
     if both:
         raise DataError(f"{len(both):,} of these images are good and defective at once, such as {both[0]}.")
     if learned := [digest for digest in seen if digest in trained_on]:
@@ -98,7 +99,17 @@ def sorted_scores(rows: Iterable[Row], normal: int, bundle: Bundle) -> Calibrati
     return CalibrationScores(tables[0], tables[1], left_out)
 
 
+def _content(image: ImageInput) -> str:
+    """SHA-256 of an image's file, or that it cannot be read."""
+    try:
+        return image.stamp if image.row is not None else hashlib.sha256(image.read()).hexdigest()
+    except (OSError, DataError):
+        return "unreadable"
+
+
 def _table(rows: Sequence[Row]) -> ScoredImages:
+    """The images' scores, whatever the order in which they were named."""
+    rows = sorted(rows, key=lambda row: row["sha256"])
     uncertainties = [row["uncertainty"] for row in rows]
     return ScoredImages(
         sha256=tuple(row["sha256"] for row in rows),

@@ -70,6 +70,7 @@ def decisions_made(
         "calibration": None if calibration is None else calibration.version,
         "threshold": labelling.threshold,
         "no_label_because": labelling.because,
+        "calibration_images_evaluated": _reused(labelling, datasets),
         "datasets": {},
     }
     if labelling.because is not None:
@@ -82,7 +83,7 @@ def decisions_made(
             names[ref.category] = ref.class_name
         made["datasets"][dataset.name] = {
             category: {
-                "false_alarms_promised": _promised(labelling, names[category]),
+                **_promised(labelling, names[category]),
                 "all_classes_together": bool(labelling.pooled([names[category]])),
                 **{KINDS[kind]: _counts(of_kind) for kind, of_kind in kinds.items()},
             }
@@ -91,9 +92,22 @@ def decisions_made(
     return made
 
 
-def _promised(labelling: Labelling, class_name: str) -> float | None:
+def _promised(labelling: Labelling, class_name: str) -> dict[str, float | None]:
     boundaries = None if labelling.calibration is None else labelling.calibration.boundaries(class_name)
-    return None if boundaries is None else boundaries.rule.false_alarms
+    return {
+        "false_alarms_promised": None if boundaries is None else boundaries.rule.false_alarms,
+        "false_alarms_at_most": None if boundaries is None else boundaries.false_alarm_bound,
+    }
+
+
+def _reused(labelling: Labelling, datasets: Sequence[EvaluatedDataset]) -> int:
+    """Images that the calibration was made of."""
+    if labelling.calibration is None:
+        return 0
+    classes = labelling.calibration.record.classes
+    kinds = [images for each in classes for images in (each.normal, each.anomalous) if images is not None]
+    made_of = {digest for images in kinds for digest in images.sha256}
+    return sum(ref.sha256 in made_of for dataset in datasets for ref in dataset.refs)
 
 
 def _counts(decisions: Sequence[Decision]) -> dict[str, Any]:
@@ -120,6 +134,10 @@ def decision_tables(result: Mapping[str, Any]) -> list[ReportTable]:
     made = result["decisions"]
     by = f"calibration {made['calibration']}" if made["calibration"] else f"threshold {made['threshold']}"
     notes = ["Intervals are exact, 95 %. Unsure images count as neither."]
+    if reused := made["calibration_images_evaluated"]:
+        notes.append(
+            f"{reused:,} of these images made the calibration: what is found on them says nothing of what was promised."
+        )
     return [
         ReportTable(f"Decisions on {name}, by {by}", [_row(*entry) for entry in categories.items()], notes)
         for name, categories in made["datasets"].items()
@@ -127,10 +145,11 @@ def decision_tables(result: Mapping[str, Any]) -> list[ReportTable]:
 
 
 def _row(category: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    promised = entry["false_alarms_promised"]
+    promised, bound = entry["false_alarms_promised"], entry["false_alarms_at_most"]
     return {
         "category": category + (" (all classes together)" if entry["all_classes_together"] else ""),
         "false alarms promised": "-" if promised is None else f"{100 * promised:g}",
+        "of this calibration at most": "-" if bound is None else f"{100 * bound:.1f}",
         "false alarms found": _share(entry["good_images"]),
         "recall": _share(entry["defective_images"]),
         "unsure good": _unsure(entry["good_images"]),

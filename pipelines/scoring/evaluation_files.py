@@ -19,7 +19,7 @@ from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.evaluation_tables import metric_rows, report_tables
 from pipelines.scoring.figures import EvaluatedDataset
 from pipelines.scoring.images_file import IMAGES_FILE, image_columns, write_images
-from pipelines.scoring.report_charts import PICKER, ScoredGroup, charts
+from pipelines.scoring.report_charts import PICKER, LabelledScores, charts
 
 FILES = ("predictions.csv", "metrics.csv", IMAGES_FILE, "report.html", "metrics.json")
 """What an evaluation writes, in this order."""
@@ -106,7 +106,7 @@ def _charts(dataset: EvaluatedDataset, scored: ScoredSamples) -> list[str]:
     scores = scored.scores[dataset.positions]
     usable = np.isfinite(scores)
     groups = {
-        str(category): ScoredGroup(scores[chosen], labels[chosen])
+        str(category): LabelledScores(scores[chosen], labels[chosen])
         for category in np.unique(categories)
         for chosen in [usable & (categories == category)]
     }

@@ -115,7 +115,7 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
                 for ref in index_shards(source)
             ]
             continue
-        if source.lower().endswith(".csv") and not is_remote(source):
+        if source.lower().endswith(".csv") and Path(source).is_file():
             images += [_listed(row, source, class_name) for row in read_list(Path(source))]
             continue
         files, others = _files(source)
@@ -135,7 +135,7 @@ def _listed(row: ListedImage, source: str, class_name: str | None) -> ImageInput
     name = class_name or row.class_name
     if not name:
         raise ConfigError(f"{source}: {row.path} has no class_name: fill in the column, or give --class-name.")
-    stamp = "" if is_remote(row.path) else _stamp(Path(row.path))
+    stamp = list_tree(row.path).get(row.path, "") if is_remote(row.path) else _stamp(Path(row.path))
     return ImageInput(_printable(row.path), name, row.path, None, stamp, row.label)
 
 

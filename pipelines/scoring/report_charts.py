@@ -65,14 +65,14 @@ _OUTPUTS = {
 }
 
 
-class ScoredGroup(NamedTuple):
+class LabelledScores(NamedTuple):
     """Image scores of a category, none of them NaN, and labels, 0 or 1."""
 
     scores: np.ndarray
     labels: np.ndarray
 
 
-def charts(title: str, groups: Mapping[str, ScoredGroup]) -> list[str]:
+def charts(title: str, groups: Mapping[str, LabelledScores]) -> list[str]:
     """A section with the drawings of every category, and one picker for all.
 
     Args:
@@ -92,7 +92,7 @@ def charts(title: str, groups: Mapping[str, ScoredGroup]) -> list[str]:
     return lines
 
 
-def _picker(groups: Mapping[str, ScoredGroup]) -> str:
+def _picker(groups: Mapping[str, LabelledScores]) -> str:
     """Controls and numbers; the script fills them."""
     data = {name: [[float(s), int(y)] for s, y in zip(*group, strict=True)] for name, group in groups.items()}
     options = "".join(f"<option>{escape(name)}</option>" for name in groups)
@@ -107,7 +107,7 @@ def _picker(groups: Mapping[str, ScoredGroup]) -> str:
     )
 
 
-def _curves(group: ScoredGroup) -> list[str]:
+def _curves(group: LabelledScores) -> list[str]:
     """ROC and precision-recall curve; none where a kind of image is missing."""
     order = np.argsort(-group.scores, kind="stable")
     scores, labels = group.scores[order], group.labels[order]
@@ -123,7 +123,7 @@ def _curves(group: ScoredGroup) -> list[str]:
     ]
 
 
-def _histogram(group: ScoredGroup) -> str:
+def _histogram(group: LabelledScores) -> str:
     """Share of the images of either kind in each range of the score."""
     low, high = float(group.scores.min()), float(group.scores.max())
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)

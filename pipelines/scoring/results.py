@@ -182,7 +182,7 @@ class Results:
                     "--output."
                 )
         write_json(path, self.plan._asdict())
-        return [number for number in range(len(self.parts)) if not self._part(number).is_file()]
+        return [number for number in range(len(self.parts)) if not _is_whole(self._part(number))]
 
     def add(self, number: int, scored: Sequence[ScoredImage]) -> None:
         """Keep a part: its heat maps first, then its rows, whose file says that it is done.
@@ -240,6 +240,16 @@ class Results:
         return self.folder / MANIFEST_FOLDER / "shards" / f"part-{number:06d}.arrow"
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there and can be read: a power cut may have left less."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            pa.ipc.open_file(source)
+        return True
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
 def part_row(image: ImageInput, result: ScoredImage, overlay: str | None = None) -> dict[str, Any]:
     """One row of a part.
 
@@ -289,7 +299,8 @@ def complete(rows: pa.Table, model_version: str, labelling: Labelling) -> pa.Tab
         labelling: what labels are made by.
 
     Returns:
-        The rows with `TABLE`'s columns; `selected` too where false discoveries are controlled, null without a p-value.
+        The rows with `TABLE`'s columns; `selected` too where false discoveries are controlled, null for an image
+        without a p-value of its own class.
     """
     decided = [labelling.decide(row) for row in rows.to_pylist()]
     columns = {
@@ -304,9 +315,11 @@ def complete(rows: pa.Table, model_version: str, labelling: Labelling) -> pa.Tab
     table = pa.table({name: {**present, **missing, **columns}[name] for name in TABLE})
     if labelling.false_discoveries is None:
         return table
-    usable = [each.p_value for each in decided if each.p_value is not None]
-    chosen = iter(select(usable, labelling.false_discoveries))
-    selected = [None if each.p_value is None else next(chosen) for each in decided]
+    names = rows["class_name"].to_pylist()
+    others = set(labelling.pooled(set(names)))  # their p-values are of no class of their own
+    own = [None if name in others else each.p_value for each, name in zip(decided, names, strict=True)]
+    chosen = iter(select([value for value in own if value is not None], labelling.false_discoveries))
+    selected = [None if value is None else next(chosen) for value in own]
     return table.append_column("selected", pa.array(selected, pa.bool_()))
 
 
@@ -330,9 +343,11 @@ def summarise(table: pa.Table, task: ScoringTask, labelling: Labelling) -> dict[
         "threshold": labelling.threshold,
         "calibration": None if labelling.calibration is None else labelling.calibration.version,
         "no_label_because": labelling.because,
+        "no_calibration_because": labelling.no_calibration_because,
         "pooled_class_names": labelling.pooled(table["class_name"].unique().to_pylist()),
         "false_discoveries": labelling.false_discoveries,
         "selected": None if labelling.false_discoveries is None else table["selected"].to_pylist().count(True),
+        "selected_from": None if labelling.false_discoveries is None else len(table["selected"].drop_null()),
         "scored": len(scores),
         "highest": pc.max(scores).as_py(),
         "labels": None if labelling.because else {label: counts.get(label, 0) for label in LABELS},
@@ -358,4 +373,5 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
 
 def _plain(sample_id: str) -> str:
     """The last part of a name, for a file name on any system."""
-    return re.sub(r"[^\w.-]+", "_", Path(sample_id).stem)[:80]
+    plain = re.sub(r"[^\w.-]+", "_", Path(sample_id).stem)
+    return plain.encode()[:80].decode(errors="ignore")

@@ -1,7 +1,6 @@
 """Scored images -> a folder in which a person looks at them, the most uncertain first, and says what they are."""
 
 import csv
-import io
 import shutil
 from collections.abc import Sequence
 from html import escape
@@ -11,11 +10,12 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from bayes_pfl.data.shards import replacing
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError, OutputError
+from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import write_page
 from pipelines.scoring.inputs import ImageInput
+from pipelines.scoring.lists import read_rows
 from pipelines.scoring.thresholds import Labelling
 
 SHOWN = 500
@@ -94,7 +94,7 @@ def check_review(folder: Path, images: Sequence[ImageInput]) -> None:
     if any(image.row is not None for image in images):
         raise ConfigError("--review lists image files for a person, and these lie in shards: give the files.")
     path = folder / "review.csv"
-    if path.exists() and _listed(path) != {image.location for image in images}:
+    if path.exists() and _listed(path) != {_printable(image.location) for image in images}:
         raise OutputError(f"{path} is a review of other images: choose another --review.")
 
 
@@ -114,27 +114,25 @@ def write_review(folder: Path, maps: Path, rows: pa.Table, images: Sequence[Imag
     Raises:
         OutputError: it cannot be written.
     """
-    entries = [
-        {**row, "path": image.location}
-        for row, image in zip(rows.to_pylist(), images, strict=True)
-        if row["pred_score"] is not None
+    everything = [
+        {**row, "path": _printable(image.location)} for row, image in zip(rows.to_pylist(), images, strict=True)
     ]
-    entries.sort(key=lambda entry: _certainty(entry, labelling))
-    shown = entries[:SHOWN]
+    everything.sort(key=lambda entry: _certainty(entry, labelling))
+    entries = [entry for entry in everything if entry["pred_score"] is not None]
+    shown, path = entries[:SHOWN], folder / "review.csv"
+    was_there = path.exists()  # what somebody wrote into it stays
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for entry in shown if folder != maps else ():
             (folder / "maps").mkdir(exist_ok=True)
             shutil.copyfile(maps / entry["anomaly_map"], folder / entry["anomaly_map"])
-        path = folder / "review.csv"
-        if not path.exists():  # what somebody wrote into it stays
-            with replacing(path) as temporary:
-                temporary.write_text(_csv(entries), encoding="utf-8", newline="")
+        if not was_there:
+            write_csv(path, [{name: _cell(entry.get(name)) for name in COLUMNS} for entry in everything])
     except OSError as error:
         raise OutputError(f"Cannot write {folder} ({error.strerror or error}): choose another --review.") from error
     more = f" The page has the {SHOWN} most uncertain; review.csv has all." if len(entries) > SHOWN else ""
     body = [
-        f"<h1>{counted(len(shown), 'image')} to look at, the most uncertain first</h1>",
+        f"<h1>{counted(len(shown), 'image')} to look at, {_order(labelling)} first</h1>",
         f"<p>{INTRODUCTION}{more}</p>",
         '<p><span id="said" role="status"></span> <button id="csv" type="button">Download CSV</button> '
         '<button id="coco" type="button">Download COCO</button></p>',
@@ -143,15 +141,16 @@ def write_review(folder: Path, maps: Path, rows: pa.Table, images: Sequence[Imag
         "</ol>",
     ]
     write_page(folder / "review.html", "Review", body, "'self' file:", SCRIPT)
-    return f"Look at {folder / 'review.html'}, the most uncertain images first; or fill in verdict in review.csv."
+    csv_file = "review.csv, which was there, is kept as it is" if was_there else "fill in verdict in review.csv"
+    return f"Look at {folder / 'review.html'}, {_order(labelling)} first; or {csv_file}."
 
 
 def _certainty(entry: dict[str, Any], labelling: Labelling) -> tuple[bool, float]:
-    """Sorts what is unsure first, then what is close to the threshold; without one, by what the prompts disagree on."""
+    """Sorts what is unsure first, then what is close to the threshold; without one, the highest scores first."""
     own = None if labelling.calibration is None else labelling.calibration.boundaries(entry["class_name"])
     threshold = labelling.threshold if own is None else own.defective_above
-    if threshold is None:
-        return True, -(entry["uncertainty"] or 0.0)
+    if threshold is None or entry["pred_score"] is None:
+        return True, -(entry["pred_score"] or 0.0)
     return entry["pred_label"] != "unsure", abs(entry["pred_score"] - threshold)
 
 
@@ -177,18 +176,22 @@ def _entry(entry: dict[str, Any]) -> str:
     )
 
 
-def _csv(entries: Sequence[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(entries)
-    return buffer.getvalue()
+def _order(labelling: Labelling) -> str:
+    return "the highest scores" if labelling.because else "the most uncertain images"
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _printable(path: str) -> str:
+    """A path as a CSV file can hold it: bytes that are no UTF-8 become a question mark in a box."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _listed(path: Path) -> set[str]:
     """Paths in a review's CSV file."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return {row.get("path") or "" for row in csv.DictReader(file)}
+        return {row.get("path", "") for _, row in read_rows(path)}
     except (OSError, UnicodeDecodeError, csv.Error):
         return set()

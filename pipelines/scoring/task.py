@@ -58,7 +58,8 @@ class ScoringTask(NamedTuple):
         """What its scores have in common; None with `auto`, where R differs from image to image."""
         if self.num_samples == "auto":
             return None
-        return how_scored(self.bundle, self.looked_at, self.num_samples, self.options.precision, self.bits)
+        question = self.num_samples, self.options.precision, self.bits, self.seed
+        return how_scored(self.bundle, self.looked_at, *question)
 
     def on_this_machine(self) -> "ScoringTask":
         """The task as this process can do it where actors have a GPU: without one, on the CPU and in float32 for tf32.

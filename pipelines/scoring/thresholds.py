@@ -75,6 +75,8 @@ class Labelling(NamedTuple):
     """Why there are no labels."""
     false_discoveries: float | None = None
     """Of images that are selected together; None: none are."""
+    no_calibration_because: str | None = None
+    """Why the model's calibration does not decide, where it has one and the model's own threshold does."""
 
     @classmethod
     def make(cls, typed: float | None, task: ScoringTask) -> "Labelling":
@@ -98,7 +100,7 @@ class Labelling(NamedTuple):
         if calibration is not None and reason is None:
             return cls(None, calibration, None)
         if threshold is not None:
-            return cls(threshold, None, None)
+            return cls(threshold, None, None, no_calibration_because=reason)
         if reason is None and task.bundle.config.scoring.threshold is None:
             reason = NO_THRESHOLD
         own = f"the model's threshold is for {threshold_for(task.bundle)}, not for {task.looked_at}; give --threshold"

@@ -92,6 +92,7 @@ class Judge:
             "looked_at": question.view.name(self.side),
             "num_samples": question.num_samples,
             "bits": question.bits,
+            "seed": question.seed,
         }
         return self.calibration.differences(self._how.model_copy(update=made))
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from bayes_pfl.decisions.calibration import CALIBRATION, read_calibration
 from bayes_pfl.inference.bundle import DEMONSTRATION, load_bundle
 from pipelines.cli import main
 from pipelines.scoring.lists import read_list
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 GOOD = 12
 RATE = "0.1"
@@ -109,7 +112,7 @@ class TestCalibrate:
         given = (bundle, "--normal", good, "--class-name", "gear", "--output", tmp_path / "out")
         assert calibrate(*given, "--false-alarms", "0.01") == 2
         shown = capsys.readouterr().err
-        assert '"gear" has 12 good images and needs 99 (or a rate of 0.077). Nothing was written.' in shown
+        assert '"gear" has 12 good images and needs 99 (or --false-alarms 0.077). Nothing was written.' in shown
         assert "Scoring" not in shown
         assert calibrate(*given, "--recall", "0.9") == 2
         assert '"gear" has 0 defective images and needs 9' in capsys.readouterr().err
@@ -151,6 +154,64 @@ class TestCalibrate:
         assert "broken.png: " in shown
         assert len(read_calibration(tmp_path / "out").boundaries("gear").images) == GOOD
 
+    def test_images_that_are_named_twice_count_once(self, bundle, good, tmp_path, capsys):
+        given = ("--normal", good, good / "000.png", good, "--class-name", "gear", "--false-alarms", RATE)
+        assert calibrate(bundle, *given, "--output", tmp_path / "out") == 0
+        assert len(read_calibration(tmp_path / "out").boundaries("gear").images) == GOOD
+
+    def test_other_images_of_the_same_names_and_times_are_scored_anew(self, bundle, tmp_path, monkeypatch):
+        for name, first in (("one", 0), ("two", 700)):
+            for path in sorted(write_images(tmp_path / name / "good", 3, first).iterdir()):
+                path.with_suffix(".bmp").write_bytes(b"")
+                Image.open(path).save(path.with_name(f"{path.stem[-1]}.bmp"))
+                path.with_suffix(".bmp").unlink(missing_ok=True)
+                path.unlink()
+            for path in (tmp_path / name / "good").iterdir():
+                os.utime(path, (0, 0))
+            monkeypatch.chdir(tmp_path / name)
+            assert (
+                calibrate(bundle, "--normal", "good", "--class-name", "gear", "--false-alarms", "0.3", "--output", "m")
+                == 0
+            )
+        one, two = (read_calibration(tmp_path / name / "m").boundaries("gear").images for name in ("one", "two"))
+        assert not set(one.sha256) & set(two.sha256)
+
+    def test_a_product_does_not_vanish(self, bundle, good, tmp_path, capsys):
+        shutil.copytree(good, tmp_path / "two" / "gear")
+        (tmp_path / "two" / "cog").mkdir()
+        (tmp_path / "two" / "cog" / "a.png").write_bytes(b"no image")
+        given = ("--normal", tmp_path / "two", "--class-name-from", "folder", "--false-alarms", "0.5")
+        assert calibrate(bundle, *given, "--output", tmp_path / "out") == 2
+        assert '"cog" has 0 good images and needs 1' in capsys.readouterr().err
+
+    def test_an_output_among_the_images_or_below_a_file_is_refused_at_once(self, bundle, good, tmp_path, capsys):
+        folder = shutil.copytree(good, tmp_path / "good")
+        given = ("--normal", folder, "--class-name", "gear", "--false-alarms", RATE, "--output")
+        assert calibrate(bundle, *given, folder / "model") == 2
+        assert "lies in the folder of images" in capsys.readouterr().err
+        (tmp_path / "file").write_text("a file")
+        assert calibrate(bundle, *given, tmp_path / "file" / "model") == 2
+        assert "no folder, or not writable" in capsys.readouterr().err
+
+    def test_an_empty_folder_stays_the_same_folder(self, bundle, good, tmp_path):
+        (tmp_path / "out").mkdir(mode=0o750)
+        before = (tmp_path / "out").stat()
+        given = ("--normal", good, "--class-name", "gear $x_1$ \u677f", "--false-alarms", RATE)
+        assert calibrate(bundle, *given, "--output", tmp_path / "out") == 0
+        after = (tmp_path / "out").stat()
+        assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+
+    def test_a_calibrated_model_keeps_its_other_products(self, bundle, calibrated, tmp_path, capsys):
+        others = write_images(tmp_path / "others", GOOD, 300)
+        given = ("--normal", others, "--class-name", "cog", "--false-alarms", RATE)
+        assert calibrate(calibrated, *given, "--output", tmp_path / "out") == 0
+        assert "Taken along from the model: gear." in capsys.readouterr().err
+        assert read_calibration(tmp_path / "out").names == ["cog", "gear"]
+        assert calibrate(calibrated, *given, "--seed", "1", "--output", tmp_path / "seed") == 0
+        assert "Not taken along (the calibration does not apply: it was made with seed 0, not 1): gear" in (
+            capsys.readouterr().err
+        )
+
     def test_an_image_is_not_good_and_defective(self, bundle, good, tmp_path, capsys):
         given = ("--normal", good, "--anomalous", good / "000.png", "--class-name", "gear", "--false-alarms", RATE)
         assert calibrate(bundle, *given, "--output", tmp_path / "out") == 2
@@ -189,7 +250,8 @@ class TestCalibrate:
             ("path,verdict\na.png,good\n./a.png,bad\n", "line 3: ./a.png is listed twice, and the rows differ"),
             ("path,verdict\n,good\n", "line 2: path is empty"),
             ("", "lists no images"),
-            ("path\nnot-there.png\n", "Cannot read"),
+            ("path\nnot-there.png\n", "line 2: there is no file"),
+            ("path\na\0.png\n", "line 2: path is empty, or none"),
         ],
     )
     def test_lists_that_make_no_sense(self, bundle, tmp_path, capsys, text, words):
@@ -249,6 +311,27 @@ class TestScore:
         assert f"by calibration {calibration.version}" in (tmp_path / "out" / "gallery.html").read_text()
         assert boundaries.rule.false_alarms == 0.1
 
+    def test_a_selection_is_of_classes_with_a_calibration_of_their_own(
+        self, bundle, calibrated, good, tmp_path, capsys
+    ):
+        output = shutil.copytree(calibrated, tmp_path / "model")
+        others = write_images(tmp_path / "others", GOOD, 300)
+        assert (
+            calibrate(bundle, "--normal", others, "--class-name", "cog", "--false-alarms", RATE, "--output", output)
+            == 0
+        )
+        capsys.readouterr()
+        assert score(output, good, "--class-name", "leather", "--false-discoveries", "0.5") == 0
+        shown = capsys.readouterr().out
+        assert "0 images of 0 selected together" in shown
+        assert "of a class name that was not calibrated, take no part" in shown
+        assert "Not calibrated: leather." in shown
+
+    def test_no_label_is_never_without_a_reason(self, calibrated, good, capsys):
+        assert score(calibrated, good / "000.png", "--class-name", "cog") == 0
+        assert "no verdict: " in (shown := capsys.readouterr().out)
+        assert 'is for "gear", not for "cog"' in shown
+
     @pytest.mark.parametrize(
         ("given", "samples", "reason"),
         [
@@ -296,6 +379,7 @@ class TestScore:
         selected = table["selected"].to_pylist()
         assert f"{selected.count(True)} image" in shown
         assert score(bundle, *given) == 2
+        assert len(table["selected"].drop_null()) == GOOD + 10
         assert "--false-discoveries needs the p-values of a calibration: the model has no threshold" in (
             capsys.readouterr().err
         )
@@ -309,10 +393,11 @@ class TestReview:
         labels = [row["pred_label"] for row in rows]
         assert labels == sorted(labels, key=lambda label: label != "unsure")
         assert {row["path"] for row in rows} == {str(path) for folder in (good, bad) for path in folder.iterdir()}
-        text = (tmp_path / "review" / "review.csv").read_text().replace(",\n", ",good\n", 1)
-        (tmp_path / "review" / "review.csv").write_text(text)
+        text = (tmp_path / "review" / "review.csv").read_text().replace(",\n", ",good\n", 1).replace(",", ";")
+        (tmp_path / "review" / "review.csv").write_text(text)  # as spreadsheets in half of Europe save it
         assert score(calibrated, *given) == 0
         assert (tmp_path / "review" / "review.csv").read_text() == text
+        assert [row.label for row in read_list(tmp_path / "review" / "review.csv")].count(0) == 1
         assert score(calibrated, good, "--class-name", "gear", "--review", tmp_path / "review") == 2
         assert "is a review of other images" in capsys.readouterr().err
 
@@ -355,16 +440,14 @@ class TestReview:
         )
         assert calibrate(bundle, *given) == 0
 
-    def test_without_any_threshold_the_prompts_decide_the_order(self, bundle, good, tmp_path):
+    def test_without_any_threshold_the_highest_scores_come_first(self, bundle, good, tmp_path):
         assert score(bundle, good, "--class-name", "gear", "--review", tmp_path / "review") == 0
         table = pq.read_table(tmp_path / "review" / "scores.parquet").to_pylist()
-        by_spread = sorted(table, key=lambda row: -row["uncertainty"])
+        by_score = sorted(table, key=lambda row: -row["pred_score"])
         rows = list(csv.DictReader((tmp_path / "review" / "review.csv").open(newline="")))
-        assert [row["path"] for row in rows] == [row["sample_id"] for row in by_spread]
+        assert [row["path"] for row in rows] == [row["sample_id"] for row in by_score]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
 def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
     shards = painted_shards(tmp_path, ("metal plate", "leather"), 5, normal=9, defective=3)
@@ -385,6 +468,10 @@ def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path
             assert (entry[kind]["images"], entry[kind]["called_defective"]) == (len(labels), labels.count("defective"))
             low, high = entry[kind]["called_defective_share"]
             assert low <= labels.count("defective") / len(labels) <= high
+    assert decisions["calibration_images_evaluated"] == 0
+    again = ("--model", tmp_path / "model", "--shards", shards, "--num-samples", "1", "--output", tmp_path / "again")
+    assert main(["evaluate", *map(str, again)]) == 0
+    assert "18 of these images made the calibration" in capsys.readouterr().out
     assert "Decisions on painted, by calibration" in (tmp_path / "out" / "report.html").read_text()
     assert main(["evaluate", *map(str, given[:-1]), str(tmp_path / "released"), "--set", "protocol=released"]) == 0
     released = json.loads((tmp_path / "released" / "metrics.json").read_text())["decisions"]

@@ -8,6 +8,7 @@ import pytest
 from crepes.base import p_values_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 from scipy.stats import beta, binom
 
 from bayes_pfl.decisions.boundaries import Boundaries, cheapest_threshold
@@ -31,6 +32,7 @@ from bayes_pfl.decisions.conformal import (
 )
 from bayes_pfl.decisions.records import HowScored, ScoredImages
 from bayes_pfl.decisions.rules import Rule
+from bayes_pfl.decisions.statements import promises
 from bayes_pfl.errors import BundleError, ConfigError, DataError
 
 HOW = HowScored(model_version="abc", settings_sha256="0" * 64, looked_at="whole images at 112 px", num_samples=10)
@@ -112,13 +114,15 @@ def test_each_class_holds_its_own_rate():
     for _ in range(CALIBRATIONS):
         classes = [
             ClassCalibration(
-                class_name=name, rule=Rule(false_alarms=0.05), normal=images(generator.normal(at, 1 + at, 30), at * 100)
+                class_name=name,
+                rule=Rule(false_alarms=0.05),
+                normal=images(expit(generator.normal(at, 1 + at, 30)), at * 100),
             )
             for at, name in enumerate(alarms)
         ]
         calibration = Calibration(CalibrationFile(made="now", how=HOW, classes=tuple(classes)))
         for at, name in enumerate(alarms):
-            verdict = calibration.verdict(name, float(generator.normal(at, 1 + at)), None, "ff")
+            verdict = calibration.verdict(name, float(expit(generator.normal(at, 1 + at))), None, "ff")
             alarms[name] += verdict.label == "defective"
     assert all(at_most(count, CALIBRATIONS, 0.05) for count in alarms.values())
 
@@ -301,6 +305,10 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path, damage):
         (("classes", 0, "normal", "scores"), [0.5]),
         (("classes", 0, "rule", "false_alarms"), 0.001),
         (("how", "num_samples"), 0),
+        (("classes", 0, "class_name"), "CLOTH "),
+        (("classes", 0, "class_name"), "   "),
+        (("classes", 0, "normal", "scores", 0), -0.5),
+        (("classes", 0, "normal", "map_maxima", 0), 1e308),
     ],
 )
 def test_a_changed_value_is_refused(tmp_path, path, value):
@@ -310,5 +318,26 @@ def test_a_changed_value_is_refused(tmp_path, path, value):
         inner = inner[key]
     inner[path[-1]] = value
     (tmp_path / CALIBRATION).write_text(json.dumps(values))
-    with pytest.raises((BundleError, DataError)):
+    with pytest.raises(BundleError, match=r"calibration.json is damaged|calibration is damaged"):
         read_calibration(tmp_path)
+
+
+def test_a_folder_or_a_dangling_link_is_no_missing_calibration(tmp_path):
+    (tmp_path / CALIBRATION).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="is no file"):
+        read_calibration(tmp_path)
+
+
+def test_names_that_are_read_alike_are_one():
+    calibration = Calibration(
+        record(classes=(record().classes[0].model_copy(update={"class_name": "caf\u00e9 & bar"}),))
+    )
+    for name in ("cafe\u0301 &amp; bar", " CAF\u00c9  & bar"):
+        assert calibration.verdict(name, 0.5, None, "ab").label is not None
+
+
+def test_a_rate_near_one_and_bounds_that_are_rounded_up():
+    boundaries = Boundaries(images([0.1, 0.2, 0.3]), None, Rule(false_alarms=0.99999999999))
+    assert boundaries.verdict(0.15, None, 0.5).label == "defective"
+    sentence = promises(Boundaries(images(np.arange(40) / 40), None, Rule(false_alarms=0.05)))[0]
+    assert "at most 11.4 of 100" in sentence  # 11.32

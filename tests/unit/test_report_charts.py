@@ -13,7 +13,7 @@ from selenium.webdriver.support.ui import Select
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from pipelines.platform.html import write_report
-from pipelines.scoring.report_charts import MARGIN, PICKER, WIDTH, ScoredGroup, charts
+from pipelines.scoring.report_charts import MARGIN, PICKER, WIDTH, LabelledScores, charts
 
 HOSTILE = "gear </script><b>&"
 
@@ -22,9 +22,9 @@ def groups():
     random = np.random.default_rng(0)
     labels = np.arange(60) % 2
     return {
-        HOSTILE: ScoredGroup(np.round(random.random(60) + 0.4 * labels, 2), labels),
-        "bolt": ScoredGroup(np.array([0.1, 0.2]), np.array([0, 0])),
-        "empty": ScoredGroup(np.zeros(0), np.zeros(0, int)),
+        HOSTILE: LabelledScores(np.round(random.random(60) + 0.4 * labels, 2), labels),
+        "bolt": LabelledScores(np.array([0.1, 0.2]), np.array([0, 0])),
+        "empty": LabelledScores(np.zeros(0), np.zeros(0, int)),
     }
 
 
