@@ -130,7 +130,7 @@ def _evaluation(folder: Path) -> tuple[Any, Any, list[str], Any]:
     from bayes_pfl.data.preprocess import MAX_PIXELS
     from bayes_pfl.data.samples import index_shards
     from bayes_pfl.inference.bundle import load_bundle
-    from pipelines.scoring.evaluation import FinishedChunks
+    from pipelines.scoring.finished_chunks import FinishedChunks
     from pipelines.scoring.task import ScoringTask
 
     refs = index_shards(folder / "shards", "test")
@@ -141,7 +141,9 @@ def _evaluation(folder: Path) -> tuple[Any, Any, list[str], Any]:
 def _chunks(folder: Path) -> Callable[[], Any]:
     """Chunks as actors would have scored them, with random maps."""
     from bayes_pfl.metrics import PixelHistogram
+    from bayes_pfl.metrics.streaming import image_pixels
     from pipelines.scoring.evaluation import chunks
+    from pipelines.scoring.pixel_groups import pixel_columns
 
     def work() -> None:
         _, refs, groups, finished = _evaluation(folder)
@@ -150,9 +152,12 @@ def _chunks(folder: Path) -> Callable[[], Any]:
         for positions in chunks(groups):
             histogram = PixelHistogram()
             maps = random.beta(2, 8, (len(positions), MAP_SIDE, MAP_SIDE))
-            histogram.update(maps, [mask * refs[position].label for position in positions])
+            masks = [mask * refs[position].label for position in positions]
+            histogram.update(maps, masks)
             row = {f"histogram_{name}": values for name, values in histogram.to_arrays().items()}
             row |= {"positions": np.array(positions), "problems": json.dumps([""] * len(positions))}
+            row |= {"defects": json.dumps([("good", "scratch")[refs[position].label] for position in positions])}
+            row |= pixel_columns([image_pixels(*pair) for pair in zip(maps, masks, strict=True)])
             columns = ("scores", "uncertainties", "text_scores", "map_parts")
             row |= {name: random.random(len(positions)) for name in columns}
             finished.add(row | {"vanished": np.zeros(len(positions), np.int64)})

@@ -61,16 +61,9 @@ def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None],
             continue
         image = RegionsOfImage.from_json(outlined)
         number = len(images) + 1
-        images.append(
-            {
-                "id": number,
-                "file_name": row["sample_id"],
-                "width": image.width,
-                "height": image.height,
-                "pred_label": row["pred_label"],
-                "p_value": row["p_value"],
-            }
-        )
+        entry = {"id": number, "file_name": row["sample_id"], "width": image.width, "height": image.height}
+        calibrated = row["p_value"] is not None
+        images.append(entry | ({name: row[name] for name in ("pred_label", "p_value")} if calibrated else {}))
         for region in image.regions:
             annotations.append(
                 {

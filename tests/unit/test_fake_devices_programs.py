@@ -32,6 +32,7 @@ from pipelines.training.decoding import tile_columns
 from pipelines.training.validation import validate
 from serve.messages import Job, Question, ReplicaAnswer
 from serve.models.drift import Watch
+from serve.models.judging import Judge
 from serve.models.replica import LoadedModel, ModelReplica, describe_bundle
 
 CUDA, META = torch.device("cuda"), torch.device("meta")
@@ -132,7 +133,9 @@ def test_a_replica_scores_alike_jobs_together(launches: ModuleType, tmp_path: Pa
     replica = ModelReplica("fake")
     with launches.fake_device():
         detector = Detector(bundle, exact, CUDA)
-        model = LoadedModel(detector, describe_bundle(bundle, "embedded"), Watch(bundle, detector), "")
+        model = LoadedModel(
+            detector, describe_bundle(bundle, "embedded"), Watch(bundle, detector), Judge(bundle, "float32"), ""
+        )
         replica.model = model
         calls: list[int] = []
         predict = detector.predict
