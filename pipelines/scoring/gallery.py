@@ -25,6 +25,8 @@ def labels_in_words(summary: dict[str, Any]) -> str:
         Words.
     """
     counts = ", ".join(f"{count:,} {label}" for label, count in summary["labels"].items() if count or label != "unsure")
+    if without := summary["scored"] - sum(summary["labels"].values()):
+        counts += f", {without:,} without a verdict"
     by = f"calibration {summary['calibration']}" if summary["calibration"] else f"threshold {summary['threshold']:g}"
     return f"{counts} (by {by}, for {summary['looked_at']})"
 
