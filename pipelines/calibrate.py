@@ -21,7 +21,7 @@ from bayes_pfl.decisions.calibration import (
     read_calibration,
     with_classes,
 )
-from bayes_pfl.decisions.conformal import fewest_images
+from bayes_pfl.decisions.conformal import fewest_images, strictest_rate
 from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.decisions.statements import describe
 from bayes_pfl.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ def _check_numbers(normal: Mapping[str, int], anomalous: Mapping[str, int], rule
         for name in dict.fromkeys([*normal, *anomalous]):
             count = counts.get(name, 0)
             if count < fewest:
-                holds = rate_for(count)
+                holds = strictest_rate(count)
                 option = f"--false-alarms {holds:g}" if kind == "good" else f"--recall {round(1 - holds, 4):g}"
                 instead = f" (or {option})" if rate is not None and count else ""
                 lacking.append(f'"{name}" has {count:,} {kind} images and needs {fewest:,}{instead}')
@@ -159,21 +159,6 @@ def _refuse_other_rule(earlier: CalibrationFile | None, names: Collection[str], 
     for each in () if earlier is None else earlier.classes:
         if class_key(each.class_name) in names and each.rule != rule:
             raise already_calibrated(each.class_name)
-
-
-def rate_for(images: int) -> float:
-    """The strictest rate that a number of images can hold: 1 / (n + 1), rounded up to four digits.
-
-    Args:
-        images: n.
-
-    Returns:
-        The rate.
-
-    >>> rate_for(40)
-    0.0244
-    """
-    return -(-10_000 // (images + 1)) / 10_000
 
 
 def _counts(images: Sequence[ImageInput]) -> Counter[str]:

@@ -15,7 +15,7 @@ from bayes_pfl.datasets.record import ANOMALOUS, NORMAL, Record, Split
 from bayes_pfl.datasets.source import Source, paths_inside
 from bayes_pfl.errors import DataError, ImageError
 
-_YES_NO = {"0": NORMAL, "1": ANOMALOUS, "no": NORMAL, "yes": ANOMALOUS, "false": NORMAL, "true": ANOMALOUS}
+YES_NO = {"0": NORMAL, "1": ANOMALOUS, "no": NORMAL, "yes": ANOMALOUS, "false": NORMAL, "true": ANOMALOUS}
 """Labels that mean something in a column, where they could not as a folder's name."""
 
 
@@ -155,7 +155,7 @@ class TableLayout:
 
     def _label(self, name: str) -> int | None:
         chosen = self.choices.state((name,)) if name else None
-        return chosen if chosen is not None else _YES_NO.get(name.lower(), state_of(name))
+        return chosen if chosen is not None else YES_NO.get(name.lower(), state_of(name))
 
     def _split(self, name: str) -> Split | None:
         split = self.choices.split((name,)) or meaning_of(name).split

@@ -114,6 +114,21 @@ def fewest_images(rate: float) -> int:
     return max(1, math.ceil(1 / rate - ROUNDING) - 1)
 
 
+def strictest_rate(images: int) -> float:
+    """The lowest rate that a number of images can hold: 1 / (n + 1), rounded up to four digits.
+
+    Args:
+        images: n.
+
+    Returns:
+        The rate.
+
+    >>> strictest_rate(40)
+    0.0244
+    """
+    return -(-10_000 // (images + 1)) / 10_000
+
+
 def allowed_rank(images: int, rate: float) -> int:
     """The highest rank whose p-value is at most a rate: floor(rate (n + 1)).
 
@@ -131,7 +146,7 @@ def allowed_rank(images: int, rate: float) -> int:
     if rank < 1:
         raise DataError(
             f"A rate of {rate:g} needs at least {fewest_images(rate):,} images, and there are {images:,}: give more, "
-            f"or a rate of {math.ceil(1e4 / (images + 1)) / 1e4:g} or higher."
+            f"or a rate of {strictest_rate(images):g} or higher."
         )
     return min(rank, images)
 

@@ -59,8 +59,9 @@ def download_bundle(uri: str) -> Path:
         BundleError: there is none, or it cannot be read.
     """
     try:
-        record = Store(uri).read_json("bundle.json")
-        calibration = Store(uri).read_json(CALIBRATION)  # it may change while the bundle stays
+        store = Store(uri)
+        record = store.read_json("bundle.json")
+        calibration = store.read_json(CALIBRATION)  # it may change while the bundle stays
     except DataError as error:
         raise BundleError(str(error)) from error
     if not isinstance(record, dict) or "head_sha256" not in record:

@@ -123,7 +123,7 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
         for file, stamp in files.items():
             name = class_name or _class_name(source, file, class_name_from, table)
             location = file if is_remote(file) else str(Path(file).resolve())
-            images.append(ImageInput(_printable(file), name, location, None, stamp))
+            images.append(ImageInput(printable(file), name, location, None, stamp))
     if not images:
         endings = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ConfigError(f"No images found; give files ending in {endings}, or folders of them or of shards.")
@@ -136,7 +136,7 @@ def _listed(row: ListedImage, source: str, class_name: str | None) -> ImageInput
     if not name:
         raise ConfigError(f"{source}: {row.path} has no class_name: fill in the column, or give --class-name.")
     stamp = list_tree(row.path).get(row.path, "") if is_remote(row.path) else _stamp(Path(row.path))
-    return ImageInput(_printable(row.path), name, row.path, None, stamp, row.label)
+    return ImageInput(printable(row.path), name, row.path, None, stamp, row.label)
 
 
 def read_class_names(path: Path) -> dict[str, str]:
@@ -176,13 +176,13 @@ def _class_name(source: str, file: str, class_name_from: str | None, table: dict
     if table is not None:
         name = table.get(_table_key(file))
         if name is None:
-            raise ConfigError(f"{_printable(file)} is not in {class_name_from}: add its path and class_name.")
+            raise ConfigError(f"{printable(file)} is not in {class_name_from}: add its path and class_name.")
         return name
     if class_name_from == FROM_FOLDER:
         inner = _below(source, file)
         if len(inner.parts) < 2:
             raise ConfigError(
-                f"{_printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or "
+                f"{printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or "
                 "give --class-name."
             )
         return inner.parts[0].replace("_", " ")
@@ -232,10 +232,17 @@ def _stamp(path: Path) -> str:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"Cannot read {_printable(str(path))}: {error.strerror}.") from error
+        raise DataError(f"Cannot read {printable(str(path))}: {error.strerror}.") from error
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _printable(file: str) -> str:
-    """The name as tables and terminals can hold it: bytes that are no UTF-8 become a question mark in a box."""
+def printable(file: str) -> str:
+    """The name as tables and terminals can hold it: bytes that are no UTF-8 become a question mark in a box.
+
+    Args:
+        file: name of a file.
+
+    Returns:
+        Text.
+    """
     return file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.datasets.names import state_of
-from bayes_pfl.datasets.record import ANOMALOUS, NORMAL
+from bayes_pfl.datasets.tables import YES_NO
 from bayes_pfl.errors import ConfigError
 from pipelines.platform.csv_files import FORMULA
 
-YES_NO = {"0": NORMAL, "1": ANOMALOUS, "no": NORMAL, "yes": ANOMALOUS, "false": NORMAL, "true": ANOMALOUS}
-"""Labels that mean something in a column, beside the words that folders are called by."""
 UNDECIDED = -1
 """Label of a row whose verdict is empty or unsure."""
 

@@ -14,7 +14,7 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import write_page
-from pipelines.scoring.inputs import ImageInput
+from pipelines.scoring.inputs import ImageInput, printable
 from pipelines.scoring.lists import read_rows
 from pipelines.scoring.thresholds import Labelling
 
@@ -94,7 +94,7 @@ def check_review(folder: Path, images: Sequence[ImageInput]) -> None:
     if any(image.row is not None for image in images):
         raise ConfigError("--review lists image files for a person, and these lie in shards: give the files.")
     path = folder / "review.csv"
-    if path.exists() and _listed(path) != {_printable(image.location) for image in images}:
+    if path.exists() and _listed(path) != {printable(image.location) for image in images}:
         raise OutputError(f"{path} is a review of other images: choose another --review.")
 
 
@@ -115,7 +115,7 @@ def write_review(folder: Path, maps: Path, rows: pa.Table, images: Sequence[Imag
         OutputError: it cannot be written.
     """
     everything = [
-        {**row, "path": _printable(image.location)} for row, image in zip(rows.to_pylist(), images, strict=True)
+        {**row, "path": printable(image.location)} for row, image in zip(rows.to_pylist(), images, strict=True)
     ]
     everything.sort(key=lambda entry: _certainty(entry, labelling))
     entries = [entry for entry in everything if entry["pred_score"] is not None]
@@ -182,11 +182,6 @@ def _order(labelling: Labelling) -> str:
 
 def _cell(value: Any) -> Any:
     return "" if value is None else value
-
-
-def _printable(path: str) -> str:
-    """A path as a CSV file can hold it: bytes that are no UTF-8 become a question mark in a box."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _listed(path: Path) -> set[str]:
