@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bayes_pfl.datasets.catalogue import DATASETS
 from pipelines.reproduction.plan import Claim, Comparison, Key, Measurement, Plan, PlannedFigure
 
 Rows = Mapping[str, Mapping[str, Any]]
 """By number of samples the `mean` and `categories` of a measurement."""
 
 WITHIN, OUTSIDE, NOT_RUN, NOT_COMPARED = "within", "outside", "not run", "not compared"
+NO_FIGURE = "there is no figure of these settings to compare with"
+
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "within the scatter"
 
 FIGURES = Path(__file__).parent
@@ -87,6 +90,7 @@ def cells(
     results: Mapping[Measurement, Rows],
     reasons: Mapping[Measurement, str],
     embedded: bool,
+    as_recorded: bool,
     tolerance: float,
 ) -> list[Cell]:
     """The cells of a table or figure.
@@ -95,18 +99,20 @@ def cells(
         plan: what belongs into it.
         results: what was measured.
         reasons: why other measurements are missing.
-        embedded: compare with the embedded CLIP's recorded figures, not with the paper's.
+        embedded: with the embedded CLIP, whose figures on painted images are compared with recorded ones.
+        as_recorded: whether those were recorded with these settings.
         tolerance: percentage points that are within in any case.
 
     Returns:
         One for each planned figure.
     """
     paper = expected_figures(PAPER)
-    recorded = expected_figures(EMBEDDED) if embedded else {}
+    recorded = expected_figures(EMBEDDED) if embedded and as_recorded else {}
     made = []
     for figure in plan.figures:
         published = _published(paper, plan.name, figure)
-        compared = recorded.get((plan.name, *_key(figure))) if embedded else published
+        of_paper = not embedded or figure.row in DATASETS
+        compared = published if of_paper else recorded.get((plan.name, *_key(figure)))
         values, why = _values(figure, results, reasons)
         made.append(_cell(figure, values, why, published, compared, tolerance))
     return made

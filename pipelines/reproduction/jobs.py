@@ -13,7 +13,8 @@ import torch
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.config import DetectorConfig, DetectorOptions, ScoringConfig, parse_config
-from bayes_pfl.data.samples import SampleRef, global_batches
+from bayes_pfl.data.pixels import normalized
+from bayes_pfl.data.samples import SampleRef, global_batches, load_samples, stack
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.detector import Detector, Prediction
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics, metrics_by_category
@@ -29,6 +30,9 @@ from pipelines.training.bundles import write_bundle
 
 PARTS = ("text_score", "map_score")
 """Parts of the image score that are measured alone, too."""
+
+PROBED = 8
+"""Images behind an estimate of the time."""
 
 WARM_UP = 3
 """Images before a time is taken."""
@@ -185,6 +189,38 @@ def timing_job(
         spread = statistics.stdev(timed) if len(timed) > 1 else 0.0
         rows[str(number)] = {"ms": statistics.fmean(timed), "std": spread}
     return {"rows": rows, "seconds": time.monotonic() - began, "units": len(refs)}
+
+
+def probe_job(run: TrainSettings, images: MeasuredImages, machine: Machine) -> dict[str, float]:
+    """How fast Bayes-PFL is here: one step of an untrained head, and predictions with it.
+
+    Args:
+        run: its training.
+        images: of which a few are used.
+        machine: where it computes.
+
+    Returns:
+        Seconds an image of `training` from features and of `measuring` at R = 10.
+    """
+    _alone(machine)
+    backbone, device = Backbone(run.backbone), torch.device(machine.device)
+    refs = [*images.refs[:PROBED]]
+    trainer = Trainer(run, backbone, device, 1, workers=1)
+    pixels, masks = stack(load_samples(refs, run.backbone.image_size))
+    batch = trainer.batch(normalized(pixels), masks, refs)
+    bundle = Bundle(Path(), run.detector(), dict(trainer.model.state_dict()), {})
+    detector = Detector(bundle, backbone, device, **dict(machine.options))
+    data, names = [read_row(ref.shard, ref.row)[0] for ref in refs], [ref.class_name for ref in refs]
+    seconds = {}
+    for name, work in (
+        ("training", lambda: trainer.step(batch)),
+        ("measuring", lambda: detector.predict(data, names, 10)),
+    ):
+        work()  # warms up
+        began = time.perf_counter()
+        work()
+        seconds[name] = (time.perf_counter() - began) / len(refs)
+    return seconds
 
 
 def _alone(machine: Machine) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bayes_pfl.config import parse_config, read_config
+from bayes_pfl.config import BackboneConfig, parse_config, read_config
 from bayes_pfl.inference.bundle import load_bundle
 from pipelines.platform.settings import TrainSettings
 
@@ -112,26 +112,39 @@ def trains(title: str) -> bool:
     return title not in COMPARED or COMPARED[title].trains
 
 
-def recipe(title: str, seed: int, embedded: bool, auxiliary: str, epochs: int | None = None) -> TrainSettings:
+class Scale(NamedTuple):
+    """What all models of a reproduction have in common."""
+
+    embedded: bool
+    """The small CLIP inside this package."""
+    backbone: BackboneConfig | None = None
+    """Instead of the paper's, at full size."""
+    epochs: int | None = None
+    """Other than those of the recipes."""
+
+
+def recipe(title: str, seed: int, scale: Scale, auxiliary: str) -> TrainSettings:
     """The run that makes a model.
 
     Args:
         title: a key of `VARIANTS` or `COMPARED`.
         seed: of the training.
-        embedded: with the small CLIP inside this package.
+        scale: what all models have in common.
         auxiliary: dataset that is trained on.
-        epochs: other than the recipe's.
 
     Returns:
         Settings of the training; its places are left at their defaults.
     """
     changes: dict[str, Any] = {"training.seed": seed}
-    if epochs is not None:
-        changes["training.epochs"] = epochs
+    if scale.epochs is not None:
+        changes["training.epochs"] = scale.epochs
+    if scale.backbone is not None:
+        changes["backbone"] = scale.backbone.model_dump()
     if title in VARIANTS:
-        return changed(_shipped_head() if embedded else _at_full_size("train_visa.yaml"), VARIANTS[title] | changes)
+        start = _shipped_head() if scale.embedded else _at_full_size("train_visa.yaml")
+        return changed(start, VARIANTS[title] | changes)
     method = COMPARED[title]
-    if embedded:
+    if scale.embedded:
         return _scaled(method.embedded | changes)
     specific = method.at_full_size | (method.on_mvtec if auxiliary == "mvtec" else {})
     return changed(_at_full_size(method.config), _same_clip() | specific | changes)

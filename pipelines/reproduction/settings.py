@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from bayes_pfl.config import DetectorOptions, Settings
+from bayes_pfl.config import BackboneConfig, DetectorOptions, Settings
+from pipelines.reproduction.recipes import Scale
 from pipelines.scoring.protocol import Protocol
 
 EMBEDDED_SEEDS, PAPER_SEEDS = 2, 5
@@ -45,6 +46,9 @@ class ReproduceSettings(Settings):
         description="difference in percentage points that is within; twice the standard deviation over seeds where "
         "that is larger",
     )
+    backbone: BackboneConfig | None = Field(
+        None, description="another CLIP for every method, not embedded; none: the paper's ViT-L-14-336 at 518 px"
+    )
     epochs: int | None = Field(None, ge=1, description="of every training; none: those of each recipe")
     normal: int = Field(8, ge=1, description="embedded: painted flawless test images of each held-out category")
     defective: int = Field(16, ge=1, description="embedded: painted defective test images of each held-out category")
@@ -59,6 +63,19 @@ class ReproduceSettings(Settings):
     output: str | None = Field(
         None, description="folder for shards, models, results and tables; none: reproduce/ under BAYES_PFL_HOME"
     )
+
+    @property
+    def as_recorded(self) -> bool:
+        """Whether the recorded figures were measured with these settings, places and speed aside."""
+        free = {"data", "tolerance", "timed_images", "workers", "use_gpu", "output"}
+        recorded = ReproduceSettings(embedded=True, seeds=EMBEDDED_SEEDS)
+        mine = self.model_copy(update={"seeds": self.trainings})
+        return mine.model_dump(exclude=free) == recorded.model_dump(exclude=free)
+
+    @property
+    def scale(self) -> Scale:
+        """What all models have in common."""
+        return Scale(self.embedded, self.backbone, self.epochs)
 
     @property
     def trainings(self) -> int:

@@ -23,7 +23,7 @@ from pipelines.platform.settings import home
 from pipelines.reproduction import images, recipes, writing
 from pipelines.reproduction.cells import NOT_RUN, cells, checked
 from pipelines.reproduction.images import AUXILIARY, HELD_OUT, MeasuredImages
-from pipelines.reproduction.plan import TARGETS, Measurement, Model, Plan, Scope, measurements, planned
+from pipelines.reproduction.plan import TARGETS, Measurement, Plan, Scope, measurements, planned
 from pipelines.reproduction.settings import ReproduceSettings
 from pipelines.reproduction.work import Rates, do_all, minutes
 from pipelines.reproduction.workplace import Workplace
@@ -94,7 +94,7 @@ def reproduce(targets: Sequence[str], settings: ReproduceSettings) -> dict[str, 
             "embedded": settings.embedded,
             "seeds": settings.trainings,
             "datasets": images.as_plain(there.values()),
-            "failures": failures,
+            "failures": sorted(failures.values()),
             "output": str(folder),
         }
         writing.write_all(folder / "tables", result)
@@ -109,6 +109,8 @@ def _check(targets: Sequence[str], settings: ReproduceSettings) -> None:
         )
     if settings.model is not None and tuple(targets) != ("table1",):
         raise ConfigError("--model stands for Bayes-PFL in table1 alone: the other tables train variants of it.")
+    if settings.embedded and settings.backbone is not None:
+        raise ConfigError("backbone is for datasets of the paper: leave it out, or --embedded.")
     if 10 not in settings.num_samples:
         raise ConfigError("num_samples must hold 10, which the other tables have.")
 
@@ -130,7 +132,7 @@ def _places(settings: ReproduceSettings) -> dict[str, Path]:
 
 def _scope(settings: ReproduceSettings, places: dict[str, Path]) -> Scope:
     """Rows and trainings: of the paper, or of the painted images with whatever datasets there are."""
-    epochs = recipes.recipe(recipes.BAYES_PFL, 0, settings.embedded, "visa", settings.epochs).training.epochs
+    epochs = recipes.recipe(recipes.BAYES_PFL, 0, settings.scale, "visa").training.epochs
     amounts = (settings.trainings, settings.draws, settings.num_samples, epochs, settings.model is not None)
     levels = {name: dataset.metrics for name, dataset in DATASETS.items()}
     if settings.embedded:
@@ -178,9 +180,10 @@ def _reasons(
 
 def _work(
     place: Workplace, plans: Sequence[Plan], possible: dict[Measurement, tuple[int, ...]], scope: Scope
-) -> dict[str, str]:
+) -> dict[Any, str]:
     """Train, measure, and take times, one stage after the other; returns why jobs failed."""
-    rates, actors = Rates(place.store, place.settings.embedded), place.actors
+    actors = place.actors
+    rates = Rates(place.store, lambda: place.probe(scope.main))
     models = dict.fromkeys(each.model for each in possible)
     times = [each for plan in plans for each in plan.times if each.model in models]
     trainings, measuring = place.training_jobs(models), place.measuring_jobs(possible)
@@ -201,18 +204,15 @@ def _work(
     return failures | do_all(timing, Actors(1, actors.use_gpu), rates)  # one at a time: each measures itself
 
 
-def _failure(measurement: Measurement, failures: dict[str, str]) -> str:
-    """The sentence of the job that failed."""
-    model: Model = measurement.model
-    for label, reason in failures.items():
-        if model.title in label and f"seed {model.seed}" in label:
-            return f"{label} failed: {reason}"
-    return "not measured"
+def _failure(measurement: Measurement, failures: dict[Any, str]) -> str:
+    """Why a measurement is missing: its training failed, or it did itself."""
+    training = measurement.model._replace(epoch=None, text_ensemble=False)
+    return failures.get(training) or failures.get(measurement, "not measured")
 
 
 def _target(plan: Plan, settings: ReproduceSettings, place: Workplace, results: Any, reasons: Any) -> dict[str, Any]:
     """A table or figure as JSON holds it."""
-    made = cells(plan, results, reasons, settings.embedded, settings.tolerance)
+    made = cells(plan, results, reasons, settings.embedded, settings.as_recorded, settings.tolerance)
     times = []
     for each in plan.times:
         row = place.times(each.model).get(str(each.num_samples)) if any(c.verdict != NOT_RUN for c in made) else None

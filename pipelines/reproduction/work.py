@@ -1,8 +1,9 @@
 """Jobs of a reproduction as Ray tasks, as many at a time as there are cores or GPUs; each result is kept at once."""
 
+import functools
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 from bayes_pfl.data.remote import Store
@@ -12,25 +13,26 @@ from pipelines.scoring.options import Actors
 RATES = "rates.json"
 """Seconds a unit of each kind of job, as they were measured here."""
 
-ROUGH_RATES = {
-    "training of bayes_pfl": 0.02,
-    "training of april_gan": 0.02,
-    "training of clip_ad": 0.02,
-    "training of anomaly_clip": 0.02,
-    "training of ada_clip": 0.1,
-    "measuring of bayes_pfl": 0.06,
-    "measuring of winclip": 0.15,
-    "measuring of april_gan": 0.03,
-    "measuring of clip_ad": 0.04,
-    "measuring of anomaly_clip": 0.04,
-    "measuring of ada_clip": 0.06,
+RELATIVE = {
+    "training": {"bayes_pfl": 1.0, "april_gan": 1.0, "clip_ad": 1.0, "anomaly_clip": 1.0, "ada_clip": 5.0},
+    "measuring": {
+        "bayes_pfl": 1.0,
+        "winclip": 3.0,
+        "april_gan": 0.6,
+        "clip_ad": 0.8,
+        "anomaly_clip": 0.8,
+        "ada_clip": 1.0,
+    },
+    "timing": {"": 1.0},
 }
-"""The same with the embedded CLIP on one core, before anything was measured."""
+"""Seconds an image beside Bayes-PFL's, with the embedded CLIP on one core: for kinds of work not measured yet."""
 
 
 class Job(NamedTuple):
     """One unit of work: a function and its arguments."""
 
+    subject: Hashable
+    """The training or measurement that it makes."""
     label: str
     kind: str
     units: int
@@ -46,13 +48,13 @@ class Rates:
 
     Args:
         store: keeps what was measured.
-        embedded: whether `ROUGH_RATES` are of these models.
+        probe: measures `training` and `measuring` of Bayes-PFL, seconds an image; called once, where a kind is new.
     """
 
-    def __init__(self, store: Store, embedded: bool) -> None:
+    def __init__(self, store: Store, probe: Callable[[], dict[str, float]]) -> None:
         self._store = store
-        self._rough = ROUGH_RATES if embedded else {}
         self._measured: dict[str, float] = store.read_json(RATES) or {}
+        self._probed = functools.cache(probe)
 
     def note(self, job: Job, seconds: float) -> None:
         """Keep how long a job took.
@@ -64,17 +66,19 @@ class Rates:
         self._measured[job.kind] = seconds / max(1, job.units)
         self._store.write_json(RATES, self._measured)
 
-    def seconds(self, job: Job) -> float | None:
+    def seconds(self, job: Job) -> float:
         """How long a job takes.
 
         Args:
             job: that is to be done.
 
         Returns:
-            Seconds; None where none of its kind was ever measured.
+            Seconds.
         """
-        rate = (self._rough | self._measured).get(job.kind)
-        return None if rate is None else job.units * rate
+        if job.kind in self._measured:
+            return job.units * self._measured[job.kind]
+        stage, _, method = job.kind.partition(" of ")
+        return job.units * RELATIVE[stage][method] * self._probed()["training" if stage == "training" else "measuring"]
 
 
 def minutes(jobs: Sequence[Job], rates: Rates, actors: Actors) -> str:
@@ -86,16 +90,13 @@ def minutes(jobs: Sequence[Job], rates: Rates, actors: Actors) -> str:
         actors: how many at a time.
 
     Returns:
-        `about 12 minutes`, or what has to be known first.
+        Such as `about 12 minutes`.
     """
-    each = [rates.seconds(job) for job in jobs]
-    unknown = sorted({job.kind for job, seconds in zip(jobs, each, strict=True) if seconds is None})
-    if unknown:
-        return f"a time that is known once there was a {', a '.join(unknown)} here"
-    return f"about {max(1, round(sum(filter(None, each)) / 60 / actors.number))} minutes"
+    seconds = sum(map(rates.seconds, jobs)) / actors.number
+    return f"about {max(1, round(seconds / 60))} minutes" if seconds > 45 else "less than a minute"
 
 
-def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[str, str]:
+def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[Hashable, str]:
     """Do jobs; one that fails stops no other.
 
     Args:
@@ -104,17 +105,15 @@ def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[str, str]:
         rates: gets how long each took.
 
     Returns:
-        Why jobs failed, by label.
+        Why jobs failed, by subject.
     """
     import ray
 
     task = ray.remote(num_gpus=1) if actors.use_gpu else ray.remote(num_cpus=1)
-    failures: dict[str, str] = {}
+    failures: dict[Hashable, str] = {}
     ahead, running = iter(jobs), dict[Any, Job]()
-    all_known = all(rates.seconds(job) is not None for job in jobs)
-    weights = {job.label: max(1, round(rates.seconds(job) or 1)) for job in jobs}
-    unit = "second of work" if all_known else "job"
-    with progress(sum(weights.values()), unit) as advance:
+    weights = {job.subject: max(1, round(rates.seconds(job))) for job in jobs}
+    with progress(sum(weights.values()), "second of work") as advance:
         while True:
             for job in itertools.islice(ahead, actors.number - len(running)):
                 running[task(job.work).remote(*job.arguments)] = job
@@ -127,6 +126,7 @@ def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[str, str]:
                 job.keep(result)
                 rates.note(job, result["seconds"])
             except ray.exceptions.RayError as error:
-                failures[job.label] = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-                print(f"{job.label} failed: {failures[job.label]}", file=sys.stderr)
-            advance(weights[job.label])
+                reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1].rstrip(".")
+                failures[job.subject] = f"{job.label} failed: {reason}"
+                print(failures[job.subject], file=sys.stderr)
+            advance(weights[job.subject])

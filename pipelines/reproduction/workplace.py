@@ -17,9 +17,9 @@ from pipelines.features import FeatureSettings
 from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction import recipes
 from pipelines.reproduction.images import MeasuredImages
-from pipelines.reproduction.jobs import Machine, Question, Scorable, measuring_job, timing_job, train_job
+from pipelines.reproduction.jobs import Machine, Question, Scorable, measuring_job, probe_job, timing_job, train_job
 from pipelines.reproduction.plan import Measurement, Model, PlannedTime
-from pipelines.reproduction.recipes import BAYES_PFL
+from pipelines.reproduction.recipes import BAYES_PFL, Scale
 from pipelines.reproduction.settings import ReproduceSettings
 from pipelines.reproduction.work import Job
 from pipelines.scoring.options import Actors
@@ -102,8 +102,27 @@ class Workplace:
         for model, missing in numbers.items():
             arguments = (self._scorable(model), self.images[dataset], sorted(set(missing)), count, self.machine)
             label, file = f"times of {_titled(model)}", self._times_file(model)
-            jobs.append(Job(label, "timing", count * len(missing), timing_job, arguments, self._adding(file)))
+            jobs.append(
+                Job(("times", model), label, "timing", count * len(missing), timing_job, arguments, self._adding(file))
+            )
         return jobs
+
+    def probe(self, dataset: str) -> dict[str, float]:
+        """Measure how fast Bayes-PFL is on this machine, in a task like the jobs.
+
+        Args:
+            dataset: whose images are used; any other where it is not there.
+
+        Returns:
+            Seconds an image of `training` and `measuring`.
+        """
+        import ray
+
+        images = self.images.get(dataset) or next(iter(self.images.values()))
+        run = _recipe(BAYES_PFL, 0, self.settings.scale, "visa")
+        task = ray.remote(num_gpus=1) if self.actors.use_gpu else ray.remote(num_cpus=1)
+        seconds: dict[str, float] = ray.get(task(probe_job).remote(run, images, self.machine))
+        return seconds
 
     def rows(self, measurement: Measurement) -> dict[str, Any]:
         """What was measured.
@@ -161,8 +180,7 @@ class Workplace:
         return Scorable(self._run(model).detector())
 
     def _run(self, model: Model) -> TrainSettings:
-        settings = self.settings
-        return _recipe(model.title, model.seed, settings.embedded, model.auxiliary, settings.epochs)
+        return _recipe(model.title, model.seed, self.settings.scale, model.auxiliary)
 
     def _bundle(self, model: Model) -> Path:
         """Where a trained model lies: named by its training, which images it saw, and on what it was computed."""
@@ -188,7 +206,7 @@ class Workplace:
         arguments = (run, images, self._encoding(run, images).output, folders, self.machine)
         units = len(images.refs) * run.training.epochs
         label = f"training of {model.title}, seed {model.seed}, on {images.title}"
-        return Job(label, f"training of {run.model.method}", units, train_job, arguments, lambda result: None)
+        return Job(model, label, f"training of {run.model.method}", units, train_job, arguments, lambda result: None)
 
     def _encoding(self, run: TrainSettings, images: MeasuredImages) -> FeatureSettings:
         """Frozen features of a dataset as a method takes them: methods that take the same share a folder."""
@@ -215,7 +233,9 @@ class Workplace:
         label = f"measuring of {_titled(model)} on {images.title}, draws {measurement.draw_seed}, R = {numbers}"
         kind = f"measuring of {run.model.method}"
         units = len(images.refs) * max(1, max(numbers) // 10)
-        return Job(label, kind, units, measuring_job, arguments, self._adding(self._result_file(measurement)))
+        return Job(
+            measurement, label, kind, units, measuring_job, arguments, self._adding(self._result_file(measurement))
+        )
 
     def _top_pixels(self, run: TrainSettings) -> int:
         share = FULL_TOP_PIXELS / FULL_SIZE**2
@@ -265,8 +285,8 @@ def _backbone(config: BackboneConfig) -> Backbone:
 
 
 @functools.lru_cache(maxsize=256)
-def _recipe(title: str, seed: int, embedded: bool, auxiliary: str, epochs: int | None) -> TrainSettings:
-    return recipes.recipe(title, seed, embedded, auxiliary, epochs)
+def _recipe(title: str, seed: int, scale: Scale, auxiliary: str) -> TrainSettings:
+    return recipes.recipe(title, seed, scale, auxiliary)
 
 
 def _titled(model: Model) -> str:
