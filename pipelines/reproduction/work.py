@@ -113,7 +113,7 @@ def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[Hashable, 
     failures: dict[Hashable, str] = {}
     ahead, running = iter(jobs), dict[Any, Job]()
     weights = {job.subject: max(1, round(rates.seconds(job))) for job in jobs}
-    with progress(sum(weights.values()), "second of work") as advance:
+    with progress(sum(weights.values()), "work second") as advance:
         while True:
             for job in itertools.islice(ahead, actors.number - len(running)):
                 running[task(job.work).remote(*job.arguments)] = job
