@@ -26,8 +26,15 @@ from bayes_pfl.config.methods import (
     WinClipConfig,
     recommended_settings,
 )
-from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
-from bayes_pfl.config.settings import Settings
+from bayes_pfl.config.prompt_flow import (
+    FLOW_LOSSES,
+    LossConfig,
+    LossVariant,
+    ModelConfig,
+    PromptFlowVariant,
+    refuse_without_flow,
+)
+from bayes_pfl.config.settings import Settings, changed_settings
 
 EMBEDDED = "embedded"
 EMBEDDED_BACKBONE: dict[str, Any] = {
@@ -193,9 +200,26 @@ class TrainingConfig(Settings):
         return self
 
 
-MODEL_KEYS = {f"model.{name}": f"model.variant.{name}" for name in PromptFlowVariant.model_fields} | {
-    "scoring.draws_in_order": "model.variant.draws_in_order"
+ADDED_LATER: dict[str, dict[str, Any]] = {
+    "model": {"method": "bayes_pfl"},
+    "model.variant": {
+        "prompts": "flow",
+        "deep_blocks": 9,
+        "text_ensemble": False,
+        "agnostic_context": False,
+        "states_from_image": False,
+    },
+    "backbone": {"position_resize": "antialiased_bicubic"},
+    "scoring": {"edge_twice": False, "smoothed_maximum": False},
 }
+"""By section, fields that configurations of Bayes-PFL lack where they have these values, as they did before there were
+the fields: names of runs, digests and bundles of older versions stay what they were."""
+
+MODEL_KEYS = {
+    f"model.{name}": f"model.variant.{name}"
+    for name in PromptFlowVariant.model_fields
+    if name not in ADDED_LATER["model.variant"]
+} | {"scoring.draws_in_order": "model.variant.draws_in_order"}
 LOSS_KEYS = {f"loss.{name}": f"loss.variant.{name}" for name in LossVariant.model_fields}
 
 
@@ -210,14 +234,6 @@ MethodConfig = Annotated[
     Discriminator(lambda value: _method_name(value)),  # which is defined below
 ]
 """Settings of any method, told apart by `method`; without it they are Bayes-PFL's."""
-
-ADDED_LATER: dict[str, dict[str, Any]] = {
-    "model": {"method": "bayes_pfl"},
-    "backbone": {"position_resize": "antialiased_bicubic"},
-    "scoring": {"edge_twice": False, "smoothed_maximum": False},
-}
-"""Fields that configurations of Bayes-PFL lack where they have these values, as they did before there were the fields:
-names of runs, digests and bundles of older versions stay what they were."""
 
 
 class DetectorConfig(Settings):
@@ -242,9 +258,12 @@ class DetectorConfig(Settings):
         values = handler(self)
         if isinstance(self.model, ModelConfig):
             for section, fields in ADDED_LATER.items():
+                written = values
+                for part in section.split("."):
+                    written = written.get(part, {})
                 for name, default in fields.items():
-                    if values.get(section, {}).get(name) == default:
-                        del values[section][name]
+                    if written.get(name) == default:
+                        del written[name]
         return values
 
 
@@ -264,6 +283,23 @@ class RunConfig(DetectorConfig):
                 "training.second_stage_epochs trains model.variant.mapped_classification and attention_pooling: set "
                 "both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_flow_alone(self) -> "RunConfig":
+        if not isinstance(self.model, ModelConfig):
+            return self
+        variant = self.model.variant
+        if variant.states_from_image and self.loss.variant.state_log_det_over_batch:
+            raise ValueError(
+                "loss.variant.state_log_det_over_batch divides the states' of a whole batch; states_from_image has "
+                "one for each image: set one of them"
+            )
+        if variant.prompts != "flow":
+            changed = [f"loss.{key}" for key in changed_settings(self.loss, FLOW_LOSSES)]
+            names = ("num_samples", "prompt_learning_rate")[: 2 if variant.prompts == "sentences" else 1]
+            changed += [f"training.{key}" for key in changed_settings(self.training, names)]
+            refuse_without_flow(variant.prompts, changed)
         return self
 
     @model_validator(mode="after")

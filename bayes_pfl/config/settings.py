@@ -1,6 +1,7 @@
 """YAML file and `key=value` overrides -> validated, frozen settings; every problem becomes one sentence."""
 
 import difflib
+import functools
 import logging
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
@@ -88,6 +89,25 @@ def parse_config(kind: type[T], values: dict[str, Any], origin: str) -> T:
         ConfigError: with every problem of the values.
     """
     return _validated(kind, values, origin, {})
+
+
+def changed_settings(settings: Settings, keys: tuple[str, ...]) -> list[str]:
+    """Which settings are not what they are by default.
+
+    Args:
+        settings: any.
+        keys: dotted keys of it.
+
+    Returns:
+        Those that differ, in their order.
+    """
+    changed = []
+    for key in keys:
+        *sections, name = key.split(".")
+        section: Settings = functools.reduce(getattr, sections, settings)
+        if getattr(section, name) != type(section).model_fields[name].default:
+            changed.append(key)
+    return changed
 
 
 def _validated(kind: type[T], values: dict[str, Any], origin: str, origins: dict[str, str]) -> T:

@@ -387,6 +387,8 @@ def _sizes(config: DetectorConfig) -> str:
     model = config.model
     if not isinstance(model, ModelConfig):
         return f"- Method: {model.method}; its settings are in `bundle.json`"
+    if model.variant.prompts != "flow":
+        return f"- Prompts: {model.variant.prompts}, in place of the prompt flow"
     return (
         f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
         f"K = {model.flow_length} flow steps"
