@@ -34,12 +34,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BAYES_PFL: {},
     **ABLATIONS,
     RELEASED_OFFSETS: {"model.offset_scale": 1.0, "model.flow_initial_scale": 1.0},
-    SENTENCES: {"model.variant.prompts": "sentences"},
-    AGNOSTIC_PROMPT: {"model.variant.prompts": "agnostic"},
+    SENTENCES: {"model.variant.prompts": "sentences", "loss.orthogonal_mean": False},
+    AGNOSTIC_PROMPT: {"model.variant.prompts": "agnostic", "loss.orthogonal_mean": False},
     ALL_FROM_IMAGE: {"model.variant.states_from_image": True},
     ALL_AGNOSTIC: {"model.variant.agnostic_context": True},
 }
 """Bayes-PFL and what differs from it, by the settings that do."""
+
+
+EMBEDDED_VARIANTS: dict[str, dict[str, Any]] = {AGNOSTIC_PROMPT: {"model.variant.deep_blocks": 2}}
+"""Further settings with the embedded CLIP, whose text encoder has three blocks."""
 
 
 class Compared(NamedTuple):
@@ -52,7 +56,7 @@ class Compared(NamedTuple):
     on_mvtec: dict[str, Any]
     """Further ones where it is trained on MVTec-AD."""
     embedded: dict[str, Any]
-    """All its settings with the embedded CLIP, whose text encoder has three blocks."""
+    """All its settings with the embedded CLIP."""
     trains: bool = True
 
 
@@ -142,7 +146,8 @@ def recipe(title: str, seed: int, scale: Scale, auxiliary: str) -> TrainSettings
         changes["backbone"] = scale.backbone.model_dump()
     if title in VARIANTS:
         start = _shipped_head() if scale.embedded else _at_full_size("train_visa.yaml")
-        return changed(start, VARIANTS[title] | changes)
+        scaled = EMBEDDED_VARIANTS.get(title, {}) if scale.embedded else {}
+        return changed(start, VARIANTS[title] | scaled | changes)
     method = COMPARED[title]
     if scale.embedded:
         return _scaled(method.embedded | changes)
