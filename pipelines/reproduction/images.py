@@ -10,7 +10,7 @@ from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS, find
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.description import Dataset, plain
-from bayes_pfl.datasets.source import DatasetListing, Source
+from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import DataError
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.ingestion.paths import local_path
@@ -53,7 +53,8 @@ class MeasuredImages(NamedTuple):
 def sources(data: str) -> tuple[dict[str, Path], list[str]]:
     """Which of the paper's datasets lie in a folder, each in a folder of its own or the folder itself.
 
-    A folder is taken for the dataset whose name it bears if that dataset can be read from it.
+    A folder is taken for the dataset whose name it bears if that dataset can be read from it; of several the one with
+    the most images.
 
     Args:
         data: the folder.
@@ -67,20 +68,22 @@ def sources(data: str) -> tuple[dict[str, Path], list[str]]:
     root = local_path(data, "--data")
     if not root.is_dir():
         raise DataError(f"There is no folder {root}: give the folder that holds the datasets as --data.")
-    places: dict[str, Path] = {}
+    sizes: dict[str, dict[Path, int]] = {}
     remarks = []
     for folder in [root, *sorted(path for path in root.iterdir() if path.is_dir())]:
         dataset = _named_by(folder)
         if dataset is None:
             continue
-        if dataset.name in places:
-            remarks.append(
-                f"{printable(str(folder))} was not taken: {dataset.title} is read from {places[dataset.name]}"
-            )
-        elif problem := _unreadable(dataset, folder):
-            remarks.append(f"{printable(str(folder))} was not taken for {dataset.title}: {problem}")
-        else:
-            places[dataset.name] = folder
+        try:
+            sizes.setdefault(dataset.name, {})[folder] = _images_in(dataset, folder)
+        except DataError as error:
+            reason = str(error).splitlines()[0]
+            remarks.append(f"{printable(str(folder))} was not taken for {dataset.title}: {reason}")
+    places = {name: max(folders, key=lambda each: (folders[each], len(each.name))) for name, folders in sizes.items()}
+    for name, folders in sizes.items():
+        others = [printable(str(folder)) for folder in folders if folder != places[name]]
+        if others:
+            remarks.append(f"{', '.join(others)} was not taken: {DATASETS[name].title} is read from {places[name]}")
     return {name: places[name] for name in DATASETS if name in places}, remarks
 
 
@@ -157,16 +160,12 @@ def _named_by(folder: Path) -> Dataset | None:
     return best[1]
 
 
-def _unreadable(dataset: Dataset, folder: Path) -> str | None:
-    """Why a folder does not hold a dataset, in one line; None where it does."""
-    try:
-        listing: DatasetListing = find(dataset, Source(folder), subset="paper")
-    except DataError as error:
-        return str(error).splitlines()[0]
-    known_names = [record for record in listing.records if dataset.category(record.category) is not None]
-    if dataset.categories and not known_names:
-        return f"none of its categories is one of {dataset.title}"
-    return None
+def _images_in(dataset: Dataset, folder: Path) -> int:
+    """Images of a dataset's paper subset in a folder. Raises DataError where it is not that dataset."""
+    records = find(dataset, Source(folder), subset="paper").records
+    if dataset.categories and not any(dataset.category(record.category) for record in records):
+        raise DataError(f"none of its categories is one of {dataset.title}")
+    return len(records)
 
 
 def as_plain(images: Iterable[MeasuredImages]) -> dict[str, Any]:
