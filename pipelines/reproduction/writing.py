@@ -28,6 +28,8 @@ METRIC_TITLES = {
 OVER_METRICS = ("table2", "table3", "table4")
 """Targets whose columns are the figures; those of the others are methods or models."""
 
+MACHINE_NOTE = "Percent; the standard deviation (std) is over trainings."
+
 Table = dict[str, dict[str, Cell]]
 """Cells by row and column."""
 
