@@ -1,7 +1,9 @@
 """`bayes-pfl evaluate --embedded`: the embedded recipe, trained with several seeds -> metrics on held-out categories.
 
 Beside it, on the same backbone and images: hand-written prompts, one learned prompt, a linear probe and a rule without
-a model. Other methods and the paper's ablations: `bayes-pfl reproduce`. Every result is a file named by what decides it: a study that was stopped goes on.
+a model. Other methods and the paper's ablations: `bayes-pfl reproduce`.
+
+Every result is a file named by what decides it: a study that was stopped goes on.
 """
 
 import argparse

@@ -132,7 +132,8 @@ def checked(claim: Claim, made: Sequence[Cell]) -> Checked:
         `holds` if all comparisons do, `does not hold` if one fails, else `within the scatter`; `not run` without any.
     """
     by_key = {cell.key: cell for cell in made}
-    differences = [found for each in claim.comparisons if (found := _difference(each, by_key)) is not None]
+    measured = [_difference(each, by_key) for each in claim.comparisons]
+    differences = [each for each in measured if each is not None]
     positive = sum(difference > 0 for difference, _ in differences)
     if not differences:
         verdict = NOT_RUN

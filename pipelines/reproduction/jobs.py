@@ -68,7 +68,7 @@ class Scorable(NamedTuple):
         return Bundle(bundle.folder, config, bundle.weights, bundle.record)
 
 
-class Question(NamedTuple):
+class Conditions(NamedTuple):
     """What is asked of a model's predictions."""
 
     num_samples: tuple[int, ...]
@@ -125,13 +125,13 @@ def train_job(
     return {"seconds": time.monotonic() - began, "units": len(refs) * run.training.epochs}
 
 
-def measuring_job(model: Scorable, images: MeasuredImages, question: Question, machine: Machine) -> dict[str, Any]:
+def measuring_job(model: Scorable, images: MeasuredImages, conditions: Conditions, machine: Machine) -> dict[str, Any]:
     """Figures of a model on a dataset, for several numbers of samples.
 
     Args:
         model: which one.
         images: of the dataset.
-        question: numbers of samples, noise and protocol.
+        conditions: numbers of samples, noise and protocol.
         machine: where it computes.
 
     Returns:
@@ -140,20 +140,20 @@ def measuring_job(model: Scorable, images: MeasuredImages, question: Question, m
     _alone(machine)
     began = time.monotonic()
     bundle = model.load()
-    raw, smoothing = (bundle, None) if question.protocol == "image" else _unsmoothed(bundle)
+    raw, smoothing = (bundle, None) if conditions.protocol == "image" else _unsmoothed(bundle)
     detector = Detector(raw, Backbone(bundle.config.backbone), torch.device(machine.device), **dict(machine.options))
     by_category: dict[str, dict[int, Scored]] = {}
     labels: dict[str, list[int]] = {}
     for category in dict.fromkeys(ref.category for ref in images.refs):
         chosen = [ref for ref in images.refs if ref.category == category]
-        by_category[category] = _scored(detector, chosen, question, smoothing, "pixel" in images.levels)
+        by_category[category] = _scored(detector, chosen, conditions, smoothing, "pixel" in images.levels)
         labels[category] = [ref.label for ref in chosen]
     method = bundle.config.model.method
     rows = {
         str(number): _figures(
-            method, {name: each[number] for name, each in by_category.items()}, labels, images, question
+            method, {name: each[number] for name, each in by_category.items()}, labels, images, conditions
         )
-        for number in question.num_samples
+        for number in conditions.num_samples
     }
     return {"rows": rows, "seconds": time.monotonic() - began, "units": len(images.refs)}
 
@@ -237,16 +237,16 @@ def _unsmoothed(bundle: Bundle) -> tuple[Bundle, ScoringConfig]:
 
 
 def _scored(
-    detector: Detector, refs: Sequence[SampleRef], question: Question, smoothing: ScoringConfig | None, pixels: bool
+    detector: Detector, refs: Sequence[SampleRef], conditions: Conditions, smoothing: ScoringConfig | None, pixels: bool
 ) -> dict[int, Scored]:
     """Scores and pixels of one category, by number of samples; memory holds no map but those scored together."""
-    result = {number: Scored.empty() for number in question.num_samples}
+    result = {number: Scored.empty() for number in conditions.num_samples}
     method = detector.config.model.method
-    for ref, mask, predicted in _predictions(detector, refs, question):
+    for ref, mask, predicted in _predictions(detector, refs, conditions):
         for number, prediction in predicted.items():
             part = prediction.map_score
             if smoothing is not None:
-                prediction, part = map_part(method, prediction, smoothing, question.top_pixels)
+                prediction, part = map_part(method, prediction, smoothing, conditions.top_pixels)
             scored = result[number]
             scored.whole.append(prediction.image_score)
             scored.text.append(prediction.text_score)
@@ -258,30 +258,30 @@ def _scored(
 
 
 def _predictions(
-    detector: Detector, refs: Sequence[SampleRef], question: Question
+    detector: Detector, refs: Sequence[SampleRef], conditions: Conditions
 ) -> Iterator[tuple[SampleRef, bytes | None, dict[int, Prediction]]]:
     """Images one after the other, as many at a time as the detector scores together."""
-    numbers, opened = question.num_samples, dict[str, Any]()
+    numbers, opened = conditions.num_samples, dict[str, Any]()
     for start in range(0, len(refs), detector.images_at_once):
         group = refs[start : start + detector.images_at_once]
         rows = [read_row(ref.shard, ref.row, opened) for ref in group]
         images, names = [image for image, _ in rows], [ref.class_name for ref in group]
         if len(numbers) == 1:
-            together = detector.predict(images, names, numbers[0], question.seed)
+            together = detector.predict(images, names, numbers[0], conditions.seed)
             nested = [{numbers[0]: prediction} for prediction in together]
         else:
-            nested = detector.predict_nested(images, names, numbers, question.seed)
+            nested = detector.predict_nested(images, names, numbers, conditions.seed)
         yield from zip(group, (mask for _, mask in rows), nested, strict=True)
 
 
 def _figures(
-    method: str, scored: dict[str, Scored], labels: dict[str, list[int]], images: MeasuredImages, question: Question
+    method: str, scored: dict[str, Scored], labels: dict[str, list[int]], images: MeasuredImages, conditions: Conditions
 ) -> dict[str, Any]:
     """Mean over categories, and each category's figures."""
     whole, categories, flat = [], [], []
     for category, each in scored.items():
         scores, text, maps = (np.array(values) for values in (each.whole, each.text, each.maps))
-        if question.protocol == "released":
+        if conditions.protocol == "released":
             scores = released_scores(method, scores, text, maps, [category] * len(scores))
         whole.append(scores)
         categories += [category] * len(scores)

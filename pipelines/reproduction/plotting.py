@@ -29,16 +29,16 @@ def plot(path: Path, name: str, made: Sequence[Cell], titles: Mapping[str, str])
     columns = min(2, len(metrics))
     figure = Figure(figsize=(6 * columns, height * -(-len(metrics) // columns)), layout="constrained")
     axes = figure.subplots(-(-len(metrics) // columns), columns, squeeze=False)
-    for place in list(axes.flat)[len(metrics) :]:
-        place.set_visible(False)
-    for place, metric in zip(axes.flat, metrics, strict=False):
+    for panel in list(axes.flat)[len(metrics) :]:
+        panel.set_visible(False)
+    for panel, metric in zip(axes.flat, metrics, strict=False):
         chosen = [cell for cell in made if cell.metric == metric]
         draw = _curves if numbered else _dots
-        draw(place, chosen)
-        place.set_title(titles[metric], fontsize=10)
-        place.grid(alpha=0.3)
+        draw(panel, chosen)
+        panel.set_title(titles[metric], fontsize=10)
+        panel.grid(alpha=0.3)
         if any(cell.column for cell in chosen):
-            place.legend(fontsize=7)
+            panel.legend(fontsize=7)
     figure.savefig(path, dpi=110, format="png")
 
 

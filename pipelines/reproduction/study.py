@@ -14,8 +14,7 @@ from bayes_pfl.datasets.catalogue import DATASETS
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.inference.bundle import load_bundle
-from pipelines.evaluate import overlapping
+from bayes_pfl.inference.bundle import load_bundle, training_images
 from pipelines.features import compute_features
 from pipelines.ingestion.paths import local_path
 from pipelines.platform.cluster import start_ray
@@ -80,20 +79,20 @@ def reproduce(targets: Sequence[str], settings: ReproduceSettings) -> dict[str, 
     began = time.monotonic()
     with claim(folder):
         start_ray(actors.number if not actors.use_gpu else 1, actors.gpus)
-        there = _images(settings, folder, places, plans)
-        place = Workplace(settings, folder, actors, there)
-        reasons, wanted = _reasons(plans, settings, there), measurements(plans)
+        datasets = _images(settings, folder, places, plans)
+        workplace = Workplace(settings, folder, actors, datasets)
+        reasons, wanted = _reasons(plans, settings, datasets), measurements(plans)
         possible = {each: numbers for each, numbers in wanted.items() if each not in reasons}
-        failures = _work(place, plans, possible, scope)
-        results = {each: rows for each in possible if (rows := place.rows(each))}
+        failures = _work(workplace, plans, possible, scope)
+        results = {each: rows for each in possible if (rows := workplace.rows(each))}
         reasons |= {each: _failure(each, failures) for each in possible if each not in results}
-        targeted = [_target(plan, settings, place, results, reasons) for plan in plans]
+        targeted = [_target(plan, settings, workplace, results, reasons) for plan in plans]
         result = {
             "targets": targeted,
             "protocol": settings.protocol,
             "embedded": settings.embedded,
             "seeds": settings.trainings,
-            "datasets": images.as_plain(there.values()),
+            "datasets": images.as_plain(datasets.values()),
             "failures": sorted(failures.values()),
             "output": str(folder),
         }
@@ -148,46 +147,46 @@ def _images(
     """Shards of all datasets that the plans need and that are there."""
     needed = dict.fromkeys(each.dataset for each in measurements(plans))
     needed |= dict.fromkeys(each.model.auxiliary for each in measurements(plans))
-    there = {}
+    datasets = {}
     if settings.embedded:
         print("Painting and ingesting images, about a minute; what is there is kept.", file=sys.stderr)
-        there[AUXILIARY] = images.painted(AUXILIARY, settings.auxiliary_normal, settings.auxiliary_defective, folder)
-        there[HELD_OUT] = images.painted(HELD_OUT, settings.normal, settings.defective, folder)
+        datasets[AUXILIARY] = images.painted(AUXILIARY, settings.auxiliary_normal, settings.auxiliary_defective, folder)
+        datasets[HELD_OUT] = images.painted(HELD_OUT, settings.normal, settings.defective, folder)
     for name in needed:
         if name in places:
-            there[name] = images.ingested(name, places[name], folder)
-    return there
+            datasets[name] = images.ingested(name, places[name], folder)
+    return datasets
 
 
 def _reasons(
-    plans: Sequence[Plan], settings: ReproduceSettings, there: dict[str, MeasuredImages]
+    plans: Sequence[Plan], settings: ReproduceSettings, datasets: dict[str, MeasuredImages]
 ) -> dict[Measurement, str]:
     """Why some measurements cannot be made."""
     reasons = {}
     given = load_bundle(settings.model) if settings.model is not None else None
     for each in measurements(plans):
         needs_training = recipes.trains(each.model.title) and not (given and each.model.title == recipes.BAYES_PFL)
-        if each.dataset not in there:
+        if each.dataset not in datasets:
             reasons[each] = f"{images.where_to_get(each.dataset)} is not in {settings.data}"
-        elif needs_training and each.model.auxiliary not in there:
+        elif needs_training and each.model.auxiliary not in datasets:
             reasons[each] = f"{images.where_to_get(each.model.auxiliary)}, to train on, is not in {settings.data}"
         elif given is not None and each.model.title == recipes.BAYES_PFL:
-            seen = overlapping(given, list(there[each.dataset].refs))
+            seen = training_images(given) & {ref.sha256 for ref in datasets[each.dataset].refs}
             if seen:
                 reasons[each] = f"{settings.model} was trained on {counted(len(seen), 'image')} of this dataset"
     return reasons
 
 
 def _work(
-    place: Workplace, plans: Sequence[Plan], possible: dict[Measurement, tuple[int, ...]], scope: Scope
+    workplace: Workplace, plans: Sequence[Plan], possible: dict[Measurement, tuple[int, ...]], scope: Scope
 ) -> dict[Any, str]:
     """Train, measure, and take times, one stage after the other; returns why jobs failed."""
-    actors = place.actors
-    rates = Rates(place.store, lambda: place.probe(scope.main))
+    actors = workplace.actors
+    rates = Rates(workplace.store, lambda: workplace.probe(scope.main))
     models = dict.fromkeys(each.model for each in possible)
     times = [each for plan in plans for each in plan.times if each.model in models]
-    trainings, measuring = place.training_jobs(models), place.measuring_jobs(possible)
-    timing = place.timing_jobs(times, scope.main)
+    trainings, measuring = workplace.training_jobs(models), workplace.measuring_jobs(possible)
+    timing = workplace.timing_jobs(times, scope.main)
     print(
         f"{counted(len(trainings), 'training')}, {counted(len(measuring), 'measurement')} and "
         f"{counted(len(timing), 'timing')} are left to do on "
@@ -195,12 +194,12 @@ def _work(
         f"{minutes([*trainings, *measuring, *timing], rates, actors)}.",
         file=sys.stderr,
     )
-    for encoding in place.encodings(models):
+    for encoding in workplace.encodings(models):
         compute_features(encoding)
     failures = do_all(trainings, actors, rates)
-    made = {each: numbers for each, numbers in possible.items() if place.is_made(each.model)}
-    failures |= do_all(place.measuring_jobs(made), actors, rates)
-    timing = place.timing_jobs([each for each in times if place.is_made(each.model)], scope.main)
+    made = {each: numbers for each, numbers in possible.items() if workplace.is_made(each.model)}
+    failures |= do_all(workplace.measuring_jobs(made), actors, rates)
+    timing = workplace.timing_jobs([each for each in times if workplace.is_made(each.model)], scope.main)
     return failures | do_all(timing, Actors(1, actors.use_gpu), rates)  # one at a time: each measures itself
 
 
@@ -210,12 +209,16 @@ def _failure(measurement: Measurement, failures: dict[Any, str]) -> str:
     return failures.get(training) or failures.get(measurement, "not measured")
 
 
-def _target(plan: Plan, settings: ReproduceSettings, place: Workplace, results: Any, reasons: Any) -> dict[str, Any]:
+def _target(
+    plan: Plan, settings: ReproduceSettings, workplace: Workplace, results: Any, reasons: Any
+) -> dict[str, Any]:
     """A table or figure as JSON holds it."""
     made = cells(plan, results, reasons, settings.embedded, settings.as_recorded, settings.tolerance)
     times = []
     for each in plan.times:
-        row = place.times(each.model).get(str(each.num_samples)) if any(c.verdict != NOT_RUN for c in made) else None
+        row = (
+            workplace.times(each.model).get(str(each.num_samples)) if any(c.verdict != NOT_RUN for c in made) else None
+        )
         if row:
             times.append({"row": each.row, "column": each.column, **row})
     return {

@@ -28,7 +28,7 @@ RELATIVE = {
 """Seconds an image beside Bayes-PFL's, with the embedded CLIP on one core: for kinds of work not measured yet."""
 
 
-class Job(NamedTuple):
+class PendingJob(NamedTuple):
     """One unit of work: a function and its arguments."""
 
     subject: Hashable
@@ -56,7 +56,7 @@ class Rates:
         self._measured: dict[str, float] = store.read_json(RATES) or {}
         self._probed = functools.cache(probe)
 
-    def note(self, job: Job, seconds: float) -> None:
+    def note(self, job: PendingJob, seconds: float) -> None:
         """Keep how long a job took.
 
         Args:
@@ -66,7 +66,7 @@ class Rates:
         self._measured[job.kind] = seconds / max(1, job.units)
         self._store.write_json(RATES, self._measured)
 
-    def seconds(self, job: Job) -> float:
+    def seconds(self, job: PendingJob) -> float:
         """How long a job takes.
 
         Args:
@@ -81,7 +81,7 @@ class Rates:
         return job.units * RELATIVE[stage][method] * self._probed()["training" if stage == "training" else "measuring"]
 
 
-def minutes(jobs: Sequence[Job], rates: Rates, actors: Actors) -> str:
+def minutes(jobs: Sequence[PendingJob], rates: Rates, actors: Actors) -> str:
     """How long jobs take together, in words.
 
     Args:
@@ -96,7 +96,7 @@ def minutes(jobs: Sequence[Job], rates: Rates, actors: Actors) -> str:
     return f"about {max(1, round(seconds / 60))} minutes" if seconds > 45 else "less than a minute"
 
 
-def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[Hashable, str]:
+def do_all(jobs: Sequence[PendingJob], actors: Actors, rates: Rates) -> dict[Hashable, str]:
     """Do jobs; one that fails stops no other.
 
     Args:
@@ -111,7 +111,7 @@ def do_all(jobs: Sequence[Job], actors: Actors, rates: Rates) -> dict[Hashable, 
 
     task = ray.remote(num_gpus=1) if actors.use_gpu else ray.remote(num_cpus=1)
     failures: dict[Hashable, str] = {}
-    ahead, running = iter(jobs), dict[Any, Job]()
+    ahead, running = iter(jobs), dict[Any, PendingJob]()
     weights = {job.subject: max(1, round(rates.seconds(job))) for job in jobs}
     with progress(sum(weights.values()), "work second") as advance:
         while True:

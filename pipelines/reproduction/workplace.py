@@ -17,11 +17,11 @@ from pipelines.features import FeatureSettings
 from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction import recipes
 from pipelines.reproduction.images import MeasuredImages
-from pipelines.reproduction.jobs import Machine, Question, Scorable, measuring_job, probe_job, timing_job, train_job
+from pipelines.reproduction.jobs import Conditions, Machine, Scorable, measuring_job, probe_job, timing_job, train_job
 from pipelines.reproduction.plan import Measurement, Model, PlannedTime
 from pipelines.reproduction.recipes import BAYES_PFL, Scale
 from pipelines.reproduction.settings import ReproduceSettings
-from pipelines.reproduction.work import Job
+from pipelines.reproduction.work import PendingJob
 from pipelines.scoring.options import Actors
 
 FULL_TOP_PIXELS, FULL_SIZE = 2000, 518
@@ -45,7 +45,7 @@ class Workplace:
         self.store = Store(folder)
         self.machine = Machine(actors.device, settings.options)
 
-    def training_jobs(self, models: Iterable[Model]) -> list[Job]:
+    def training_jobs(self, models: Iterable[Model]) -> list[PendingJob]:
         """Trainings whose bundles are missing; `encodings` names the features that they need.
 
         Args:
@@ -68,7 +68,7 @@ class Workplace:
         each = [self._encoding(self._run(model), self.images[model.auxiliary]) for model in self._missing(models)]
         return list({encoding.output: encoding for encoding in each}.values())
 
-    def measuring_jobs(self, wanted: Mapping[Measurement, tuple[int, ...]]) -> list[Job]:
+    def measuring_jobs(self, wanted: Mapping[Measurement, tuple[int, ...]]) -> list[PendingJob]:
         """Measurements whose results are missing.
 
         Args:
@@ -84,7 +84,7 @@ class Workplace:
                 jobs.append(self._measuring_job(measurement, missing))
         return jobs
 
-    def timing_jobs(self, wanted: Iterable[PlannedTime], dataset: str) -> list[Job]:
+    def timing_jobs(self, wanted: Iterable[PlannedTime], dataset: str) -> list[PendingJob]:
         """Times that were not measured here yet.
 
         Args:
@@ -103,7 +103,9 @@ class Workplace:
             arguments = (self._scorable(model), self.images[dataset], sorted(set(missing)), count, self.machine)
             label, file = f"times of {_titled(model)}", self._times_file(model)
             jobs.append(
-                Job(("times", model), label, "timing", count * len(missing), timing_job, arguments, self._adding(file))
+                PendingJob(
+                    ("times", model), label, "timing", count * len(missing), timing_job, arguments, self._adding(file)
+                )
             )
         return jobs
 
@@ -201,12 +203,14 @@ class Workplace:
         """Of features at rest."""
         return "float32" if self.settings.embedded else "float16"
 
-    def _training_job(self, model: Model, folders: dict[int, str]) -> Job:
+    def _training_job(self, model: Model, folders: dict[int, str]) -> PendingJob:
         run, images = self._run(model), self.images[model.auxiliary]
         arguments = (run, images, self._encoding(run, images).output, folders, self.machine)
         units = len(images.refs) * run.training.epochs
         label = f"training of {model.title}, seed {model.seed}, on {images.title}"
-        return Job(model, label, f"training of {run.model.method}", units, train_job, arguments, lambda result: None)
+        return PendingJob(
+            model, label, f"training of {run.model.method}", units, train_job, arguments, lambda result: None
+        )
 
     def _encoding(self, run: TrainSettings, images: MeasuredImages) -> FeatureSettings:
         """Frozen features of a dataset as a method takes them: methods that take the same share a folder."""
@@ -225,15 +229,15 @@ class Workplace:
             options=self.settings.options,
         )
 
-    def _measuring_job(self, measurement: Measurement, numbers: tuple[int, ...]) -> Job:
+    def _measuring_job(self, measurement: Measurement, numbers: tuple[int, ...]) -> PendingJob:
         model, images = measurement.model, self.images[measurement.dataset]
         run = self._run(model)
-        question = Question(numbers, measurement.draw_seed, self.settings.protocol, self._top_pixels(run))
-        arguments = (self._scorable(model), images, question, self.machine)
+        conditions = Conditions(numbers, measurement.draw_seed, self.settings.protocol, self._top_pixels(run))
+        arguments = (self._scorable(model), images, conditions, self.machine)
         label = f"measuring of {_titled(model)} on {images.title}, draws {measurement.draw_seed}, R = {numbers}"
         kind = f"measuring of {run.model.method}"
         units = len(images.refs) * max(1, max(numbers) // 10)
-        return Job(
+        return PendingJob(
             measurement, label, kind, units, measuring_job, arguments, self._adding(self._result_file(measurement))
         )
 

@@ -71,14 +71,14 @@ def tables(name: str, made: Sequence[Cell]) -> dict[str, Table]:
     Returns:
         Tables by heading; table 3 has one for each kind of offsets and scatter.
     """
-    found: dict[str, Table] = {}
+    by_heading: dict[str, Table] = {}
     for cell in made:
         title = METRIC_TITLES[cell.metric]
         if name in OVER_METRICS:
-            found.setdefault(cell.column, {}).setdefault(cell.row, {})[title] = cell
+            by_heading.setdefault(cell.column, {}).setdefault(cell.row, {})[title] = cell
         else:
-            found.setdefault("", {}).setdefault(f"{cell.row}, {title}", {})[cell.column] = cell
-    return found
+            by_heading.setdefault("", {}).setdefault(f"{cell.row}, {title}", {})[cell.column] = cell
+    return by_heading
 
 
 def printed(result: dict[str, Any]) -> str:
@@ -134,9 +134,9 @@ def results_lines(result: dict[str, Any]) -> str:
         row = f"{target['title']}: figures are {whose} | {command} | all of {compared} within | 2 points or 2 std"
         lines.append(f"| {row} | {counts[WITHIN]} within, {counts[OUTSIDE]} outside | {here} | {commit} |")
         for each in target["claims"]:
-            found = f"{each['verdict']} ({each['holds']} of {each['comparisons']})"
+            outcome = f"{each['verdict']} ({each['holds']} of {each['comparisons']})"
             lines.append(
-                f"| {each['text']} | {command} | holds | scatter over trainings | {found} | {here} | {commit} |"
+                f"| {each['text']} | {command} | holds | scatter over trainings | {outcome} | {here} | {commit} |"
             )
     return "\n".join(lines) + "\n"
 
