@@ -23,6 +23,7 @@ from bayes_pfl.methods.builder import class_names
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.methods.prompt_flow.noise import keyed_noise
 from bayes_pfl.training.trainer import Trainer
+from serve.models.replica import describe_bundle
 from tests.equations import Image, prompt_maps, text_logits
 
 CPU = torch.device("cpu")
@@ -287,6 +288,18 @@ def test_room_for_class_names_is_that_of_the_prompts(backbone, tmp_path):
     assert rooms["agnostic"] > rooms["flow"] == rooms["ISD-ISD"]
     assert rooms["sentences"] < rooms["agnostic"]
     assert all(class_names(run_of(name)).room == room for name, room in rooms.items())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_endpoint_promises_an_uncertainty_where_there_is_one(tmp_path, name):
+    run = run_of(name)
+    save_bundle(tmp_path / "bundle", run.detector(), {"weight": torch.zeros(1)}, {"kind": "a test"}, [])
+    described = describe_bundle(load_bundle(tmp_path / "bundle"), "bundle")
+    sizes = (described.num_prompts, described.flow_length)
+    assert sizes == ((2, 2) if run.model.has_uncertainty else (None, None))
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert ("B = 2 prompts" in card) == (name not in PAIRS)
+    assert (f"Prompts: {name}" in card) == (name in PAIRS)
 
 
 def test_deep_blocks_that_the_text_encoder_lacks_are_refused(backbone):
