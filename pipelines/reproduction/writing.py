@@ -30,6 +30,9 @@ OVER_METRICS = ("table2", "table3", "table4")
 
 MACHINE_NOTE = "Percent; the standard deviation (std) is over trainings."
 
+REASONS = 4
+"""Why figures were not run, that are printed."""
+
 Table = dict[str, dict[str, Cell]]
 """Cells by row and column."""
 
@@ -103,8 +106,8 @@ def printed(result: dict[str, Any]) -> str:
             rows_of_times = [{key: each[key] for key in ("row", "column", "ms", "std")} for each in target["times"]]
             parts.append("Milliseconds an image, here\n" + table(rows_of_times, decimals=1))
         parts.append("\n".join([_verdicts(made, result["embedded"]), *_claims(target)]))
-        reasons = Counter(cell.why for cell in made if cell.verdict == NOT_RUN)
-        parts += [f"Not run, {counted(number, 'figure')}: {why}." for why, number in reasons.items()]
+        reasons = _not_run(made)
+        parts += ["\n".join(reasons)] if reasons else []
     parts.append(f"Files: {result['output']}/tables")
     return "\n\n".join(parts)
 
@@ -152,9 +155,7 @@ def _markdown(target: dict[str, Any], made: Sequence[Cell], result: dict[str, An
             for row, cells in rows.items()
         ]
         lines.append("")
-    lines += [_verdicts(made, result["embedded"]), "", *[f"- {line}" for line in _claims(target)]]
-    reasons = Counter(cell.why for cell in made if cell.verdict == NOT_RUN)
-    lines += [f"- Not run, {counted(number, 'figure')}: {why}." for why, number in reasons.items()]
+    lines += [_verdicts(made, result["embedded"]), "", *[f"- {line}" for line in [*_claims(target), *_not_run(made)]]]
     return "\n".join(lines) + "\n"
 
 
@@ -196,6 +197,14 @@ def _claims(target: dict[str, Any]) -> list[str]:
         f"({each['holds']} of {counted(each['comparisons'], 'comparison')})."
         for each in target["claims"]
     ]
+
+
+def _not_run(made: Sequence[Cell]) -> list[str]:
+    """The commonest reasons of figures that were not run; CSV and JSON have each figure's."""
+    reasons = Counter(cell.why for cell in made if cell.verdict == NOT_RUN)
+    lines = [f"Not run, {counted(number, 'figure')}: {why}." for why, number in reasons.most_common(REASONS)]
+    others = len(reasons) - len(lines)
+    return [*lines, f"Not run for {counted(others, 'other reason')}: see the CSV file."] if others > 0 else lines
 
 
 def _short(cell: Cell) -> str:
