@@ -30,6 +30,7 @@ SITE := $(BIN)/sphinx-build -W --keep-going -n -q -c docs
 
 docs: setup ## docs/_build/index.html: the site of docs/; a warning is an error
 	$(SITE) . docs/_build
+	@echo docs/_build/index.html
 
 docs-links: setup ## visits every link of the site that leads elsewhere
 	$(SITE) -b linkcheck . docs/_build/linkcheck

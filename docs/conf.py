@@ -27,7 +27,7 @@ myst_heading_anchors = 4
 
 default_role = "code"  # docstrings write `name`
 autodoc_member_order = "bysource"
-autodoc_typehints = "both"
+autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_use_ivar = True
 nitpicky = True

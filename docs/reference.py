@@ -39,7 +39,7 @@ TITLES = {
 LONGEST_DEFAULT = 80
 """Characters; longer defaults, the sentences of prompt ensembles, are in the code."""
 
-HELP_COLUMNS = 100
+HELP_COLUMNS = 90
 """Width of a command's help."""
 
 
@@ -157,15 +157,14 @@ def _tables(kind: type[Settings], heading: str, prefix: str, done: set[type[Sett
         nested = list(nested_settings(field.annotation))
         for inner in nested:
             link = f"[section](#settings-{inner.__name__.lower()})"
-            rows.append(f"| `{key}` | {link} | | {escaped(_sentence(inner))} |")
-            method = inner.model_fields["method"].default if "method" in inner.model_fields else None
+            method = inner.model_fields["method"].default if "method" in inner.model_fields else ""
+            rows.append(f"| `{key}` | {link}{method and f' of `{method}`'} | | {escaped(_sentence(inner))} |")
             place = f"{key}[]" if "tuple" in str(field.annotation) else key
-            inside.append(
-                (inner, f"### `{place}`" + (f" where `{place}.method` is `{method}`" if method else ""), place)
-            )
+            inside.append((inner, f"### `{place}`{method and f' of `{method}`'}", place))
         if not nested:
             default = "the method's own" if kind is Wording else default_in_words(field)
-            rows.append(f"| `{key}` | {type_in_words(schema[name])} | {default} | {escaped(field.description or '')} |")
+            sentence = field.description or ("name of the method" if name == "method" else "")
+            rows.append(f"| `{key}` | {type_in_words(schema[name])} | {default} | {escaped(sentence)} |")
     yield f"(settings-{kind.__name__.lower()})=\n"
     yield f"{heading}\n\n{escaped(_sentence(kind))}\n"
     yield "| key | values | default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
