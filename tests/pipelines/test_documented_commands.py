@@ -136,8 +136,16 @@ def test_scoring(folder):
 
 
 def test_the_first_page(folder, capsys):
-    (block,) = of_page("README.md")
-    type_block(block)
+    first, use = of_page("README.md")
+    type_block(first)
+    printed = capsys.readouterr().out
+    page = (documented.ROOT / "README.md").read_text("utf-8").partition("```text\n")[2].partition("```")[0]
+    rows = [line.split() for line in page.splitlines() if line.startswith("images/")]
+    assert len(rows) == 4
+    for name, *_, score, uncertainty in rows:
+        (line,) = [line.split() for line in printed.splitlines() if line.startswith(f"{name} ")]
+        assert [float(line[-2]), float(line[-1])] == pytest.approx([float(score), float(uncertainty)], abs=0.01)
+    type_block(use)
     assert "metal plate" in capsys.readouterr().out
     assert (folder / "heat").is_dir()
     assert (folder / "plates" / "calibration.json").is_file()
