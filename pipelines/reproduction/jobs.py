@@ -3,7 +3,9 @@
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +16,11 @@ from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards
 from bayes_pfl.config import DetectorConfig, DetectorOptions, ScoringConfig, parse_config
 from bayes_pfl.data.pixels import normalized
+from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.samples import SampleRef, global_batches, load_samples, stack
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.detector import Detector, Prediction
+from bayes_pfl.inference.images import PreparedImage, prepare_image
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics, metrics_by_category
 from bayes_pfl.metrics.streaming import image_pixels
 from bayes_pfl.training.trainer import Trainer
@@ -33,6 +37,9 @@ PARTS = ("text_score", "map_score")
 
 PROBED = 8
 """Images behind an estimate of the time."""
+
+DECODERS, GROUPS_AHEAD = 4, 2
+"""Threads that decode images for a GPU, and groups of images in front of it."""
 
 WARM_UP = 3
 """Images before a time is taken."""
@@ -260,18 +267,40 @@ def _scored(
 def _predictions(
     detector: Detector, refs: Sequence[SampleRef], conditions: Conditions
 ) -> Iterator[tuple[SampleRef, bytes | None, dict[int, Prediction]]]:
-    """Images one after the other, as many at a time as the detector scores together."""
-    numbers, opened = conditions.num_samples, dict[str, Any]()
-    for start in range(0, len(refs), detector.images_at_once):
-        group = refs[start : start + detector.images_at_once]
-        rows = [read_row(ref.shard, ref.row, opened) for ref in group]
-        images, names = [image for image, _ in rows], [ref.class_name for ref in group]
+    """Images one after the other, as many at a time as are scored together; the next ones are decoded ahead."""
+    numbers, together = conditions.num_samples, detector.images_at_once
+    groups = [refs[start : start + together] for start in range(0, len(refs), together)]
+    for group, ready in zip(groups, _decoded(groups, detector), strict=True):
+        images, names = [image for image, _ in ready], [ref.class_name for ref in group]
         if len(numbers) == 1:
-            together = detector.predict(images, names, numbers[0], conditions.seed)
-            nested = [{numbers[0]: prediction} for prediction in together]
+            predictions = detector.predict(images, names, numbers[0], conditions.seed)
+            by_number = [{numbers[0]: each} for each in predictions]
         else:
-            nested = detector.predict_nested(images, names, numbers, conditions.seed)
-        yield from zip(group, (mask for _, mask in rows), nested, strict=True)
+            by_number = detector.predict_nested(images, names, numbers, conditions.seed)
+        yield from zip(group, (mask for _, mask in ready), by_number, strict=True)
+
+
+def _decoded(
+    groups: Sequence[Sequence[SampleRef]], detector: Detector
+) -> Iterator[list[tuple[PreparedImage, bytes | None]]]:
+    """Images as the model takes them, with their masks: on a GPU by threads, two groups ahead of the model."""
+    opened, size = dict[str, Any](), detector.config.backbone.image_size
+
+    def prepare(ref: SampleRef) -> tuple[PreparedImage, bytes | None]:
+        data, mask = read_row(ref.shard, ref.row, opened)
+        return prepare_image(decode_image(data), size), mask
+
+    if detector.device.type == "cpu":
+        yield from ([prepare(ref) for ref in group] for group in groups)
+        return
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead = deque[list[Future[tuple[PreparedImage, bytes | None]]]]()
+        for group in groups:
+            ahead.append([pool.submit(prepare, ref) for ref in group])
+            if len(ahead) > GROUPS_AHEAD:
+                yield [future.result() for future in ahead.popleft()]
+        while ahead:
+            yield [future.result() for future in ahead.popleft()]
 
 
 def _figures(

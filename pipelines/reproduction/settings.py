@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from bayes_pfl.config import BackboneConfig, DetectorOptions, Settings
+from pipelines.platform.settings import TrackingSettings
 from pipelines.reproduction.recipes import Scale
 from pipelines.scoring.protocol import Protocol
 
@@ -57,9 +58,12 @@ class ReproduceSettings(Settings):
         30, ge=1, description="embedded: defective training images of each auxiliary category"
     )
     timed_images: int = Field(50, ge=1, description="images behind a time")
-    workers: int = Field(2, ge=1, description="jobs at a time without GPUs, one core each; with GPUs one a GPU")
+    workers: int | None = Field(
+        None, ge=1, description="jobs at a time, each on a GPU, or on a core where there are none; none: all GPUs, or 2"
+    )
     use_gpu: bool | None = Field(None, description="one GPU for every job; none: where there are GPUs")
     options: DetectorOptions = DetectorOptions()
+    tracking: TrackingSettings = TrackingSettings()
     output: str | None = Field(
         None, description="folder for shards, models, results and tables; none: reproduce/ under BAYES_PFL_HOME"
     )
@@ -67,7 +71,7 @@ class ReproduceSettings(Settings):
     @property
     def as_recorded(self) -> bool:
         """Whether the recorded figures were measured with these settings, places and speed aside."""
-        free = {"data", "tolerance", "timed_images", "workers", "use_gpu", "output"}
+        free = {"data", "tolerance", "timed_images", "workers", "use_gpu", "output", "tracking"}
         recorded = ReproduceSettings(embedded=True, seeds=EMBEDDED_SEEDS)
         mine = self.model_copy(update={"seeds": self.trainings})
         return mine.model_dump(exclude=free) == recorded.model_dump(exclude=free)

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import load_bundle, training_images
 from pipelines.features import compute_features
 from pipelines.ingestion.paths import local_path
-from pipelines.platform.cluster import start_ray
+from pipelines.platform.cluster import gpus_in_reach, start_ray
+from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
+from pipelines.platform.tracking import closing, start_run
 from pipelines.reproduction import images, recipes, writing
 from pipelines.reproduction.cells import NOT_RUN, cells, checked
 from pipelines.reproduction.images import AUXILIARY, HELD_OUT, MeasuredImages
@@ -30,6 +33,9 @@ from pipelines.scoring.options import Actors, choose_actors
 
 FIGURE_5 = ("mvtec", "btad", "ksdd2", "rsdd", "dagm", "dtd")
 """Six industrial datasets: the seven without the auxiliary one. The paper does not name its six."""
+
+CORES = 2
+"""Jobs at a time without a GPU."""
 
 INCOMPLETE = 1
 """Exit code where something could not be measured."""
@@ -72,8 +78,10 @@ def reproduce(targets: Sequence[str], settings: ReproduceSettings) -> dict[str, 
     """
     _check(targets, settings)
     folder = local_path(settings.output or str(home() / "reproduce"), "--output")
-    actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
+    gpus = 0 if settings.use_gpu is False else int(gpus_in_reach())
+    actors = choose_actors(settings.options, settings.use_gpu, settings.workers or gpus or CORES)
     places = _places(settings)
+    check_store(settings.tracking)
     scope = _scope(settings, places)
     plans = [planned(name, scope) for name in targets]
     began = time.monotonic()
@@ -96,9 +104,23 @@ def reproduce(targets: Sequence[str], settings: ReproduceSettings) -> dict[str, 
             "failures": sorted(failures.values()),
             "output": str(folder),
         }
-        writing.write_all(folder / "tables", result)
+        files = writing.write_all(folder / "tables", result)
+        _record(settings, result, files)
     print(f"{(time.monotonic() - began) / 60:.1f} minutes; tables in {folder / 'tables'}.", file=sys.stderr)
     return result
+
+
+def _record(settings: ReproduceSettings, result: dict[str, Any], files: Sequence[Path]) -> None:
+    """Keep the tables in MLflow, and how many figures are within."""
+    clip = "embedded" if settings.embedded else "full size"
+    tags = {"stage": "reproduce", "clip": clip, "protocol": settings.protocol}
+    names = ", ".join(target["target"] for target in result["targets"])
+    with closing(start_run(settings.tracking, f"reproduce {names}", tags)) as tracked:
+        for target in result["targets"]:
+            verdicts = Counter(figure["verdict"] for figure in target["figures"])
+            tracked.log_metrics({f"{target['target']}.{name.replace(' ', '_')}": n for name, n in verdicts.items()})
+        for file in files:
+            tracked.log_file(file, "tables")
 
 
 def _check(targets: Sequence[str], settings: ReproduceSettings) -> None:

@@ -37,7 +37,7 @@ Table = dict[str, dict[str, Cell]]
 """Cells by row and column."""
 
 
-def write_all(folder: Path, result: dict[str, Any]) -> None:
+def write_all(folder: Path, result: dict[str, Any]) -> list[Path]:
     """Write the files of all targets, and `results.md`.
 
     The bytes of `NAME.csv`, `.json`, `.md` and `.tex` depend on what was measured alone; times, which no two runs
@@ -46,22 +46,31 @@ def write_all(folder: Path, result: dict[str, Any]) -> None:
     Args:
         folder: of the tables.
         result: what `reproduce` returns.
+
+    Returns:
+        The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "results.md"]
     for target in result["targets"]:
         made = [Cell(**each) for each in target["figures"]]
         name = target["target"] + ("" if result["protocol"] == "image" else f"-{result['protocol']}")
         facts = {key: result[key] for key in ("protocol", "embedded", "seeds", "datasets")}
         without_times = {key: value for key, value in target.items() if key != "times"}
-        _write(folder / f"{name}.json", json.dumps(facts | without_times, indent=1) + "\n")
-        _write(folder / f"{name}.csv", _csv([cell._asdict() for cell in made]))
-        _write(folder / f"{name}.md", _markdown(target, made, result))
-        _write(folder / f"{name}.tex", _latex(target, made, result))
-        if target["times"]:
-            _write(folder / f"{name}-times.csv", _csv(target["times"]))
+        texts = {
+            f"{name}.json": json.dumps(facts | without_times, indent=1) + "\n",
+            f"{name}.csv": _csv([cell._asdict() for cell in made]),
+            f"{name}.md": _markdown(target, made, result),
+            f"{name}.tex": _latex(target, made, result),
+        }
+        texts |= {f"{name}-times.csv": _csv(target["times"])} if target["times"] else {}
+        for file, text in texts.items():
+            _write(folder / file, text)
         with replacing(folder / f"{name}.png") as temporary:
             plot(temporary, target["target"], made, METRIC_TITLES)
-    _write(folder / "results.md", results_lines(result))
+        files += [folder / file for file in (*texts, f"{name}.png")]
+    _write(files[0], results_lines(result))
+    return files
 
 
 def tables(name: str, made: Sequence[Cell]) -> dict[str, Table]:

@@ -1,17 +1,23 @@
 """The reproduction without Ray: what is planned, how cells and claims are judged, which folders are which dataset."""
 
 import csv
+import itertools
 import json
 
 import painted
 import pytest
+import torch
+from small import painted_shards
 
+from bayes_pfl.data.samples import index_shards
 from bayes_pfl.datasets.catalogue import DATASETS
 from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.inference.detector import Detector
 from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction import recipes
 from pipelines.reproduction.cells import EMBEDDED, PAPER, Cell, cells, checked, expected_figures
 from pipelines.reproduction.images import sources
+from pipelines.reproduction.jobs import _decoded
 from pipelines.reproduction.plan import (
     TARGETS,
     Claim,
@@ -306,3 +312,17 @@ def _without_catching(main, words):
     parser = argparse.ArgumentParser()
     reproduce.add_arguments(parser)
     reproduce.run(parser.parse_args(words[1:]))
+
+
+def test_a_gpu_is_given_the_images_that_a_core_is_given_in_the_same_order(tmp_path):
+    shards = painted_shards(tmp_path, ("carpet", "gear"), seed=2)
+    refs = index_shards(str(shards))
+    groups = [refs[start : start + 3] for start in range(0, len(refs), 3)]
+    detector = Detector.load("embedded", "cpu")
+    core = list(_decoded(groups, detector))
+    detector.device = torch.device("cuda")  # decoding happens in front of it
+    gpu = list(_decoded(groups, detector))
+    assert [len(group) for group in core] == [len(group) for group in groups]
+    for a, b in zip(itertools.chain(*core), itertools.chain(*gpu), strict=True):
+        assert (a[0].noise_key, a[1]) == (b[0].noise_key, b[1])
+        assert torch.equal(a[0].pixels, b[0].pixels)
