@@ -91,6 +91,7 @@ def cells(
     reasons: Mapping[Measurement, str],
     embedded: bool,
     as_recorded: bool,
+    incomplete: Mapping[str, str],
     tolerance: float,
 ) -> list[Cell]:
     """The cells of a table or figure.
@@ -101,6 +102,7 @@ def cells(
         reasons: why other measurements are missing.
         embedded: with the embedded CLIP, whose figures on painted images are compared with recorded ones.
         as_recorded: whether those were recorded with these settings.
+        incomplete: by dataset, in what it is not the paper's.
         tolerance: percentage points that are within in any case.
 
     Returns:
@@ -114,7 +116,8 @@ def cells(
         of_paper = not embedded or figure.row in DATASETS
         compared = published if of_paper else recorded.get((plan.name, *_key(figure)))
         values, why = _values(figure, results, reasons)
-        made.append(_cell(figure, values, why, published, compared, tolerance))
+        other = _other_images(figure, incomplete) if of_paper else ""
+        made.append(_cell(figure, values, why or other or NO_FIGURE, published, None if other else compared, tolerance))
     return made
 
 
@@ -168,6 +171,12 @@ def _published(paper: Mapping[Any, Expected], target: str, figure: PlannedFigure
     return paper.get((target, *_key(figure))) or paper.get((target, figure.row, "", figure.metric))
 
 
+def _other_images(figure: PlannedFigure, incomplete: Mapping[str, str]) -> str:
+    """Why the paper's figure is one of other images: the dataset, or what was trained on, is not the paper's."""
+    measurement = figure.measured[0]
+    return incomplete.get(measurement.dataset) or incomplete.get(measurement.model.auxiliary, "")
+
+
 def _values(
     figure: PlannedFigure, results: Mapping[Measurement, Rows], reasons: Mapping[Measurement, str]
 ) -> tuple[list[float], str]:
@@ -203,9 +212,7 @@ def _cell(
     ours = statistics.fmean(values)
     std = statistics.stdev(values) if len(values) > 1 else None
     if expected is None:
-        return Cell(
-            *_key(figure), ours, std, len(values), paper, None, None, None, NOT_COMPARED, "no figure to compare with"
-        )
+        return Cell(*_key(figure), ours, std, len(values), paper, None, None, None, NOT_COMPARED, why)
     allowed = max(tolerance, 2 * (std or 0.0))
     difference = ours - expected
     verdict = WITHIN if abs(difference) <= allowed else OUTSIDE

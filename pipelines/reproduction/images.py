@@ -43,6 +43,8 @@ class MeasuredImages(NamedTuple):
     levels: tuple[str, ...]
     """What can be measured: image, pixel."""
     refs: tuple[SampleRef, ...]
+    incomplete: str = ""
+    """In what it is not the set that the paper measured, if it is not."""
 
     @property
     def digest(self) -> str:
@@ -113,7 +115,8 @@ def ingested(name: str, source: Path, output: Path) -> MeasuredImages:
     shards = output / "shards" / name
     ingest(name, source, shards, IngestConfig(splits=("test",), subset="paper"))
     dataset = DATASETS[name]
-    return MeasuredImages(name, dataset.title, str(shards), dataset.metrics, tuple(index_shards(str(shards), "test")))
+    refs = tuple(index_shards(str(shards), "test"))
+    return MeasuredImages(name, dataset.title, str(shards), dataset.metrics, refs, _incomplete(dataset, refs))
 
 
 def painted(name: str, normal: int, defective: int, output: Path) -> MeasuredImages:
@@ -158,6 +161,23 @@ def _named_by(folder: Path) -> Dataset | None:
         if longest > best[0]:
             best = longest, dataset
     return best[1]
+
+
+def _incomplete(dataset: Dataset, refs: Iterable[SampleRef]) -> str:
+    """How the paper's numbers of images differ from those of a copy; empty where they do not or are not known."""
+    differing = []
+    for category in dataset.categories:
+        counts = category.expected("paper")
+        if counts is None:
+            continue
+        expected = counts.test_normal + counts.test_anomalous
+        actual = sum(ref.category == category.name for ref in refs)
+        if actual != expected:
+            differing.append(f"{category.name} {actual:,} of {expected:,} images")
+    if not differing:
+        return ""
+    others = f" and {len(differing) - 1} other categories" if len(differing) > 1 else ""
+    return f"this copy of {dataset.title} is not the paper's test set ({differing[0]}{others})"
 
 
 def _images_in(dataset: Dataset, folder: Path) -> int:

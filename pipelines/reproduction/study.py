@@ -235,7 +235,8 @@ def _target(
     plan: Plan, settings: ReproduceSettings, workplace: Workplace, results: Any, reasons: Any
 ) -> dict[str, Any]:
     """A table or figure as JSON holds it."""
-    made = cells(plan, results, reasons, settings.embedded, settings.as_recorded, settings.tolerance)
+    incomplete = {name: images.incomplete for name, images in workplace.images.items() if images.incomplete}
+    made = cells(plan, results, reasons, settings.embedded, settings.as_recorded, incomplete, settings.tolerance)
     times = []
     for each in plan.times:
         row = (

@@ -144,7 +144,7 @@ def _plan(measured, row="Bayes-PFL", **changes) -> Plan:
 )
 def test_a_figure_is_within_two_points_or_two_standard_deviations(values, verdict, tolerance):
     results = _measured(*values)
-    (cell,) = cells(_plan(results), results, {}, False, False, 2.0)
+    (cell,) = cells(_plan(results), results, {}, False, False, {}, 2.0)
     assert (cell.verdict, cell.tolerance) == (verdict, pytest.approx(tolerance, abs=1e-4))
     assert cell.ours == pytest.approx(100 * sum(values) / len(values))
     assert cell.difference == pytest.approx(cell.ours - 96.7)
@@ -153,24 +153,33 @@ def test_a_figure_is_within_two_points_or_two_standard_deviations(values, verdic
 
 def test_a_part_of_the_score_a_difference_and_a_missing_figure():
     results = _measured(0.8, 0.9)
-    (part,) = cells(_plan(results, "without s_img", part="text_score"), results, {}, False, False, 2.0)
+    (part,) = cells(_plan(results, "without s_img", part="text_score"), results, {}, False, False, {}, 2.0)
     assert part.ours == pytest.approx(42.5)
     lower = {
         Measurement(each.model._replace(title="x"), "mvtec", each.draw_seed): {"10": {"mean": {"image_ap": 0.7}}}
         for each in results
     }
-    (difference,) = cells(_plan(results, minus=tuple(lower)), results | lower, {}, False, False, 2.0)
+    (difference,) = cells(_plan(results, minus=tuple(lower)), results | lower, {}, False, False, {}, 2.0)
     assert (difference.ours, difference.std) == (pytest.approx(15), pytest.approx(7.0710678))
-    (missing,) = cells(_plan(results), {}, {next(iter(results)): "VisA is not there"}, False, False, 2.0)
+    (missing,) = cells(_plan(results), {}, {next(iter(results)): "VisA is not there"}, False, False, {}, 2.0)
     assert (missing.verdict, missing.why, missing.paper, missing.ours) == ("not run", "VisA is not there", 96.7, None)
+
+
+def test_a_figure_of_other_images_is_not_compared():
+    results = _measured(0.967)
+    for name in ("mvtec", "visa"):  # measured on, trained on
+        (cell,) = cells(_plan(results), results, {}, False, False, {name: "screw alone"}, 2.0)
+        assert (cell.verdict, cell.why, cell.paper, cell.expected) == ("not compared", "screw alone", 96.7, None)
+    (cell,) = cells(_plan(results), results, {}, False, False, {"btad": "a part"}, 2.0)
+    assert cell.verdict == "within"
 
 
 def test_the_embedded_clip_is_compared_with_what_was_recorded_with_the_same_settings():
     recorded = expected_figures(EMBEDDED)["table2", BAYES_PFL, "", "image_ap"]
     results = _measured(recorded.value / 100)
-    (same,) = cells(_plan(results), results, {}, True, True, 2.0)
+    (same,) = cells(_plan(results), results, {}, True, True, {}, 2.0)
     assert (same.verdict, same.paper, same.expected) == ("within", 96.7, recorded.value)
-    (other,) = cells(_plan(results), results, {}, True, False, 2.0)
+    (other,) = cells(_plan(results), results, {}, True, False, {}, 2.0)
     assert (other.verdict, other.expected) == ("not compared", None)
     assert ReproduceSettings(embedded=True, data="somewhere", workers=1).as_recorded
     assert not ReproduceSettings(embedded=True, epochs=1).as_recorded
@@ -250,7 +259,7 @@ def test_files_say_the_same(tmp_path):
         }
         for each in measurements([plan])
     }
-    made = cells(plan, results, {}, False, False, 2.0)
+    made = cells(plan, results, {}, False, False, {}, 2.0)
     result = {
         "targets": [
             {
