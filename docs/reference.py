@@ -33,6 +33,7 @@ TITLES = {
     "ServeSettings": "bayes-pfl serve, serve deploy",
     "PretrainSettings": "bayes-pfl pretrain",
     "StudySettings": "bayes-pfl evaluate --embedded",
+    "ReproduceSettings": "bayes-pfl reproduce",
     "UncertaintySettings": "bayes-pfl reproduce uncertainty",
 }
 """Programs by the class of their settings, in the order of the page; a class that is not here has its own name."""
@@ -242,20 +243,10 @@ def error_classes() -> str:
     return "\n".join(["```{eval-rst}", *(f".. autoexception:: bayes_pfl.errors.{name}\n" for name in classes), "```"])
 
 
-def reproduce_page() -> str:
-    """Name the page about measuring again for the list of pages, where it is there.
-
-    Returns:
-        Its name, or nothing.
-    """
-    return "reproduce" if (ROOT / "docs" / "reproduce.md").exists() else ""
-
-
 TEXTS: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "command line": command_line,
     "python api": python_api,
     "errors": error_classes,
-    "reproduce": reproduce_page,
 }
 """What a page may name in `<!-- generated: NAME -->`."""

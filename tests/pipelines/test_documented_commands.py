@@ -17,6 +17,7 @@ import painted
 import pytest
 from PIL import Image
 
+from bayes_pfl import Detector
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.synthetic import write_dataset
 from pipelines.cli import main
@@ -166,7 +167,8 @@ def test_an_endpoint_and_its_clients(folder):
     assert by_threshold["regions"]
     assert by_calibration["pred_label"] in ("good", "defective", "unsure")
     assert by_calibration["p_value"] >= 1 / 11
-    assert scores.tolist() == [by_calibration["pred_score"]]
+    (prediction,) = Detector.load("embedded").predict(["part.png"], ["plate"])
+    assert scores.tolist() == [pytest.approx(prediction.image_score, abs=1e-6)]
     assert len((folder / "decisions.jsonl").read_text().splitlines()) == 3
 
 

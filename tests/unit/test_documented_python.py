@@ -4,6 +4,7 @@ from pathlib import Path
 
 import documented
 import pytest
+from PIL import ImageShow
 
 from bayes_pfl.synthetic import write_dataset
 from pipelines.cli import main
@@ -16,6 +17,7 @@ def folder(tmp_path, monkeypatch):
     """The files that the pages speak of."""
     write_dataset(tmp_path / "painted", ("plate",), 1, 1, size=96, seed=11)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageShow, "_viewers", [])  # `show` of a page opens no window here
     assert main(["ingest", "folder", "--source", "painted", "--output", "shards/visa"]) == 0
     image = next(Path("painted/plate/train/good").glob("*.png")).read_bytes()
     for name in ("part.png", "plate.png"):
