@@ -131,7 +131,7 @@ def test_batch_answers_in_order_and_refuses_only_what_is_broken(client: TestClie
         ({"threshold": "nan"}, "threshold"),
         ({"threshold": "inf"}, "threshold"),
         ({"map": "gif"}, "map"),
-        ({"class_name": " "}, "class_name"),
+        ({"class_name": " "}, "class_name: is blank; say what the image shows"),
         ({"class_name": "x" * 101}, "class_name"),
         ({"class_name": "nut\x00"}, "control characters"),
         ({"class_name": "\U0001f9e9" * 60}, "room for 72"),
