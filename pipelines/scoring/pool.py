@@ -58,7 +58,7 @@ def score_parts(
     start_ray(workers, workers if task.device == "cuda" else 0)
     work = [{"part": number, **piece([images[at] for at in parts[number]])} for number in todo]
     for row in score_pieces(source, task, work, workers):
-        advance(len(row["pred_score"]))
+        advance(len(row["image_score"]))
         yield int(row["part"]), scored_images(row)
 
 

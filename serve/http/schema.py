@@ -275,7 +275,7 @@ class Region(Answer):
     y: int
     width: int
     height: int
-    pred_score: float = Field(description="largest value of the map inside")
+    score: float = Field(description="largest value of the map inside")
     area: float = Field(description="share of the image it covers, 0 to 1")
 
 
@@ -296,7 +296,7 @@ class Timings(Answer):
 class Score(Answer):
     """The judgement of one image."""
 
-    pred_score: float = Field(description="image score: the higher, the more anomalous")
+    image_score: float = Field(description="image score: the higher, the more anomalous")
     pred_label: Label | None = Field(
         description="by `threshold`, where one decides: defective from it on; else by the calibration"
     )
