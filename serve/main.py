@@ -102,6 +102,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
     )
     parser.add_argument(
+        "--weights", metavar="FILE", help="CLIP's weights, if the file has moved since the model was made"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted"
     )
 
@@ -194,6 +197,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         read_tokens(None if tokens_file is None else Path(tokens_file))
     replica = {
         "source": absolute(with_settings(args.model, args.set)),
+        "weights": _weights(args.weights),
         "threads": args.threads or max(1, usable_cpus() // max(1, args.replicas)),
         "refresh_s": args.refresh,
         "device": "cuda" if _gpus(args) else "cpu",
@@ -221,6 +225,13 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         **decision_log_values(args),
     }
     return parse_config(ServeSettings, values, "the command line")
+
+
+def _weights(typed: str | None) -> str | None:
+    """The file of CLIP's weights by its whole path: replicas have another current folder."""
+    if typed is not None and not Path(typed).is_file():
+        raise ConfigError(f"There is no file {typed}: give --weights the file of CLIP's weights.")
+    return None if typed is None else str(Path(typed).resolve())
 
 
 def check_address(host: str, port: int) -> None:

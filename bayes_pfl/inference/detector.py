@@ -25,7 +25,6 @@ from bayes_pfl.methods.method import BatchQuery, ImageQuery
 
 CLEARANCE = 3.0
 """Standard errors by which the image score must clear the threshold for `num_samples="auto"` to stop."""
-
 BATCH = 16
 """Images that a GPU scores together."""
 
@@ -90,31 +89,32 @@ class Detector:
         precision: Precision = "float32",
         compiled: bool = False,
         deterministic: bool = False,
+        weights: str | Path | None = None,
     ) -> "Detector":
         """Load a bundle.
 
         Args:
             source: a folder, `embedded` (the demonstration model), `models:/NAME@ALIAS` or `method:/NAME`.
             device: where to compute: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`.
-            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed on a GPU or
-                where the processor multiplies it fast (AMX): maps then differ from the exact ones in the third digit.
-                `tf32`, of GPUs alone, is between them.
+            precision: `float32` is exact; `bfloat16` of CLIP's matrix products is faster on a GPU or where the
+                processor has it (AMX), and maps differ in the third digit; `tf32`, of GPUs alone, is between them.
             compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
-                compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
-            deterministic: score one by one on a GPU too, where `predict` otherwise scores `BATCH` images together:
-                slower, and an image's numbers do not depend on the others of its call in the last digit either.
+                compiler; later ones are faster and differ in the last digits.
+            deterministic: score one by one on a GPU too, not `BATCH` images together: slower, and an image's numbers do
+                not depend on the others of its call in the last digit either.
+            weights: the file of CLIP's weights, if it has moved since the bundle was made; its SHA-256 is checked.
 
         Returns:
             The detector.
 
         Raises:
             BundleError: the bundle is missing or damaged.
-            BackboneError: its CLIP cannot be loaded.
-            ConfigError: the precision is unknown, or there is no such device.
+            BackboneError: its CLIP cannot be loaded, or the file holds other weights.
+            ConfigError: the precision is unknown, or there is no such device or file.
         """
         where = usable_device(device)  # before the weights are read
-        bundle = load_bundle(source)
-        return cls(bundle, Backbone(bundle.config.backbone), where, precision, compiled, deterministic)
+        bundle = load_bundle(source, weights)
+        return cls(bundle, Backbone(bundle.backbone), where, precision, compiled, deterministic)
 
     @classmethod
     def of(cls, method: str, backbone: BackboneConfig | None = None, device: str = "cpu") -> "Detector":
@@ -131,8 +131,8 @@ class Detector:
         Raises:
             ConfigError, BackboneError: the method must be trained, or cannot compute with this CLIP.
         """
-        where, bundle = usable_device(device), untrained_bundle(method, backbone)
-        return cls(bundle, Backbone(bundle.config.backbone), where)
+        bundle = untrained_bundle(method, backbone)
+        return cls(bundle, Backbone(bundle.backbone), usable_device(device))
 
     def __repr__(self) -> str:
         name = f"{self.bundle.folder.name or 'head'} ({self.bundle.record.get('head_sha256', '')[:12] or 'not stored'})"
