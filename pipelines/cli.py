@@ -1,7 +1,6 @@
 """`bayes-pfl`: a command and its options -> an exit code. A program is imported when its command is called."""
 
 import argparse
-import difflib
 import errno
 import importlib
 import importlib.metadata
@@ -15,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from bayes_pfl.command_line import CommandParser, nearest
 from bayes_pfl.errors import BayesPFLError, OutputError
 
 COMMANDS = {
@@ -63,7 +63,7 @@ Every command takes --help; most take --config FILE.yaml, --set key.subkey=value
 """
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(CommandParser):
     """Names the nearest command or option behind one that does not exist."""
 
     def error(self, message: str) -> NoReturn:
@@ -90,25 +90,8 @@ class Parser(argparse.ArgumentParser):
         """
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            chosen = self._subparsers._group_actions[0].choices[options.command]  # type: ignore[union-attr, index]
-            words = [word for action in chosen._actions for word in action.option_strings]
-            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
-            chosen.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(wrong, words)}")
+            self._subparsers._group_actions[0].choices[options.command].refuse(unknown)  # type: ignore[union-attr, index]
         return options
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """Find what was meant by a word that does not exist.
-
-    Args:
-        word: what was written.
-        words: what exists.
-
-    Returns:
-        `, did you mean 'x'?`, or nothing.
-    """
-    close = difflib.get_close_matches(word, words, n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command, (module, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if command == name:
-            importlib.import_module(module).add_arguments(subparser)
+            program = importlib.import_module(module)
+            program.add_arguments(subparser)
+            if hasattr(program, "SETTINGS"):
+                from pipelines.platform.settings_table import settings_option
+
+                settings_option(subparser, program.SETTINGS)
     for command, (_, summary) in ENDPOINT.items():
         subparsers.add_parser(command, help=summary, add_help=False)
     args = parser.parse_args(given)

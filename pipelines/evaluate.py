@@ -99,6 +99,10 @@ class EvaluateSettings(Settings):
     tracking: TrackingSettings = TrackingSettings()
 
 
+SETTINGS = EvaluateSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl evaluate`.
 

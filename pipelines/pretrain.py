@@ -52,6 +52,10 @@ class PretrainSettings(Settings):
         return f"pretrain-{hashlib.sha256(decisive.model_dump_json().encode()).hexdigest()[:12]}"
 
 
+SETTINGS = PretrainSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl pretrain`.
 

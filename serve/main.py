@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
+from bayes_pfl.command_line import CommandParser
 from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
@@ -118,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    parser = argparse.ArgumentParser(prog="bayes-pfl serve", description=__doc__)
+    parser = CommandParser(prog="bayes-pfl serve", description="Score images over HTTP (Ray Serve).")
     add_arguments(parser)
     args = parser.parse_args(arguments)
     os.environ.setdefault(

@@ -1,6 +1,5 @@
 """`bayes-pfl reference`: images, bundle -> the bundle's reference window, from which the endpoint measures drift."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import torch
 
 from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.command_line import CommandParser
 from bayes_pfl.data.walk import SkippedFile, list_images, skipped_summary
 from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 for what the user can mend.
     """
-    parser = argparse.ArgumentParser(prog="bayes-pfl reference", description=__doc__)
+    parser = CommandParser(
+        prog="bayes-pfl reference",
+        description="Keep with a model how usual images score, so that the endpoint can measure drift.",
+    )
     parser.add_argument(
         "images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees"
     )

@@ -174,7 +174,9 @@ def test_compare_and_evaluations():
     }
     assert compare({}, {}, None, 0.01, "version 1") == ""
     assert compare({"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.505}}, None, 0.01, "version 1") == ""
-    assert "is 50.00 %, version 1 has 52.00 % (margin 1 %)" in compare({"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.52}}, None, 0.01, "version 1")
+    assert "is 50.00 %, version 1 has 52.00 % (margin 1 %)" in compare(
+        {"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.52}}, None, 0.01, "version 1"
+    )
 
 
 class Refusing(BaseHTTPRequestHandler):
