@@ -292,6 +292,7 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
     with tempfile.TemporaryDirectory(prefix="bayes-pfl-serve-") as folder:
         stop_file = Path(folder) / "stop"
         set_environment(stop_file)
+        print("Starting Ray and loading the model ...", file=sys.stderr, flush=True)
         start_ray(args.address)
         _stop_on_signals(stop)  # Ray has put its own handlers in their place
         from ray import serve

@@ -1,5 +1,6 @@
 """Image files -> scores, part by part: here if they are few, over Ray if they are many."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,6 +51,8 @@ def score_parts(
     """
     source, parts = ImageFiles(task, overlays), make_parts(images)
     if sum(len(parts[number]) for number in todo) <= PART_IMAGES:
+        if todo:
+            print("Loading the model ...", file=sys.stderr, flush=True)
         predictor = Predictor(task.on_this_machine()) if todo else None  # a cluster would only cost its start
         for number in todo:
             assert predictor is not None

@@ -502,7 +502,9 @@ class TestManyImages:
         (broken / "bundle.json").write_text(json.dumps(record))
         assert score(broken, write_images(tmp_path / "parts", 20), "--class-name", "gear") == 2
         said = capsys.readouterr().err.splitlines()
-        assert re.fullmatch(r"bayes-pfl score: Cannot load CLIP .*lost\.bin.* give its path\.", said[-1])
+        assert re.fullmatch(
+            r"bayes-pfl score: There is no file .*lost\.bin, .* --weights FILE .*backbone\.pretrained=FILE\.", said[-1]
+        )
 
     def test_shards_bring_their_class_names(self, ray_session, bundle, detector, tmp_path, capsys):
         shards = painted_shards(tmp_path, ("carpet", "gear"), seed=3, normal=5, defective=5)
