@@ -16,6 +16,7 @@ from bayes_pfl.clip import backbone as rooms
 from bayes_pfl.clip.hub import ANSWER_S
 from bayes_pfl.clip.prompt_encoder import PromptEncoder
 from bayes_pfl.config import BackboneConfig
+from bayes_pfl.config.architectures import Architecture
 from bayes_pfl.errors import BackboneError
 
 PAGE = Path(__file__).with_name("backbones.md")
@@ -35,8 +36,7 @@ A file of weights may be safetensors, what `torch.save` wrote of a state dict, O
 ## Download, cache, and machines without a network
 
 A tag is downloaded once, from Hugging Face's hub into `HF_HOME` (`~/.cache/huggingface/hub` by default), and read from
-there without asking the hub again. `bayes-pfl doctor` lists what is in the cache. MB in the table is the size of
-the parameters in float32, which most files on the hub have: it is computed, and was not downloaded.
+there without asking the hub again. `bayes-pfl doctor` lists what is in the cache.
 
 Without a network:
 
@@ -47,13 +47,22 @@ Without a network:
 
 A hub that does not answer within {seconds:g} s is one sentence with the address of the file.
 
-## Memory and time
+## Which one
 
-Measured with random weights of the exact shapes, in float32, R = 10: processor time of one image on one core, and the
-largest memory of the process. Nothing else was measured; of other architectures expect time in proportion to MB times
-the number of patches, and memory of MB and about 1 GiB more (an estimate).
+| `backbone.name` | `backbone.pretrained` | layers | image, px | MB to download | memory, GiB | s an image |
+|---|---|---|---|---|---|---|
+| embedded | none: it comes along | 3, 6, 9, 12 | 112 | 0 | 1.0 | 0.04 |
+| ViT-B-16 | openai, laion2b_s34b_b88k, datacomp_xl_s13b_b90k | 3, 6, 9, 12 | 224 | 598 | 1.6 | 0.9 |
+| ViT-B-16-plus-240 | laion400m_e31, laion400m_e32 | 3, 6, 9, 12 | 240 | 834 | 1.8 (estimated) | 1.4 (estimated) |
+| ViT-L-14 | openai, laion2b_s32b_b82k, datacomp_xl_s13b_b90k | 6, 12, 18, 24 | 224 | 1710 | 2.8 (estimated) | 3 (estimated) |
+| ViT-L-14-336 | openai | 6, 12, 18, 24 | 518 | 1712 | 4 (estimated) | 9 |
+| EVA02-L-14-336 | merged2b_s6b_b61k | 6, 12, 18, 24 | 336 | 1712 | 3 (estimated) | 6 (estimated) |
+| ViT-H-14 | laion2b_s32b_b79k | 8, 16, 24, 32 | 224 | 3944 | 5 (estimated) | 7 (estimated) |
+| ViT-bigG-14 | laion2b_s39b_b160k | 12, 24, 36, 48 | 224 | 10158 | 12 (estimated) | 18 (estimated) |
 
-@MEASURED@
+MB is the size of the parameters in float32, as most files on the hub have them; nothing was downloaded to measure it. Memory is
+the largest of the process, and time that of one core, for one image in float32 with R = 10. Both were measured with random weights of
+the exact shapes where no word stands beside them. The estimates are in proportion to parameters and patches.
 """
 
 
@@ -65,7 +74,6 @@ class Answer(NamedTuple):
     image_size: int = 0
     blocks: int = 0
     layers: str = ""
-    megabytes: int = 0
     patches: str = ""
     widths: str = ""
 
@@ -102,9 +110,8 @@ def ask(name: str) -> Answer:
     visual = backbone.clip.visual
     blocks = visual.transformer.resblocks if hasattr(visual, "transformer") else visual.trunk.blocks
     widths = f"{backbone.patch_width} / {backbone.text_width} / {backbone.joint_width}"
-    layers = ", ".join(map(str, BackboneConfig(name=name).feature_layers))
-    megabytes = round(4e-6 * sum(parameter.numel() for parameter in backbone.clip.parameters()))
-    return Answer(name, "", size, len(blocks), layers, megabytes, f"{rows} x {columns}", widths)
+    layers = ", ".join(map(str, Architecture(size, len(blocks)).quarters))
+    return Answer(name, "", size, len(blocks), layers, f"{rows} x {columns}", widths)
 
 
 def page(answers: list[Answer]) -> str:
@@ -122,13 +129,13 @@ def page(answers: list[Answer]) -> str:
         HEAD.format(version=open_clip.__version__, seconds=ANSWER_S),
         f"## {len(works)} work",
         "",
-        "| architecture | image, px | vision blocks | layers unless given | patches | width of patches / text / joint | MB | "
+        "| architecture | image, px | vision blocks | layers unless given | patches | width of patches / text / joint | "
         "open_clip's weights |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for answer in works:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(answer.name)) or "none"
-        sizes = answer.image_size, answer.blocks, answer.layers, answer.patches, answer.widths, answer.megabytes
+        sizes = answer.image_size, answer.blocks, answer.layers, answer.patches, answer.widths
         lines.append(f"| {' | '.join([answer.name, *map(str, sizes), tags])} |")
     lines += ["", f"## {len(refused)} are refused", "", "| architecture | because it has |", "|---|---|"]
     lines += [f"| {answer.name} | {answer.refusal} |" for answer in refused]

@@ -88,7 +88,11 @@ def check_hub(tag: Mapping[str, Any], tag_name: str, architecture: str) -> None:
 
 @contextlib.contextmanager
 def without_asking() -> Iterator[None]:
-    """Take files from the cache as they are: the hub would be asked first whether they are the newest."""
+    """Take files from the cache as they are: the hub would be asked first whether they are the newest.
+
+    Yields:
+        Nothing.
+    """
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
