@@ -90,7 +90,8 @@ class Parser(CommandParser):
         """
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self._subparsers._group_actions[0].choices[options.command].refuse(unknown)  # type: ignore[union-attr, index]
+            commands: Any = self._subparsers
+            commands._group_actions[0].choices[options.command].refuse(unknown)
         return options
 
 
@@ -108,26 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in ENDPOINT:
         return _run_endpoint(given[0], given[1:])
     name = given[0] if given and given[0] in COMMANDS else None
-    parser = Parser(
-        prog="bayes-pfl",
-        description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
-        epilog=EPILOGUE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"bayes-pfl {_version()}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, (module, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if command == name:
-            program = importlib.import_module(module)
-            program.add_arguments(subparser)
-            if hasattr(program, "SETTINGS"):
-                from pipelines.platform.settings_table import settings_option
-
-                settings_option(subparser, program.SETTINGS)
-    for command, (_, summary) in ENDPOINT.items():
-        subparsers.add_parser(command, help=summary, add_help=False)
-    args = parser.parse_args(given)
+    args = _parser(name).parse_args(given)
     _quiet()
     try:
         code = int(importlib.import_module(COMMANDS[args.command][0]).run(args))
@@ -148,6 +130,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"bayes-pfl {args.command}: interrupted.", file=sys.stderr)
         return 130
+
+
+def _parser(name: str | None) -> Parser:
+    """The whole command line; options of one command alone, whose program is imported."""
+    parser = Parser(
+        prog="bayes-pfl",
+        description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bayes-pfl {_version()}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if command == name:
+            program = importlib.import_module(module)
+            program.add_arguments(subparser)
+            if hasattr(program, "SETTINGS"):
+                from pipelines.platform.settings_table import settings_option
+
+                settings_option(subparser, program.SETTINGS)
+    for command, (_, summary) in ENDPOINT.items():
+        subparsers.add_parser(command, help=summary, add_help=False)
+    return parser
 
 
 def _version() -> str:
