@@ -23,6 +23,10 @@ RESAMPLES = 10_000
 LISTED = 20
 
 
+SETTINGS = EvaluateSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl compare`.
 

@@ -63,6 +63,7 @@ class EvaluateSettings(Settings):
     """What is evaluated on what."""
 
     model: str = Field("embedded", description="bundle by path or URI, embedded, or models:/NAME@ALIAS")
+    weights: str | None = Field(None, description="file of CLIP's weights; none: where the bundle says")
     shards: tuple[str, ...] = Field((), description="folders of shards by path or URI, one dataset each")
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
@@ -96,6 +97,10 @@ class EvaluateSettings(Settings):
         "none: evaluation/ under BAYES_PFL_HOME",
     )
     tracking: TrackingSettings = TrackingSettings()
+
+
+SETTINGS = EvaluateSettings
+"""What `--set` and `--settings` are about."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
+    names = ("model", "weights", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
     changes |= {} if args.at is None else {"full_resolution": args.at == "mask"}
@@ -197,7 +202,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     check_protocol(settings.protocol, view)
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
     check_store(settings.tracking)
-    bundle = load_bundle(settings.model)
+    bundle = load_bundle(settings.model, settings.weights)
     task = _task(settings, bundle, view, actors.device)
     check_auto(task, label_threshold(None, task))
     datasets = _datasets(settings)
@@ -272,7 +277,7 @@ def finished_result(settings: EvaluateSettings) -> dict[str, Any] | None:
         earlier = store.read_json("metrics.json")
         if isinstance(earlier, dict):
             view = make_view(settings.tile, settings.overlap, settings.roi)
-            task = _task(settings, load_bundle(settings.model), view, "cpu")
+            task = _task(settings, load_bundle(settings.model, settings.weights), view, "cpu")
             refs = [ref for dataset in _datasets(settings) for ref in dataset.refs]
             wanted = json.loads(json.dumps(_question(settings, task) | _images(task, refs)))
             return earlier if all(earlier.get(name) == value for name, value in wanted.items()) else None
@@ -343,7 +348,7 @@ def _task(settings: EvaluateSettings, bundle: Bundle, view: View, device: str) -
     scoring = bundle.config.scoring
     unsmoothed = scoring.model_copy(update={"smoothing_sigma_px": 0.0})
     config = bundle.config.model_copy(update={"scoring": unsmoothed})
-    raw = Bundle(bundle.folder, config, bundle.weights, bundle.record)
+    raw = Bundle(bundle.folder, config, bundle.weights, bundle.record, bundle.clip_file)
     return task._replace(bundle=raw, released=scoring, top_pixels=settings.top_pixels)
 
 

@@ -57,6 +57,10 @@ class FeatureSettings(DetectorConfig):
     options: DetectorOptions = DetectorOptions()
 
 
+SETTINGS = FeatureSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl features`.
 

@@ -32,6 +32,10 @@ OWN_OPTIONS = ("split_names", "normal", "anomalous", "label_from_masks", "annota
 """Options that say what folders mean; the fifteen data sets say it themselves."""
 
 
+SETTINGS = IngestConfig
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `bayes-pfl ingest`.
 

@@ -52,6 +52,10 @@ class PretrainSettings(Settings):
         return f"pretrain-{hashlib.sha256(decisive.model_dump_json().encode()).hexdigest()[:12]}"
 
 
+SETTINGS = PretrainSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl pretrain`.
 
@@ -78,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
     else:
-        last = ", ".join(f"{name} {result['metrics'][name]:.3f}" for name in ("image_auroc", "pixel_auroc", "pixel_ap"))
+        last = ", ".join(
+            f"{name} {100 * result['metrics'][name]:.1f} %" for name in ("image_auroc", "pixel_auroc", "pixel_ap")
+        )
         print(f"Weights {result['weights']} (SHA-256 {result['sha256'][:12]}..., MLflow run {result['run_id']}).")
         print(f"On the validation categories: {last}")
     return 0

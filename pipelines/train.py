@@ -42,6 +42,10 @@ class Trained(NamedTuple):
     tracking_problem: str
 
 
+SETTINGS = TrainSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl train`.
 

@@ -53,6 +53,10 @@ OWN_NAMES = ("trials", "results", "features", "ray")
 """Folders that a sweep writes beside its file."""
 
 
+SETTINGS = TuneSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl tune`.
 

@@ -153,7 +153,7 @@ FLOW_LOSSES = (
 class ModelConfig(Settings):
     """The learned head of Bayes-PFL."""
 
-    method: Literal["bayes_pfl"] = "bayes_pfl"
+    method: Literal["bayes_pfl"] = Field("bayes_pfl", description="the method: `bayes-pfl methods` lists all")
     num_prompts: int = Field(3, ge=1, description="B, prompts in each of the two banks")
     context_tokens: int = Field(5, ge=1, description="P, learnable context vectors of a prompt")
     state_tokens: int = Field(5, ge=1, description="Q, learnable state vectors of a prompt")

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from bayes_pfl.config.architectures import architecture
 from bayes_pfl.config.methods import (
     AdaClipConfig,
     AnomalyClipConfig,
@@ -59,9 +60,15 @@ class BackboneConfig(Settings):
         "openai",
         description="open_clip tag, checkpoint file, package:<file inside this package>, or random:<seed> for tests",
     )
-    image_size: int = Field(518, ge=14, description="side of the square input image, pixels")
+    image_size: int = Field(
+        518,
+        ge=14,
+        description="side of the square input image, pixels; not given: 518 for ViT-L-14-336, else the architecture's",
+    )
     feature_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (6, 12, 18, 24), min_length=1, description="vision blocks, counted from 1, whose patch tokens are used"
+        (6, 12, 18, 24),
+        min_length=1,
+        description="vision blocks, counted from 1, whose patch tokens are used; not given: quarters of the depth",
     )
     quick_gelu: bool = Field(
         False, description="QuickGELU instead of exact GELU; the authors run OpenAI's weights with exact GELU"
@@ -79,6 +86,17 @@ class BackboneConfig(Settings):
         if isinstance(values, dict) and values.get("name") == EMBEDDED:
             return {**EMBEDDED_BACKBONE, **{key: value for key, value in values.items() if key != "name"}}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _architectures_own(cls, values: Any) -> Any:
+        """Image size and layers of the architecture where they are not given."""
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            return values
+        if {"image_size", "feature_layers"} <= set(values):
+            return values
+        own = architecture(values["name"])
+        return values if own is None else {"image_size": own.image_size, "feature_layers": own.quarters, **values}
 
     @field_validator("name", "pretrained")
     @classmethod
@@ -339,5 +357,15 @@ def _with_defaults_of_method(values: dict[str, Any]) -> dict[str, Any]:
     for section, defaults in recommended.items():
         given = values.get(section, {})
         if isinstance(given, dict) and given.get("name") != EMBEDDED:
-            values[section] = {**defaults, **given}
+            values[section] = {**(_for_another(defaults, given) if section == "backbone" else defaults), **given}
     return values
+
+
+def _for_another(recommended: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A method's recommended backbone, for another architecture where one is given: its size, and as deep layers."""
+    name = given.get("name", recommended["name"])
+    other, own = architecture(str(name)), architecture(recommended["name"])
+    if name == recommended["name"] or other is None or own is None:
+        return recommended
+    layers = other.scaled(recommended["feature_layers"], own.depth)
+    return {**recommended, "image_size": other.image_size, "feature_layers": layers}

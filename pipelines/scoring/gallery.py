@@ -39,7 +39,7 @@ def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
         table: all rows.
         summary: see `summarise`.
     """
-    ranked = table.filter(pc.is_valid(table["pred_score"])).sort_by([("pred_score", "descending")])
+    ranked = table.filter(pc.is_valid(table["image_score"])).sort_by([("image_score", "descending")])
     body = [f"<h1>{counted(summary['scored'], 'image')} by score</h1>"]
     notes = [
         f"Model version {summary['model_version']}, R = {summary['num_samples']}, seed {summary['seed']}, "
@@ -68,6 +68,6 @@ def _entry(row: dict[str, Any]) -> str:
     label = f"{row['pred_label']}, " if row["pred_label"] else ""
     return (
         f'<li><a href="{link}"><img src="{link}" loading="lazy" alt="heat map over {name}"></a>\n'
-        f"<p><b>{row['pred_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
+        f"<p><b>{row['image_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
         f"uncertainty {'-' if row['uncertainty'] is None else format(row['uncertainty'], '.3f')}</p></li>"
     )

@@ -269,13 +269,11 @@ def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | 
         BackboneError: its CLIP cannot be built.
     """
     torch.set_num_threads(settings.threads)
-    bundle = load_bundle(resolve(settings.source))
+    bundle = load_bundle(resolve(settings.source), settings.weights)
     identity = identify(bundle, settings)
     if identity == current:
         return None
-    detector = Detector(
-        bundle, Backbone(bundle.config.backbone), torch.device(settings.device), **dict(settings.options)
-    )
+    detector = Detector(bundle, Backbone(bundle.backbone), torch.device(settings.device), **dict(settings.options))
     self_test(detector)
     judge = Judge(bundle, settings.options.precision)
     info = describe_bundle(bundle, settings.source)._replace(calibration=judge.version)
