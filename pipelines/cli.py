@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "doctor": ("pipelines.doctor", "what this machine has, a self-test, and what to do where something is wrong"),
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
+    "configs": ("pipelines.configurations", "list the configurations that come along, or print one"),
     "methods": ("pipelines.methods", "list the methods, or write a model of one that needs no training"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
     "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),

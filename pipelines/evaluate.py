@@ -23,6 +23,7 @@ from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
+from pipelines.configurations import config_file
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
@@ -130,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
-    parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
+    parser.add_argument("--config", type=config_file, help="YAML file with these and more settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument(
         "--embedded",

@@ -18,6 +18,7 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
 from bayes_pfl.errors import BayesPFLError, OutputError, TrainingError
 from bayes_pfl.synthetic.batches import training_batch, validation_set
+from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import ClusterSettings, TrackingSettings, home
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/pretrain_embedded.yaml")
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/pretrain_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on with the same run")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

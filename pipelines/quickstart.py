@@ -30,6 +30,7 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import end_with_parent
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY, HELD_OUT
+from pipelines.configurations import config_file
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.platform.html import percent_rows, table
@@ -244,7 +245,7 @@ def next_commands(model: str, folder: Path) -> list[list[str]]:
     class_name = image.parts[-4].replace("_", " ")
     score = ["score", str(image), "--class-name", class_name, "--output", str(folder / "scores")]
     commands = [[program, "serve", "--model", model], [program, *score]]
-    config = Path(__file__).parents[1] / "configs" / "tune_embedded.yaml"
+    config = config_file("tune_embedded")
     if config.is_file():  # it comes with the source, not with the package
         shards = folder / "shards" / "auxiliary"
         commands.append([program, "tune", "--config", str(config), "--set", f"data.train={shards}"])

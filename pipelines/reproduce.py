@@ -2,7 +2,8 @@
 
 import argparse
 import importlib
-from pathlib import Path
+
+from pipelines.configurations import config_file
 
 TABLES = "pipelines.reproduction.study"
 STUDIES = {
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gpu = add("--use-gpu", action=argparse.BooleanOptionalAction, help="a GPU for every job; default: where there are")
     gpu.default = None
     add("--output", help="folder for everything; run again, it goes on; default: reproduce/ under BAYES_PFL_HOME")
-    add("--config", type=Path, help="YAML file with these and more settings")
+    add("--config", type=config_file, help="YAML file with these and more settings")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     add("--json", action="store_true", help="print the result as JSON instead of tables")
 

@@ -16,6 +16,7 @@ from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
 from bayes_pfl.methods.builder import frozen_encoder
+from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import TrainSettings, home
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/train_visa.yaml")
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/train_visa.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(

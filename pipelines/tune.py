@@ -18,6 +18,7 @@ from bayes_pfl.config import DetectorOptions, read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
+from pipelines.configurations import config_file
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/tune_embedded.yaml")
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/tune_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(

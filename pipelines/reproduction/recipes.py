@@ -1,14 +1,12 @@
 """Title of a model -> the run that trains it: the paper's at full size, or the embedded one scaled to a small CLIP."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayes_pfl.config import BackboneConfig, parse_config, read_config
 from bayes_pfl.inference.bundle import load_bundle
+from pipelines.configurations import config_file
 from pipelines.platform.settings import TrainSettings
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 BAYES_PFL = "Bayes-PFL"
 TEXT_ENSEMBLE = "text ensemble"
@@ -219,4 +217,4 @@ def _same_clip() -> dict[str, Any]:
 
 
 def _at_full_size(config: str) -> TrainSettings:
-    return read_config(TrainSettings, CONFIGS / config if config else None, [])
+    return read_config(TrainSettings, config_file(config) if config else None, [])
