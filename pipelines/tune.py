@@ -115,6 +115,8 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         OutputError: `fresh` and the folder holds something that is no sweep.
         TrainingError: no trial has a result.
     """
+    if settings.data.init is not None:
+        raise ConfigError("A sweep trains new heads, of several sizes: leave data.init out.")
     settings = with_absolute_paths(settings)
     settings = settings.model_copy(update={"cluster": with_gpus(settings.cluster, 1)})
     sweep, store = settings.sweep, Store(settings.output)
