@@ -26,7 +26,7 @@ from pipelines.training.images import require_masks, require_selection, run_name
 from pipelines.training.loop import SELECTION, STOP_FILE, final_head, training_loop
 from pipelines.training.places import with_absolute_paths
 from pipelines.training.progress import EpochLines, StepCounter
-from pipelines.training.provenance import METRICS_FILE, keep_history, tracked_run
+from pipelines.training.provenance import METRICS_FILE, dated, keep_history, tracked_run
 from pipelines.training.report import write_training_report
 from pipelines.training.workers import run_workers
 
@@ -157,6 +157,7 @@ def _write_results(
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
         record = {"run": name, "run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
+        record |= dated(settings.data.train)
         write_bundle(bundle, settings, backbone, outcome.head, record, training)
         if is_remote(settings.output):
             Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])

@@ -14,7 +14,7 @@ from bayes_pfl.inference.outlines import outlined_regions
 from bayes_pfl.inference.prediction import Prediction
 from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.results import ScoredImage
-from pipelines.scoring.stages import ReadyImage, Rows, seen_by_model
+from pipelines.scoring.stages import ReadyImage, Rows, TimedPrediction, seen_by_model
 from pipelines.scoring.task import ScoringTask
 
 OVERLAY_PX = 1024
@@ -135,14 +135,15 @@ class FileResults:
         self.source, self.rows = source, rows
         self.scored: dict[int, ScoredImage] = {}
 
-    def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
+    def add(self, position: int, ready: ReadyImage, timed: TimedPrediction) -> None:
         """See `Collector`.
 
         Args:
             position: of the image in its piece.
             ready: the image.
-            prediction: of it.
+            timed: the prediction of it.
         """
+        prediction = timed.prediction
         drawn = None if ready.thumbnail is None else _drawn(ready.thumbnail, prediction)
         regions, level = None, self.source.region_thresholds.get(ready.class_name)
         if level is not None:
