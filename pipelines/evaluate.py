@@ -183,10 +183,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     }
     tracked, own = _tracked(settings, bundle, whole=not overlap and _whole(settings, task))
     result["run_id"] = tracked.run_id
-    asked = task._replace(bundle=bundle)
-    card, times = model_card(settings.model, asked, labelling), latency(scored, actors.number)
+    original = task._replace(bundle=bundle)
+    card, times = model_card(settings.model, original, labelling), latency(scored, actors.number)
     record = run_record(card, datasets, times, git_revision(), tracked)
-    images = extreme_images(settings.cases, asked, datasets, scored)
+    images = extreme_images(settings.cases, original, datasets, scored)
     hub, text = hub_files(result, record["date"], settings.hub_datasets), settings_text(settings)
     _write(FinishedEvaluation(result, record, text, datasets, scored, images, decisions, hub), store, tracked)
     if not overlap and settings.categories is None:
