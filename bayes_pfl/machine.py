@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import platform
 import signal
 import sys
 from collections.abc import Iterable
@@ -26,6 +27,30 @@ def usable_cpus() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return affinity if quota is None else max(1, min(affinity, int(quota)))
+
+
+def describe_machine(device: str, threads: int) -> str:
+    """What a model computes on, in words.
+
+    Args:
+        device: `cpu`, or torch's name of a GPU.
+        threads: torch threads of the process.
+
+    Returns:
+        Processor, CPUs that this process may use, threads, and the GPU where there is one.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names and names[0] else platform.processor() or platform.machine()
+    words = f"{processor}, {usable_cpus()} CPUs, {threads} torch thread{'' if threads == 1 else 's'}"
+    if device == "cpu":
+        return words
+    import torch
+
+    return f"{torch.cuda.get_device_name(device)}; {words}"
 
 
 def gpus_here() -> float:

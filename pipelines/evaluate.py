@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from bayes_pfl.config import DetectorOptions, NumSamples, Settings, parse_config, read_config
+from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
@@ -29,16 +28,19 @@ from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
-from pipelines.platform.settings import TrackingSettings, home
+from pipelines.platform.settings import home
 from pipelines.platform.storage import absolute, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
 from pipelines.scoring.decided import decide_all, decision_tables, decisions_made, labelling_of
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
-from pipelines.scoring.evaluation_files import keep_earlier, write_evaluation
+from pipelines.scoring.evaluation_files import FinishedEvaluation, keep_earlier
+from pipelines.scoring.evaluation_settings import EvaluateSettings
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
+from pipelines.scoring.hub_results import HUB_FOLDER, hub_files, model_folder, write_hub_files
 from pipelines.scoring.images_file import IMAGES_FILE
 from pipelines.scoring.inputs import make_view
+from pipelines.scoring.model_card import model_card
 from pipelines.scoring.options import (
     NUM_SAMPLES,
     Actors,
@@ -48,56 +50,18 @@ from pipelines.scoring.options import (
     number_of_samples,
     typed_options,
 )
-from pipelines.scoring.protocol import Protocol, check_protocol, released_scores
+from pipelines.scoring.protocol import check_protocol, released_scores
 from pipelines.scoring.report_images import extreme_images
+from pipelines.scoring.run_record import latency, run_record, settings_text
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import check_auto, label_threshold
+from pipelines.training.provenance import git_revision
 
 PIPE_COLUMNS = 240
 """Width of the tables where the output is no terminal."""
 
 LISTED = 5
 """Images that a line names; metrics.json has all."""
-
-
-class EvaluateSettings(Settings):
-    """What is evaluated on what."""
-
-    model: str = Field("embedded", description="bundle by path or URI, embedded, or models:/NAME@ALIAS")
-    weights: str | None = Field(None, description="file of CLIP's weights; none: where the bundle says")
-    shards: tuple[str, ...] = Field((), description="folders of shards by path or URI, one dataset each")
-    split: str | None = Field("test", description="split that is evaluated; none: all")
-    categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
-    num_samples: NumSamples = Field(10, description="R, Monte Carlo samples, or auto")
-    seed: int = Field(0, ge=0, description="of the noise")
-    workers: int = Field(2, ge=1, description="actors that hold a model")
-    threads: int = Field(1, ge=1, description="torch threads of an actor")
-    use_gpu: bool | None = Field(None, description="one GPU for every actor; none: where there are GPUs")
-    options: DetectorOptions = DetectorOptions()
-    max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")
-    tile: bool = Field(False, description="look at images tile by tile, at their own resolution")
-    overlap: float | None = Field(None, ge=0, lt=1, description="share of a tile that the next covers; none: 0.5")
-    roi: str | None = Field(None, description="region alone: x,y,width,height in pixels, or a mask image; none: all")
-    full_resolution: bool = Field(False, description="measure pixels at the masks' own size, not at the model's")
-    protocol: Protocol = Field(
-        "image",
-        description="image score: of each image alone, or released: as the released code, which scales the parts of "
-        "Bayes-PFL's and CLIP-AD's over all test images of a category",
-    )
-    top_pixels: int = Field(
-        2000, ge=1, description="values of a map that Bayes-PFL's released score averages; 20 for small defects"
-    )
-    resamples: int = Field(2000, ge=100, le=1_000_000, description="resampled sets of images behind every interval")
-    cases: int = Field(
-        4, ge=0, description="images of each kind shown in the report: missed, false alarm, uncertain, best"
-    )
-    allow_overlap: bool = Field(False, description="evaluate images that were trained on, and mark the result")
-    output: str | None = Field(
-        None,
-        description="folder or URI for metrics.json, predictions.csv and report.html; "
-        "none: evaluation/ under BAYES_PFL_HOME",
-    )
-    tracking: TrackingSettings = TrackingSettings()
 
 
 SETTINGS = EvaluateSettings
@@ -215,37 +179,66 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     store = Store(absolute(settings.output or str(home() / "evaluation")))
     store.make()
     scored = _score(task, actors, datasets, refs)
-    if np.isnan(scored.scores).all():
-        raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
-    resampling, labelling = Resampling(settings.seed, settings.resamples), labelling_of(task)
+    labelling = labelling_of(task)
     decisions = decide_all(labelling, datasets, scored)
-    result: dict[str, Any] = {
-        **_question(settings, task),
-        **_images(task, refs),
-        "interval": resampling.as_dict(),
+    result = _result(settings, task, datasets, scored) | {
         "trained_on_images_evaluated": len(overlap),
-        "datasets": {dataset.name: measured(dataset, scored, resampling) for dataset in datasets},
         "decisions": decisions_made(labelling, datasets, decisions),
-        "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
-        "not_scored": [{"sample_id": refs[at].sample_id, "error": why} for at, why in sorted(scored.problems.items())],
         "report": f"{store.root}/report.html",
     }
-    whole = not overlap and settings.categories is None and view == WHOLE and not settings.full_resolution
-    whole = whole and task.released is None
-    tracked, own = _tracked(settings, bundle, whole=whole)
+    tracked, own = _tracked(settings, bundle, whole=not overlap and _whole(settings, task))
     result["run_id"] = tracked.run_id
-    images = extreme_images(settings.cases, task._replace(bundle=bundle), datasets, scored)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if is_remote(store.root) else Path(store.root)
-        keep_earlier(store, result)
-        files = write_evaluation(folder, result, datasets, scored, images, decisions)
-        if is_remote(store.root):
-            store.upload_files(files)
-        _record(tracked, result, [file for file in files if file.name != IMAGES_FILE])
+    original = task._replace(bundle=bundle)
+    card, times = model_card(settings.model, original, labelling), latency(scored, actors.number)
+    record = run_record(card, datasets, times, git_revision(), tracked)
+    images = extreme_images(settings.cases, original, datasets, scored)
+    hub, text = hub_files(result, record["date"], settings.hub_datasets), settings_text(settings)
+    _write(FinishedEvaluation(result, record, text, datasets, scored, images, decisions, hub), store, tracked)
+    if not overlap and settings.categories is None:
+        _write_beside(model_folder(settings.model, bundle), hub)
     FinishedChunks(home() / "evaluations", task, refs).remove()
     if own:
         tracked.finish()
     return result | ({"tracking_problem": tracked.problem} if tracked.problem else {})
+
+
+def _result(
+    settings: EvaluateSettings, task: ScoringTask, datasets: list[EvaluatedDataset], scored: ScoredSamples
+) -> dict[str, Any]:
+    """What was asked and measured, as metrics.json begins."""
+    refs = [ref for dataset in datasets for ref in dataset.refs]
+    resampling = Resampling(settings.seed, settings.resamples)
+    return {
+        **_question(settings, task),
+        **_images(task, refs),
+        "interval": resampling.as_dict(),
+        "datasets": {dataset.name: measured(dataset, scored, resampling) for dataset in datasets},
+        "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
+        "not_scored": [{"sample_id": refs[at].sample_id, "error": why} for at, why in sorted(scored.problems.items())],
+    }
+
+
+def _write(finished: FinishedEvaluation, store: Store, tracked: Run) -> None:
+    """All files into the output, and into MLflow."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if is_remote(store.root) else Path(store.root)
+        keep_earlier(store, finished.result)
+        files = finished.write(folder)
+        if is_remote(store.root):
+            for file in files:
+                store.put(file, str(file.relative_to(folder)))
+        _record(tracked, finished.result, folder, [file for file in files if file.name != IMAGES_FILE])
+
+
+def _write_beside(folder: Path | None, hub: dict[str, str]) -> None:
+    """The files for the model hub, beside the model that they are of."""
+    if folder is None:
+        return
+    try:
+        write_hub_files(folder, hub)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"Not written beside the model: {folder}/{HUB_FOLDER} ({reason}); the output has it.", file=sys.stderr)
 
 
 def _question(settings: EvaluateSettings, task: ScoringTask) -> dict[str, Any]:
@@ -367,10 +360,18 @@ def _score(task: ScoringTask, actors: Actors, datasets: list[EvaluatedDataset], 
     groups = [f"{dataset.name}/{ref.category}" for dataset in datasets for ref in dataset.refs]
     with progress(len(refs), "image") as advance:
         scored = score_samples(task, refs, groups, finished, actors.number, advance)
+    if np.isnan(scored.scores).all():
+        raise DataError(f"None of the images could be scored. The first: {scored.problems[0]}")
     if task.released is None:
         return scored
     parts = scored.scores, scored.text_scores, scored.map_parts
     return scored._replace(scores=released_scores(task.bundle.config.model.method, *parts, groups))
+
+
+def _whole(settings: EvaluateSettings, task: ScoringTask) -> bool:
+    """Whether this is the evaluation by which models are compared."""
+    parts = settings.categories is not None or task.view != WHOLE or settings.full_resolution
+    return not parts and task.released is None
 
 
 def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[Run, bool]:
@@ -385,7 +386,7 @@ def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[R
     return start_run(settings.tracking, "evaluate", {"stage": "evaluate", "model": bundle.version}), True
 
 
-def _record(tracked: Run, result: dict[str, Any], files: list[Path]) -> None:
+def _record(tracked: Run, result: dict[str, Any], folder: Path, files: list[Path]) -> None:
     """Keep metrics and files in MLflow."""
     metrics = {
         f"{dataset_key(name)}.{metric}": value
@@ -395,4 +396,4 @@ def _record(tracked: Run, result: dict[str, Any], files: list[Path]) -> None:
     }
     tracked.log_metrics(metrics)
     for file in files:
-        tracked.log_file(file, "evaluation")
+        tracked.log_file(file, str("evaluation" / file.relative_to(folder).parent))

@@ -29,7 +29,7 @@ from pipelines.training.initial import initial_head
 from pipelines.training.loop import SELECTION, STOP_FILE, final_head, training_loop
 from pipelines.training.places import with_absolute_paths
 from pipelines.training.progress import EpochLines, StepCounter
-from pipelines.training.provenance import METRICS_FILE, keep_history, tracked_run
+from pipelines.training.provenance import METRICS_FILE, dated, keep_history, tracked_run
 from pipelines.training.report import write_training_report
 from pipelines.training.workers import run_workers
 
@@ -170,6 +170,7 @@ def _write_results(
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
         record = {"run": name, "run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
+        record |= dated(settings.data.train)
         start = initial_head(settings, backbone)
         if start is not None:
             record["initial_head"] = start.version

@@ -32,6 +32,17 @@ class Curve(NamedTuple):
     normal: int
 
 
+class BestF1(NamedTuple):
+    """Where F1 is highest, and what it is worth: all that is called anomalous has an F1 too.
+
+    threshold: score from which on an item is called anomalous.
+    all_positive: F1 of calling every item anomalous, 2 anomalous / (2 anomalous + normal).
+    """
+
+    threshold: float
+    all_positive: float
+
+
 def auroc(curve: Curve) -> float:
     """P(anomalous score > normal score) + P(equal) / 2, the area under the ROC curve.
 
@@ -67,7 +78,21 @@ def f1_max(curve: Curve) -> float:
     Returns:
         A figure in [0, 1].
     """
-    return float((2 * curve.hits / (curve.hits[-1] + curve.hits + curve.alarms)).max())
+    return float(_f1(curve).max())
+
+
+def best_f1(curve: Curve, scores: Float[np.ndarray, " scores"]) -> BestF1:
+    """The highest threshold at which F1 is `f1_max`.
+
+    Args:
+        curve: counts at the thresholds.
+        scores: the thresholds, from the highest down.
+
+    Returns:
+        The threshold, and the F1 without one.
+    """
+    anomalous = float(curve.hits[-1])
+    return BestF1(float(scores[_f1(curve).argmax()]), 2 * anomalous / (2 * anomalous + curve.normal))
 
 
 def per_region_overlap(curve: Curve) -> float:
@@ -151,6 +176,10 @@ def read_off(metrics: Mapping[str, Callable[[Curve], float]], curve: Curve) -> M
         Figures in [0, 1] by name.
     """
     return Metrics({name: metric(curve) for name, metric in metrics.items()})
+
+
+def _f1(curve: Curve) -> Float[np.ndarray, " scores"]:
+    return np.asarray(2 * curve.hits / (curve.hits[-1] + curve.hits + curve.alarms))
 
 
 def _new_hits(curve: Curve) -> Float[np.ndarray, " scores"]:

@@ -12,7 +12,9 @@ from bayes_pfl.errors import DataError
 from bayes_pfl.metrics.curve import (
     IMAGE_METRICS,
     PIXEL_METRICS,
+    BestF1,
     Curve,
+    best_f1,
     one_class_reason,
     read_off,
     undefined,
@@ -41,16 +43,45 @@ def image_metrics(
     >>> {name: round(value, 3) for name, value in metrics.values.items()}
     {'image_auroc': 0.75, 'image_f1_max': 0.8, 'image_ap': 0.833}
     """
+    positive, normal = _by_label(scores, labels)
+    if reason := one_class_reason("image", positive.size, normal.size):
+        return undefined(IMAGE_METRICS, reason)
+    return read_off(IMAGE_METRICS, _curve(positive, normal)[0])
+
+
+def image_best_f1(scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray) -> BestF1 | None:
+    """The threshold of image_f1_max, and the F1 of calling every image anomalous.
+
+    Args:
+        scores: one an image, any finite number; higher means more anomalous.
+        labels: 0 (normal) or 1 (anomalous).
+
+    Returns:
+        Both; None where one class is missing.
+
+    Raises:
+        DataError: as `image_metrics`.
+
+    >>> image_best_f1([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    BestF1(threshold=0.35, all_positive=0.6666666666666666)
+    """
+    positive, normal = _by_label(scores, labels)
+    if one_class_reason("image", positive.size, normal.size):
+        return None
+    return best_f1(*_curve(positive, normal))
+
+
+def _by_label(
+    scores: Sequence[float] | np.ndarray, labels: Sequence[int] | np.ndarray
+) -> tuple[Float[np.ndarray, " anomalous"], Float[np.ndarray, " normal"]]:
+    """Scores of anomalous and of normal images. Raises DataError."""
     values, truth = as_floats(np.asarray(scores)), np.asarray(labels)
     if values.ndim != 1 or values.shape != truth.shape:
         raise DataError(f"There are {values.size} scores and {truth.size} labels: give one each.")
     anomalous = truth == 1
     if not np.all(anomalous | (truth == 0)):
         raise DataError("Labels must be 0 (normal) or 1 (anomalous).")
-    positive, normal = values[anomalous], values[~anomalous]
-    if reason := one_class_reason("image", positive.size, normal.size):
-        return undefined(IMAGE_METRICS, reason)
-    return read_off(IMAGE_METRICS, _curve(positive, normal))
+    return values[anomalous], values[~anomalous]
 
 
 def pixel_metrics(
@@ -85,15 +116,15 @@ def pixel_metrics(
     del pixels
     if reason := one_class_reason("pixel", anomalous.size, normal.size):
         return undefined(PIXEL_METRICS, reason)
-    return read_off(PIXEL_METRICS, _curve(anomalous, normal, area))
+    return read_off(PIXEL_METRICS, _curve(anomalous, normal, area)[0])
 
 
 def _curve(
     anomalous: Float[np.ndarray, " anomalous"],
     normal: Float[np.ndarray, " normal"],
     region_area: Int[np.ndarray, " anomalous"] | None = None,
-) -> Curve:
-    """The curve of two sets of scores; sorts `normal`, the larger one, in place."""
+) -> tuple[Curve, Float[np.ndarray, " scores"]]:
+    """The curve of two sets of scores, and its thresholds; sorts `normal`, the larger one, in place."""
     normal.sort()
     order = np.argsort(-anomalous)
     ranked = anomalous[order]
@@ -107,10 +138,11 @@ def _curve(
         # A pixel adds 1 / (area x regions); the total over all pixels is 1.
         covered = np.cumsum(1 / region_area[order])
         overlap = (covered / covered[-1])[last_of_tie]
-    return Curve(
+    curve = Curve(
         hits=last_of_tie + 1.0,
         alarms_above=(normal.size - np.searchsorted(normal, scores, side="right")).astype(float),
         alarms=(normal.size - np.searchsorted(normal, scores, side="left")).astype(float),
         overlap=overlap,
         normal=normal.size,
     )
+    return curve, scores

@@ -10,8 +10,10 @@ from jaxtyping import Float, Int, Shaped
 from bayes_pfl.errors import DataError
 from bayes_pfl.metrics.curve import (
     PIXEL_METRICS,
+    BestF1,
     Curve,
     average_precision,
+    best_f1,
     one_class_reason,
     read_off,
     undefined,
@@ -207,6 +209,17 @@ class PixelHistogram:
         if reason := one_class_reason("pixel", anomalous, normal):
             return undefined(PIXEL_METRICS, reason)
         return read_off(PIXEL_METRICS, self._curve(normal))
+
+    def best_f1(self) -> BestF1 | None:
+        """The threshold of pixel_f1_max, the lower edge of its bin, and the F1 of calling every pixel anomalous.
+
+        Returns:
+            Both; None where one class is missing.
+        """
+        normal = int(self.normal.sum())
+        if one_class_reason("pixel", int(self.anomalous.sum()), normal):
+            return None
+        return best_f1(self._curve(normal), np.flatnonzero(self.anomalous)[::-1] / BINS)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The bins in use as arrays of one length, to send to another process or to save.

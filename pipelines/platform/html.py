@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from PIL import Image
 
 from bayes_pfl.errors import OutputError
-from bayes_pfl.inference.heatmap import heat_map, overlay
+from bayes_pfl.inference.heatmap import css_gradient, heat_map, overlay
 from bayes_pfl.metrics import Metrics
 
 Cell = str | int | float | None
@@ -23,32 +23,57 @@ TILE_PX = 288
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1d22; --page: #ffffff; --soft: #666a75;
-  --line: #d9dbe1; --card: #f5f6f8; }
-@media (prefers-color-scheme: dark) { :root { --text: #e7e8ec; --page: #15161a; --soft: #9a9eaa;
-  --line: #33353d; --card: #1e2026; } }
+  --line: #d9dbe1; --card: #f5f6f8; --link: #1b5fae; --warning: #9a4a00; --normal: #2f6db0; --anomalous: #c04a2b; }
+@media (prefers-color-scheme: dark) { :root { --text: #e7e8ec; --page: #15161a; --soft: #a3a7b3;
+  --line: #33353d; --card: #1e2026; --link: #8ab8f0; --warning: #f0b266; --normal: #79aee3; --anomalous: #ee8a6c; } }
+* { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
   margin: 0 auto; max-width: 72rem; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2.5rem; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; overflow-wrap: anywhere; }
+p, dd { overflow-wrap: anywhere; } a { color: var(--link); }
+nav { display: flex; flex-wrap: wrap; gap: .4rem 1rem; padding: .5rem 0; border-block: 1px solid var(--line); }
+nav a { padding: .2rem 0; }
+section { scroll-margin-top: 1rem; } section > h2 { border-bottom: 1px solid var(--line); padding-bottom: .3rem; }
+.warning { border-left: .25rem solid var(--warning); padding: .1rem .8rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .7rem; margin: .5rem 0; }
+.figures > div { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
+.figures dt { color: var(--soft); font-size: .85rem; } .figures dd { margin: 0; }
+.figures b { font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.figures small { display: block; color: var(--soft); }
+.facts { display: grid; grid-template-columns: minmax(8rem, 15rem) 1fr; margin: .5rem 0; }
+.facts dt, .facts dd { margin: 0; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
+.facts dt { color: var(--soft); }
+@media (max-width: 36rem) { .facts { display: block; } .facts dt { border: 0; padding-bottom: 0; } }
+pre { background: var(--card); border-radius: .5rem; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+summary { cursor: pointer; padding: .3rem 0; }
+.scale { display: flex; align-items: center; gap: .5rem; max-width: 26rem; margin: .6rem 0; font-size: .85rem;
+  font-variant-numeric: tabular-nums; }
+.scale i { flex: 1; height: .8rem; border-radius: .2rem; border: 1px solid var(--line); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   text-align: left; }
-th.number, td.number { text-align: right; }
+th { white-space: normal; vertical-align: bottom; } th.number, td.number { text-align: right; }
 tr.mean { font-weight: 600; }
 .note { color: var(--soft); font-size: .9rem; }
 article { background: var(--card); border-radius: .5rem; padding: .8rem; margin: 1rem 0; }
 article h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
 article p { margin: .2rem 0 .6rem; color: var(--soft); font-size: .9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 46%), 1fr)); gap: .6rem; }
 figure { margin: 0; max-width: 288px; } figcaption { color: var(--soft); font-size: .8rem; }
 img { width: 100%; height: auto; display: block; border-radius: .25rem; }
 a:focus-visible { outline: 3px solid; outline-offset: 3px; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; padding: 0;
-  list-style: none; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); gap: 1rem;
+  padding: 0; list-style: none; }
+.gallery.three { grid-template-columns: repeat(auto-fill, minmax(min(30rem, 100%), 1fr)); }
+.three .tiles { grid-template-columns: repeat(3, 1fr); align-items: start; }
+.three figure { max-width: none; }
 .gallery li { background: var(--card); border-radius: .5rem; padding: .6rem; }
 button { font: inherit; padding: .2rem .7rem; }
 button[aria-pressed="true"] { font-weight: 600; outline: 2px solid; }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { width: 260px; max-width: 100%; }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem; } .charts svg { width: 300px; max-width: 100%; }
 .picker { background: var(--card); border-radius: .5rem; padding: .8rem; }
 .picker label { display: block; margin: .4rem 0; } .picker input { width: 100%; }
 .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .4rem; }
@@ -181,20 +206,61 @@ def write_report(
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    path = Path(path)
+    body = [f"<h1>{escape(title)}</h1>"]
+    body += [f"<p>{escape(note)}</p>" for note in notes]
+    body += [table_html(each) for each in tables]
+    body += [*sections, *galleries_html(images)]
+    return write_page(Path(path), title, body, script=script)
+
+
+def galleries_html(images: Mapping[str, Sequence[ReportImage]], heading: str = "h2") -> list[str]:
+    """Images with their maps under each heading; all maps share one scale, from 0 to the largest value shown.
+
+    Args:
+        images: by heading.
+        heading: tag of the headings.
+
+    Returns:
+        Lines of HTML.
+    """
     peaks = [float(image.anomaly_map.max()) for group in images.values() for image in group]
     high = max(peaks, default=0.0)
     high = high if high > 0 else 1.0
-    body = [f"<h1>{escape(title)}</h1>"]
-    body += [f"<p>{escape(note)}</p>" for note in notes]
-    body += [_table_html(each) for each in tables]
-    body += sections
-    if peaks:
-        body.append(f'<p class="note">Heat maps run from 0 (dark) to {high:.3g} (bright).</p>')
-    for heading, group in images.items():
-        body.append(f"<h2>{escape(heading)}</h2>")
-        body += [_image_html(image, high) for image in group]
-    return write_page(path, title, body, script=script)
+    lines = [colour_bar(high)] if peaks else []
+    for title, group in images.items():
+        lines.append(f"<{heading}>{escape(title)}</{heading}>")
+        lines += [_image_html(image, high) for image in group]
+    return lines
+
+
+def colour_bar(high: float) -> str:
+    """The colour scale of heat maps with its ends.
+
+    Args:
+        high: value of the brightest colour; the darkest is 0.
+
+    Returns:
+        HTML.
+    """
+    stops = ", ".join(f"{colour} {100 * share:.0f}%" for share, colour in css_gradient())
+    return (
+        f'<div class="scale" role="img" aria-label="Colours of the anomaly maps, from 0 to {high:.3g}">'
+        f'<span>anomaly map 0</span><i style="background:linear-gradient(to right, {stops})"></i>'
+        f"<span>{high:.3g}</span></div>"
+    )
+
+
+def facts_html(facts: Mapping[str, str]) -> str:
+    """Names and values in two columns, one below the other on a phone.
+
+    Args:
+        facts: values by name.
+
+    Returns:
+        HTML.
+    """
+    rows = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return '<dl class="facts">\n' + "\n".join(rows) + "\n</dl>"
 
 
 def write_page(path: Path, title: str, body: Sequence[str], image_sources: str = "data:", script: str = "") -> Path:
@@ -238,7 +304,16 @@ def write_page(path: Path, title: str, body: Sequence[str], image_sources: str =
     return path
 
 
-def _table_html(each: ReportTable) -> str:
+def table_html(each: ReportTable, heading: str = "h2") -> str:
+    """A table under its title, in a box that scrolls sideways by itself.
+
+    Args:
+        each: the table.
+        heading: tag of the title.
+
+    Returns:
+        HTML.
+    """
     columns = _columns(each.rows)
     kinds = [' class="number"' if _is_numeric(each.rows, column) else "" for column in columns]
     head = "".join(f"<th{k}>{escape(c)}</th>" for c, k in zip(columns, kinds, strict=True))
@@ -249,7 +324,8 @@ def _table_html(each: ReportTable) -> str:
         lines.append(f"<tr{style}>{''.join(cells)}</tr>")
     notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in each.notes)
     rows = "\n".join(lines)
-    return f'<h2>{escape(each.title)}</h2>\n<div class="wide"><table>\n{rows}\n</table></div>{notes}'
+    title = f"<{heading}>{escape(each.title)}</{heading}>"
+    return f'{title}\n<div class="wide" tabindex="0"><table>\n{rows}\n</table></div>{notes}'
 
 
 def _image_html(sample: ReportImage, high: float) -> str:

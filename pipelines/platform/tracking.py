@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ __all__ = [
     "resolved",
     "run_of_model",
     "start_run",
+    "without_password",
 ]
 
 PARAMS_PER_REQUEST = 100
@@ -103,6 +105,27 @@ class Run:
         """
         self._attempt(lambda client: client.log_artifact(self.run_id, str(file), name))
 
+    def page(self) -> str | None:
+        """The run's page in MLflow's interface.
+
+        Returns:
+            Its address; None where runs are recorded on no HTTP server, or it does not answer.
+        """
+        uri, experiments = without_password(tracking_uri(self.settings)), list[str]()
+        if not uri.startswith(("http://", "https://")):
+            return None
+        self._attempt(lambda client: experiments.append(client.get_run(self.run_id).info.experiment_id))
+        return f"{uri.rstrip('/')}/#/experiments/{experiments[0]}/runs/{self.run_id}" if experiments else None
+
+    def command(self) -> str:
+        """What shows the run in a terminal.
+
+        Returns:
+            A command; a password in the store's URI is left out.
+        """
+        uri = without_password(tracking_uri(self.settings))
+        return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow runs describe --run-id {self.run_id}"
+
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """Send what was not recorded once more, and close the run; `problem` is empty afterwards if all is recorded.
 
@@ -181,6 +204,21 @@ def start_run(settings: TrackingSettings, name: str, tags: Mapping[str, str], pa
         _say_unrecorded(problem)
         return Run(resolved(settings), "", problem)
     return Run(resolved(settings), run.info.run_id)
+
+
+def without_password(text: str) -> str:
+    """A text whose URIs lack user name and password.
+
+    Args:
+        text: with any number of URIs.
+
+    Returns:
+        The text.
+
+    >>> without_password("https://me:secret@host:5000/path")
+    'https://host:5000/path'
+    """
+    return re.sub(r"://[^/@\s]*@", "://", text)
 
 
 def dataset_key(dataset: str) -> str:

@@ -13,13 +13,13 @@ from bayes_pfl.data.preprocess import decode_image
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.data.shards import require_row
 from bayes_pfl.inference.prediction import Prediction
-from bayes_pfl.metrics import Metrics, PixelHistogram
+from bayes_pfl.metrics import BestF1, Metrics, PixelHistogram
 from bayes_pfl.metrics.streaming import ImagePixels, image_pixels
 from pipelines.scoring.actors import inside_region, read_row, truth_mask
 from pipelines.scoring.finished_chunks import TEXTS, FinishedChunks
 from pipelines.scoring.pixel_groups import GroupPixels, measure_group, pixel_columns
 from pipelines.scoring.protocol import map_part
-from pipelines.scoring.stages import ReadyImage, Rows, score_pieces, seen_by_model
+from pipelines.scoring.stages import ReadyImage, Rows, TimedPrediction, score_pieces, seen_by_model
 from pipelines.scoring.task import ScoringTask
 
 CHUNK = 16
@@ -49,6 +49,12 @@ class ScoredSamples(NamedTuple):
     """Kind of defect of each image, "good" for a normal one; empty for an image without a score."""
     groups: dict[str, GroupPixels]
     """More of the pixels of each group."""
+    pixel_f1: dict[str, BestF1 | None]
+    """Where the pixels of each group have their F1-max; None where it is undefined."""
+    milliseconds: np.ndarray
+    """That each image took in the model; NaN for one without a score."""
+    machines: list[str]
+    """That each image was scored on, in words; empty for one without a score."""
 
 
 class ShardImages:
@@ -154,19 +160,20 @@ class ChunkResults:
         self.text_scores, self.map_parts = np.full(count, np.nan), np.full(count, np.nan)
         self.vanished, self.problems = np.zeros(count, np.int64), [""] * count
         self.defects, self.pixels = [""] * count, list[ImagePixels | None]([None] * count)
+        self.milliseconds, self.machines = np.full(count, np.nan), [""] * count
 
-    def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
+    def add(self, position: int, ready: ReadyImage, timed: TimedPrediction) -> None:
         """See `Collector`.
 
         Args:
             position: of the image in its chunk.
             ready: the image.
-            prediction: of it.
+            timed: the prediction of it.
 
         Raises:
             ImageError: its mask cannot be compared with the prediction.
         """
-        source, label = self.source, int(self.rows["labels"][0][position])
+        source, label, prediction = self.source, int(self.rows["labels"][0][position]), timed.prediction
         part = prediction.map_score
         if source.released is not None:
             prediction, part = map_part(source.method, prediction, source.released, source.top_pixels)
@@ -182,6 +189,7 @@ class ChunkResults:
         self.defects[position] = source.defect(self.rows, position)
         self.scores[position], self.uncertainties[position] = prediction.image_score, _spread(prediction)
         self.text_scores[position], self.map_parts[position] = prediction.text_score, part
+        self.milliseconds[position], self.machines[position] = timed.milliseconds, timed.machine
 
     def refuse(self, position: int, reason: str) -> None:
         """See `Collector`.
@@ -207,6 +215,8 @@ class ChunkResults:
             "problems": json.dumps(self.problems),
             "defects": json.dumps(self.defects),
             "vanished": self.vanished,
+            "milliseconds": self.milliseconds,
+            "machines": json.dumps(self.machines),
             **pixel_columns(self.pixels),
             **{f"histogram_{name}": values for name, values in self.histogram.to_arrays().items()},
         }
@@ -263,18 +273,21 @@ def score_samples(
     Returns:
         Scores, pixel metrics, problems, and whose defects vanish.
     """
-    scores, uncertainties, text, maps = (np.full(len(refs), np.nan) for _ in range(4))
-    result = ScoredSamples(scores, uncertainties, text, maps, {}, {}, [], [""] * len(refs), {})
+    scores, uncertainties, text, maps, milliseconds = (np.full(len(refs), np.nan) for _ in range(5))
+    defects, machines = ([""] * len(refs) for _ in range(2))
+    result = ScoredSamples(scores, uncertainties, text, maps, {}, {}, [], defects, {}, {}, milliseconds, machines)
     missing, histograms, pieces = Counter(groups), dict[str, PixelHistogram](), dict[str, list[list[int]]]()
     for row in _rows(task, refs, groups, finished, actors):
         positions = row["positions"]
         scores[positions], uncertainties[positions] = row["scores"], row["uncertainties"]
         text[positions], maps[positions] = row["text_scores"], row["map_parts"]
+        milliseconds[positions] = row["milliseconds"]
         problems = zip(positions, json.loads(row["problems"]), strict=True)
         result.problems.update({int(position): problem for position, problem in problems if problem})
         result.vanished.extend(np.asarray(positions)[np.asarray(row["vanished"]) != 0].tolist())
-        for position, defect in zip(positions, json.loads(row["defects"]), strict=True):
-            result.defects[int(position)] = defect
+        columns = positions, json.loads(row["defects"]), json.loads(row["machines"])
+        for position, defect, machine in zip(*columns, strict=True):
+            defects[int(position)], machines[int(position)] = defect, machine
         group = groups[positions[0]]
         pieces.setdefault(group, []).append(positions.tolist())
         if group not in histograms:
@@ -282,7 +295,8 @@ def score_samples(
         histograms[group].add({name: row[f"histogram_{name}"] for name in HISTOGRAM})
         missing[group] -= len(positions)
         if not missing[group]:  # chunks come group by group, so few histograms are in memory
-            result.groups[group] = _measured(sorted(pieces.pop(group)), finished, refs, result.defects)
+            result.groups[group] = _measured(sorted(pieces.pop(group)), finished, refs, defects)
+            result.pixel_f1[group] = histograms[group].best_f1()
             result.pixel[group] = histograms.pop(group).metrics() | result.groups[group].aupimo
         advance(len(positions))
     return result

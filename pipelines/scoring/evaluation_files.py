@@ -1,10 +1,10 @@
-"""An evaluation's result -> its files: two tables, the images, the report and, last, metrics.json."""
+"""An evaluation's result -> its files: tables, images, how it was made, the report and, last, metrics.json."""
 
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,17 @@ from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.decisions.boundaries import Decision
 from bayes_pfl.errors import DamagedError, OutputError
 from pipelines.platform.csv_files import write_csv
-from pipelines.platform.html import ReportImage, write_report
-from pipelines.scoring.decided import decision_tables
+from pipelines.platform.html import ReportImage
 from pipelines.scoring.evaluation import ScoredSamples
-from pipelines.scoring.evaluation_tables import metric_rows, report_tables
+from pipelines.scoring.evaluation_report import ReportContent
+from pipelines.scoring.evaluation_tables import metric_rows
 from pipelines.scoring.figures import EvaluatedDataset
+from pipelines.scoring.hub_results import HUB_FOLDER, write_hub_files
 from pipelines.scoring.images_file import IMAGES_FILE, image_columns, write_images
-from pipelines.scoring.report_charts import PICKER, LabelledScores, charts
+from pipelines.scoring.run_record import RUN_FILE, SETTINGS_FILE
 
-FILES = ("predictions.csv", "metrics.csv", IMAGES_FILE, "report.html", "metrics.json")
-"""What an evaluation writes, in this order."""
+FILES = ("predictions.csv", "metrics.csv", IMAGES_FILE, SETTINGS_FILE, RUN_FILE, "report.html", "metrics.json")
+"""What an evaluation writes beside the files for the model hub, in this order."""
 
 
 def keep_earlier(store: Store, result: dict[str, Any]) -> None:
@@ -58,74 +59,59 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
     number = next(number for number in range(1, 10**6) if not (folder / f"earlier-{number}").exists())
     kept_in = folder / f"earlier-{number}"
     kept_in.mkdir()
-    for name in FILES:
+    for name in (*FILES, HUB_FOLDER):
         if (folder / name).exists():
             (folder / name).rename(kept_in / name)
     print(f"The result of another evaluation was moved to {kept_in}.", file=sys.stderr)
 
 
-def write_evaluation(
-    folder: Path,
-    result: dict[str, Any],
-    datasets: Sequence[EvaluatedDataset],
-    scored: ScoredSamples,
-    images: dict[str, list[ReportImage]],
-    decisions: Sequence[Decision],
-) -> list[Path]:
-    """Write all files of an evaluation; metrics.json comes last and says that the others are whole.
+class FinishedEvaluation(NamedTuple):
+    """What an evaluation found, and how."""
 
-    Args:
-        folder: where to write.
-        result: content of metrics.json.
-        datasets: the samples.
-        scored: their scores, in the same order.
-        images: images for the report, by title.
-        decisions: one an image, in the same order.
+    result: dict[str, Any]
+    """Content of metrics.json."""
+    record: dict[str, Any]
+    """Content of run.json."""
+    settings: str
+    """Content of settings.yaml."""
+    datasets: Sequence[EvaluatedDataset]
+    scored: ScoredSamples
+    """Scores of their images, in the same order."""
+    images: dict[str, list[ReportImage]]
+    """For the report, by heading."""
+    decisions: Sequence[Decision]
+    """One an image, in the same order."""
+    hub: dict[str, str]
+    """Content of the files for the model hub, by name."""
 
-    Returns:
-        The files.
-    """
-    write_csv(folder / "predictions.csv", _prediction_rows(datasets, scored, decisions))
-    write_csv(folder / "metrics.csv", metric_rows(result))
-    write_images(folder / IMAGES_FILE, datasets, scored)
-    sections = [line for dataset in datasets for line in _charts(dataset, scored)]
-    script = PICKER if sections else ""
-    tables, notes = [*report_tables(result), *decision_tables(result)], _notes(result)
-    write_report(folder / "report.html", "Evaluation", tables, images, notes, sections, script)
-    temporary = folder / "metrics.json.tmp"
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / "metrics.json")
-    return [folder / name for name in FILES]
+    def write(self, folder: Path) -> list[Path]:
+        """Write all files of the evaluation; metrics.json comes last and says that the others are whole.
 
+        Args:
+            folder: where to write.
 
-def _charts(dataset: EvaluatedDataset, scored: ScoredSamples) -> list[str]:
-    """Curves and a threshold picker of a dataset whose image scores are measured."""
-    if "image" not in dataset.manifest["metrics"]:
-        return []
-    categories, labels = (np.array([getattr(ref, name) for ref in dataset.refs]) for name in ("category", "label"))
-    scores = scored.scores[dataset.positions]
-    usable = np.isfinite(scores)
-    groups = {
-        str(category): LabelledScores(scores[chosen], labels[chosen])
-        for category in np.unique(categories)
-        for chosen in [usable & (categories == category)]
-    }
-    return charts(f"{dataset.name}: image scores", groups)
+        Returns:
+            The files.
+
+        Raises:
+            OutputError: the report cannot be written.
+        """
+        write_csv(folder / "predictions.csv", _prediction_rows(self.datasets, self.scored, self.decisions))
+        write_csv(folder / "metrics.csv", metric_rows(self.result))
+        write_images(folder / IMAGES_FILE, self.datasets, self.scored)
+        (folder / SETTINGS_FILE).write_text(self.settings, encoding="utf-8")
+        _write_json(folder / RUN_FILE, self.record)
+        hub = write_hub_files(folder, self.hub)
+        content = ReportContent(self.result, self.record, self.settings, self.datasets, self.scored, self.images)
+        content.write(folder / "report.html")
+        _write_json(folder / "metrics.json", self.result)
+        return [*hub, *(folder / name for name in FILES)]
 
 
-def _notes(result: dict[str, Any]) -> list[str]:
-    """What a reader of the report must know beside the tables."""
-    model = result["model"]
-    notes = [
-        f"Model {model['source']} (version {model['version']}, backbone {model['backbone']}), "
-        f"R = {result['num_samples']}."
-    ]
-    notes.append(f"Looked at: {result['looked_at']}.")
-    if result["trained_on_images_evaluated"]:
-        notes.append(
-            f"{result['trained_on_images_evaluated']} of these images were trained on: not a zero-shot result."
-        )
-    return notes + [f"Not scored: {problem['sample_id']}: {problem['error']}" for problem in result["not_scored"]]
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _prediction_rows(

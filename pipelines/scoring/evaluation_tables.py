@@ -4,10 +4,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.platform.html import ReportTable, table
+from pipelines.platform.html import Cell, ReportTable, table
 
 MOST_DEFECTS = 80
 """Kinds of defect in a table; metrics.csv has all."""
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_f1_max": "image F1-max",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_pro": "PRO",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "pixel_aupimo": "AUPIMO",
+}
+"""Figures as the report calls them."""
 
 Entry = Mapping[str, Any]
 """Figures of a set of images in metrics.json."""
@@ -32,6 +44,8 @@ def printed(result: Mapping[str, Any], columns: int) -> str:
                 rows += _bounds(entries[-1][1]) if "mean" in entries[-1][0].values() else []
                 wide = table(rows, decimals=1)
             parts.append(f"{title}, {_resolution(result)}\n{wide}")
+            if beside := [{**labels, **_beside(entry)} for labels, entry in entries if "defect" not in labels]:
+                parts.append(f"{title}: F1-max, and what scores that tell nothing reach\n{table(beside, decimals=1)}")
     return "\n\n".join(parts)
 
 
@@ -47,7 +61,9 @@ def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:
     tables = []
     for name, dataset in result["datasets"].items():
         for title, entries in _tables_of(name, dataset):
-            rows = [labels | _cells(entry) for labels, entry in entries]
+            rows: list[dict[str, Cell]] = [
+                {**labels, **_counts(entry), **_report_cells(entry)} for labels, entry in entries
+            ]
             means = int("mean" in entries[-1][0].values())
             notes = _defect_notes(entries) if "defect" in entries[0][0] else _category_notes(entries)
             tables.append(ReportTable(f"{title}, {_resolution(result)}", rows, notes, means))
@@ -68,11 +84,14 @@ def metric_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         for labels, entry in _entries(dataset):
             for metric, value in entry["values"].items():
                 bounds = entry["intervals"].get(metric, {"low": None, "high": None})
+                best = entry["f1_max"].get(metric.removesuffix("_f1_max"), {})
                 note = entry["undefined"].get(metric) or entry["without_interval"].get(metric, "")
                 rows.append(
                     {"dataset": name, "category": labels["category"], "defect": labels.get("defect", "")}
                     | {"pixels_at": result["pixels_at"], "images": entry["images"], "anomalous": entry["anomalous"]}
                     | {"metric": metric, "value": value, **bounds, "note": note}
+                    | {"threshold": best.get("threshold"), "all_positive_f1": best.get("all_positive")}
+                    | {"against_chance": entry["image_auroc_is"] if metric == "image_auroc" else None}
                 )
     return rows
 
@@ -118,6 +137,37 @@ def _entries(dataset: Entry) -> Iterator[tuple[dict[str, str], Entry]]:
 
 def _cells(entry: Entry) -> dict[str, str]:
     return {name: with_interval(value, entry["intervals"].get(name)) for name, value in entry["values"].items()}
+
+
+def _counts(entry: Entry) -> dict[str, int]:
+    return {"images": entry["images"], "anomalous": entry["anomalous"]}
+
+
+def _report_cells(entry: Entry) -> dict[str, str]:
+    """A row of the report: each F1-max with its threshold and the F1 of calling everything anomalous beside it."""
+    cells = {}
+    for metric, text in _cells(entry).items():
+        title, level = TITLES.get(metric, metric), metric.split("_")[0]
+        at_chance = metric == "image_auroc" and entry["image_auroc_is"] in ("at chance", "below chance")
+        cells[title] = f"{text} {entry['image_auroc_is']}" if at_chance else text
+        if metric.endswith("_f1_max"):
+            best = entry["f1_max"].get(level, {"threshold": None, "all_positive": None})
+            cells[f"{level} F1 threshold"] = "-" if best["threshold"] is None else f"{best['threshold']:.4g}"
+            cells[f"all-positive {level} F1"] = with_interval(best["all_positive"], None)
+    return cells
+
+
+def _beside(entry: Entry) -> dict[str, str | float | None]:
+    """A row of the terminal's second table."""
+    row: dict[str, str | float | None] = {}
+    for level, best in entry["f1_max"].items():
+        value = entry["values"].get(f"{level}_f1_max")
+        row[f"{level}_f1_max"] = None if value is None else 100 * value
+        row[f"{level} threshold"] = "-" if best["threshold"] is None else f"{best['threshold']:.4g}"
+        row[f"all-positive {level} F1"] = 100 * best["all_positive"]
+    if "image_auroc" in entry["values"]:
+        row["image_auroc is"] = entry["image_auroc_is"] or "-"
+    return row
 
 
 def _percent(values: Mapping[str, float | None]) -> dict[str, float | None]:

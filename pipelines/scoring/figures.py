@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.inference.view import WHOLE
-from bayes_pfl.metrics import Metrics, dataset_mean, image_metrics, metrics_by_category
+from bayes_pfl.metrics import BestF1, Metrics, dataset_mean, image_best_f1, image_metrics, metrics_by_category
 from bayes_pfl.metrics.resampling import (
     Range,
     Replicates,
@@ -57,6 +58,10 @@ class Resampling(NamedTuple):
         return {"level": 0.95, "method": method, "resamples": self.resamples, "seed": self.seed}
 
 
+CHANCE = 0.5
+"""AUROC of scores that tell nothing."""
+
+
 class Figures(NamedTuple):
     """Figures of a set of images."""
 
@@ -67,12 +72,15 @@ class Figures(NamedTuple):
     """Why there is no interval."""
     images: int
     anomalous: int
+    best_f1: Mapping[str, BestF1]
+    """Of `image` and `pixel`: where F1-max is reached, and the F1 of calling everything anomalous."""
 
     def as_dict(self) -> dict[str, Any]:
         """For metrics.json.
 
         Returns:
-            `values`, `undefined`, `left_out`, `images`, `anomalous`, `intervals` and `without_interval`.
+            `values`, `undefined`, `left_out`, `images`, `anomalous`, `intervals`, `without_interval`, `f1_max` and
+            `image_auroc_is`.
         """
         ranges = ranges_of(self.metrics, self.replicates)
         without = {name: self.reason for name in self.metrics.values if self.reason and name not in ranges}
@@ -81,7 +89,33 @@ class Figures(NamedTuple):
             "anomalous": self.anomalous,
             "intervals": {name: found_range._asdict() for name, found_range in ranges.items()},
             "without_interval": {name: why for name, why in without.items() if name not in self.metrics.undefined},
+            "f1_max": {
+                level: {"threshold": _number(best.threshold), "all_positive": best.all_positive}
+                for level, best in self.best_f1.items()
+            },
+            "image_auroc_is": None if "image_auroc" not in ranges else against_chance(ranges["image_auroc"]),
         }
+
+
+def against_chance(bounds: Range) -> str:
+    """What the interval of an AUROC says of scores that tell nothing.
+
+    Args:
+        bounds: the interval.
+
+    Returns:
+        `at chance` where it contains 0.5.
+
+    >>> against_chance(Range(0.45, 0.7)), against_chance(Range(0.6, 0.7)), against_chance(Range(0.2, 0.4))
+    ('at chance', 'above chance', 'below chance')
+    """
+    if bounds.low > CHANCE:
+        return "above chance"
+    return "below chance" if bounds.high < CHANCE else "at chance"
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def pixels_at(task: ScoringTask) -> str:
@@ -153,7 +187,7 @@ def measured(dataset: EvaluatedDataset, scored: ScoredSamples, resampling: Resam
         members = [position for ref, position in zip(refs, chosen, strict=True) if ref.category == category]
         own = [dataset.refs[position - start] for position in members]
         images = _Images(own, members, scored, groups[category], kinds)
-        figures = images.figures(values, resampling)
+        figures = images.figures(values, resampling, scored.pixel_f1.get(groups[category]))
         per_category.append(figures)
         categories[category] = figures.as_dict() | {"defects": images.by_defect(resampling)}
     mean = _mean(dict(zip(metrics, per_category, strict=True)))
@@ -169,7 +203,7 @@ class _Images(NamedTuple):
     group: str
     kinds: Sequence[str]
 
-    def figures(self, metrics: Metrics, resampling: Resampling) -> Figures:
+    def figures(self, metrics: Metrics, resampling: Resampling, pixel_f1: BestF1 | None = None) -> Figures:
         """Exact figures with their resampled ones."""
         labels = np.array([ref.label for ref in self.refs])
         reason, drawn = too_few(labels), dict[str, np.ndarray]()
@@ -182,7 +216,10 @@ class _Images(NamedTuple):
                 rows = np.searchsorted(pixels.positions, self.positions)
                 aupimo = "pixel_aupimo" not in metrics.undefined
                 drawn |= pixel_replicates(pixels.counts.rows(rows), labels, weights, aupimo)
-        return Figures(metrics, without_bias(drawn), reason, len(labels), int(labels.sum()))
+        image_f1 = image_best_f1(self.scored.scores[self.positions], labels) if "image" in self.kinds else None
+        best = {"image": image_f1, "pixel": pixel_f1 if "pixel" in self.kinds else None}
+        best_f1 = {level: each for level, each in best.items() if each is not None}
+        return Figures(metrics, without_bias(drawn), reason, len(labels), int(labels.sum()), best_f1)
 
     def by_defect(self, resampling: Resampling) -> dict[str, Any]:
         """Figures of the normal images and those with one kind of defect, by kind."""
@@ -208,4 +245,9 @@ def _mean(per_category: Mapping[str, Figures]) -> Figures:
     reason = "; ".join(f"{name}: {why}" for name, why in lacking.items()) or None
     drawn = {} if reason else mean_replicates([figures.replicates for figures in per_category.values()])
     images, anomalous = (sum(getattr(each, name) for each in per_category.values()) for name in ("images", "anomalous"))
-    return Figures(metrics, drawn, reason, images, anomalous)
+    best_f1 = {}
+    for level in ("image", "pixel"):
+        shares = [each.best_f1[level].all_positive for each in per_category.values() if level in each.best_f1]
+        if shares:  # each category has a threshold of its own
+            best_f1[level] = BestF1(math.nan, math.fsum(shares) / len(shares))
+    return Figures(metrics, drawn, reason, images, anomalous, best_f1)

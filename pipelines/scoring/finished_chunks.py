@@ -15,7 +15,7 @@ from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.data.shards import replacing
 from pipelines.scoring.task import ScoringTask
 
-TEXTS = ("problems", "defects")
+TEXTS = ("problems", "defects", "machines")
 """Columns in JSON."""
 
 
@@ -24,7 +24,7 @@ class FinishedChunks:
 
     def __init__(self, parent: Path, task: ScoringTask, refs: Sequence[SampleRef]) -> None:
         question = [task.bundle.record["head_sha256"], task.bundle.config.model_dump_json()]
-        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "pixels"]
+        question += [task.num_samples, task.seed, task.max_pixels, task.looked_at, task.full_resolution, "milliseconds"]
         question += [] if task.released is None else [task.released.model_dump(), task.top_pixels]
         question += [task.options.model_dump()] if task.options != DetectorOptions() else []
         question += [[ref.sha256, ref.class_name, ref.category, ref.label] for ref in refs]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bayes_pfl.datasets.checks import counted
-from pipelines.platform.html import write_page
+from pipelines.platform.html import colour_bar, write_page
 
 SHOWN = 500
 """Images in the gallery, those with the highest scores: a page of more is slow to open."""
@@ -31,8 +31,26 @@ def labels_in_words(summary: dict[str, Any]) -> str:
     return f"{counts} (by {by}, for {summary['looked_at']})"
 
 
+def tiles_of(overlay: str) -> tuple[str, str]:
+    """Where the image and the anomaly map lie that a heat map over an image was made of.
+
+    Args:
+        overlay: file name of the heat map over the image.
+
+    Returns:
+        Names of both.
+
+    >>> tiles_of("maps/000001-nut.png")
+    ('maps/000001-nut.image.jpg', 'maps/000001-nut.map.png')
+    """
+    stem = overlay.removesuffix(".png")
+    return f"{stem}.image.jpg", f"{stem}.map.png"
+
+
 def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
-    """One page with the images of the highest scores first, each a link to its heat map; needs nothing but `maps/`.
+    """One page with the images of the highest scores first: image, anomaly map, and the map over the image.
+
+    It needs nothing but `maps/`.
 
     Args:
         path: HTML file to write.
@@ -51,8 +69,8 @@ def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
         notes.append(f"The {SHOWN} highest are shown; scores.parquet has all.")
     if summary["kind"]:
         notes.append(f"Model: {summary['kind']}.")
-    body.append(f'<p>{escape(" ".join(notes))}</p>\n<ol class="gallery">')
-    body += [_entry(row) for row in ranked.slice(0, SHOWN).to_pylist()]
+    body.append(f'<p>{escape(" ".join(notes))}</p>\n{colour_bar(1.0)}\n<ol class="gallery three">')
+    body += [_entry(row, path.parent) for row in ranked.slice(0, SHOWN).to_pylist()]
     body.append("</ol>")
     if summary["unreadable"]:
         lines = "".join(
@@ -63,11 +81,18 @@ def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
     write_page(path, "Scores", body, "'self' file:")
 
 
-def _entry(row: dict[str, Any]) -> str:
-    name, link = escape(row["sample_id"]), quote(row["anomaly_map"])
+def _entry(row: dict[str, Any], folder: Path) -> str:
+    name, over = escape(row["sample_id"]), row["anomaly_map"]
+    files = dict(zip(("image", "anomaly map", "overlay"), (*tiles_of(over), over), strict=True))
+    tiles = "\n".join(
+        f'<figure><a href="{quote(file)}"><img src="{quote(file)}" loading="lazy" alt="{kind} of {name}"></a>'
+        f"<figcaption>{kind}</figcaption></figure>"
+        for kind, file in files.items()
+        if (folder / file).is_file()  # parts that an earlier version scored have the overlay alone
+    )
     label = f"{row['pred_label']}, " if row["pred_label"] else ""
     return (
-        f'<li><a href="{link}"><img src="{link}" loading="lazy" alt="heat map over {name}"></a>\n'
+        f'<li><div class="tiles">\n{tiles}\n</div>\n'
         f"<p><b>{row['image_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
         f"uncertainty {'-' if row['uncertainty'] is None else format(row['uncertainty'], '.3f')}</p></li>"
     )

@@ -1,6 +1,7 @@
 """Files of images -> what `bayes-pfl score` knows of each: score, heat map, regions, or why there is none."""
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,16 @@ from typing import Any
 from PIL import Image
 
 from bayes_pfl.data.preprocess import decode, encode_png
-from bayes_pfl.inference.heatmap import overlay
+from bayes_pfl.inference.heatmap import heat_map, overlay
 from bayes_pfl.inference.outlines import outlined_regions
 from bayes_pfl.inference.prediction import Prediction
 from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.results import ScoredImage
-from pipelines.scoring.stages import ReadyImage, Rows, seen_by_model
+from pipelines.scoring.stages import ReadyImage, Rows, TimedPrediction, seen_by_model
 from pipelines.scoring.task import ScoringTask
 
+TILE_PX = 480
+"""Longest side of the image and of its map as the gallery shows them beside the overlay."""
 OVERLAY_PX = 1024
 """Longest side of a heat map over its image: the map itself is no finer than the model's input."""
 
@@ -135,15 +138,19 @@ class FileResults:
         self.source, self.rows = source, rows
         self.scored: dict[int, ScoredImage] = {}
 
-    def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
+    def add(self, position: int, ready: ReadyImage, timed: TimedPrediction) -> None:
         """See `Collector`.
 
         Args:
             position: of the image in its piece.
             ready: the image.
-            prediction: of it.
+            timed: the prediction of it.
         """
-        drawn = None if ready.thumbnail is None else _drawn(ready.thumbnail, prediction)
+        prediction = timed.prediction
+        drawn = image = heat = None
+        if ready.thumbnail is not None:
+            drawn = encode_png(overlay(ready.thumbnail, prediction.anomaly_map))
+            image, heat = _tiles(ready.thumbnail, prediction)
         regions, level = None, self.source.region_thresholds.get(ready.class_name)
         if level is not None:
             outlines = outlined_regions(prediction.anomaly_map, level, *ready.size)
@@ -151,7 +158,7 @@ class FileResults:
         score, uncertainty = prediction.image_score, prediction.uncertainty
         highest = float(prediction.anomaly_map.max())
         self.scored[position] = ScoredImage(
-            score, uncertainty, None, drawn, regions, ready.remarks, ready.sha256, highest, *ready.size
+            score, uncertainty, None, drawn, regions, ready.remarks, ready.sha256, highest, *ready.size, image, heat
         )
 
     def refuse(self, position: int, reason: str) -> None:
@@ -174,6 +181,10 @@ class FileResults:
         return columns if "part" not in self.rows else {"part": int(self.rows["part"][0]), **columns}
 
 
-def _drawn(thumbnail: Image.Image, prediction: Prediction) -> bytes:
-    """The heat map over an image, PNG."""
-    return encode_png(overlay(thumbnail, prediction.anomaly_map))
+def _tiles(thumbnail: Image.Image, prediction: Prediction) -> tuple[bytes, bytes]:
+    """The image as JPEG and its map as PNG, of one size."""
+    image, buffer = thumbnail.convert("RGB"), io.BytesIO()
+    image.thumbnail((TILE_PX, TILE_PX))
+    image.save(buffer, "JPEG", quality=85)
+    heat = heat_map(prediction.anomaly_map).resize(image.size, Image.Resampling.BILINEAR)
+    return buffer.getvalue(), encode_png(heat)

@@ -15,7 +15,10 @@ POINTS = 300
 
 BINS = 24
 
-NORMAL, ANOMALOUS = "#4f81b8", "#cc5a3c"
+NORMAL, ANOMALOUS = "var(--normal)", "var(--anomalous)"
+"""Colours of the two kinds of image, on a light and on a dark page."""
+OPEN = 4
+"""Categories of a dataset whose drawings are seen at once; those of more open by a click."""
 
 PICKER = """
 for (const picker of document.querySelectorAll(".picker")) {
@@ -35,7 +38,7 @@ for (const picker of document.querySelectorAll(".picker")) {
     const values = {
       threshold: threshold.toPrecision(6), hits: c.hits, misses: c.misses, alarms: c.alarms, passes: c.passes,
       recall: percent(c.hits, c.hits + c.misses), rate: percent(c.alarms, c.alarms + c.passes),
-      precision: percent(c.hits, c.hits + c.alarms), f1: percent(f1(c), 1),
+      precision: percent(c.hits, c.hits + c.alarms), f1: percent(f1(c), 1), all: percent(f1(count(rows, -Infinity)), 1),
     };
     for (const output of picker.querySelectorAll("output")) output.textContent = values[output.dataset.name];
   };
@@ -62,6 +65,7 @@ _OUTPUTS = {
     "rate": "false-positive rate",
     "precision": "precision",
     "f1": "F1",
+    "all": "F1 of reporting all",
 }
 
 
@@ -85,10 +89,13 @@ def charts(title: str, groups: Mapping[str, LabelledScores]) -> list[str]:
     groups = {name: group for name, group in groups.items() if group.scores.size}
     if not groups:
         return []
-    lines = [f"<h2>{escape(title)}</h2>", _picker(groups)]
+    lines = [f"<h3>{escape(title)}</h3>", _picker(groups)]
     for name, group in groups.items():
-        drawings = [*_curves(group), _histogram(group)]
-        lines.append(f'<h3>{escape(name)}</h3>\n<div class="charts">\n' + "\n".join(drawings) + "\n</div>")
+        drawings = "\n".join([*_curves(group), _histogram(group)])
+        state = " open" if len(groups) <= OPEN else ""
+        lines.append(
+            f'<details{state}><summary>{escape(name)}</summary>\n<div class="charts">\n{drawings}\n</div></details>'
+        )
     return lines
 
 
@@ -117,9 +124,11 @@ def _curves(group: LabelledScores) -> list[str]:
         return ['<p class="note">No curves: images of one kind alone.</p>']
     recall, rate = np.append(0, hits / hits[-1]), np.append(0, alarms / alarms[-1])
     precision = hits / (hits + alarms)
+    everything = hits[-1] / (hits[-1] + alarms[-1])
+    curve = path(recall, np.append(precision[0], precision))
     return [
-        _drawing("ROC curve", "false-positive rate", "recall", [_path(rate, recall)]),
-        _drawing("Precision and recall", "recall", "precision", [_path(recall, np.append(precision[0], precision))]),
+        drawing("ROC curve", "false-positive rate", "recall", [line((0, 1), (0, 1)), path(rate, recall)]),
+        drawing("Precision and recall", "recall", "precision", [line((0, 1), (everything, everything)), curve]),
     ]
 
 
@@ -141,22 +150,72 @@ def _histogram(group: LabelledScores) -> str:
     ends = (f"{low:.3g}", f"{edges[-1]:.3g}")
     names = ((MARGIN, NORMAL, "normal"), (MARGIN + 60, ANOMALOUS, "anomalous"))
     legend = "".join(f'<text x="{x}" y="14" fill="{colour}">{name}</text>' for x, colour, name in names)
-    return _drawing("Scores", "image score", "share", [*bars, legend], ends, titled=False)
+    return drawing("Scores", "image score", "share", [*bars, legend], ends, titled=False)
 
 
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
-    points = " ".join(
-        f"{MARGIN + (WIDTH - 2 * MARGIN) * x[at]:.1f},{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * y[at]:.1f}"
-        for at in chosen
+def line(x: Sequence[float], y: Sequence[float], colour: str = "currentColor", dashed: bool = True) -> str:
+    """A straight line between two points of a unit square, such as what scores by chance give.
+
+    Args:
+        x: of both ends, 0 to 1.
+        y: of both ends, 0 to 1.
+        colour: of the line.
+        dashed: whether it is drawn in parts.
+
+    Returns:
+        SVG.
+    """
+    ends = [(_across(x[end]), _up(y[end])) for end in (0, 1)]
+    style = 'stroke-opacity="0.5" stroke-dasharray="4 4"' if dashed else 'stroke-width="2"'
+    return (
+        f'<line x1="{ends[0][0]:.1f}" y1="{ends[0][1]:.1f}" x2="{ends[1][0]:.1f}" y2="{ends[1][1]:.1f}" '
+        f'stroke="{colour}" {style}/>'
     )
+
+
+def _across(share: float) -> float:
+    return MARGIN + (WIDTH - 2 * MARGIN) * share
+
+
+def _up(share: float) -> float:
+    return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * share
+
+
+def path(x: np.ndarray, y: np.ndarray) -> str:
+    """A curve in the unit square.
+
+    Args:
+        x: 0 to 1, from left to right.
+        y: 0 to 1.
+
+    Returns:
+        SVG.
+    """
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    points = " ".join(f"{_across(x[at]):.1f},{_up(y[at]):.1f}" for at in chosen)
     return f'<polyline points="{points}" fill="none" stroke="{ANOMALOUS}" stroke-width="2"/>'
 
 
-def _drawing(
+def _ends_of_height() -> str:
+    return "".join(f'<text x="{MARGIN - 5}" y="{_up(end) + 4:.1f}" text-anchor="end">{end}</text>' for end in (0, 1))
+
+
+def drawing(
     title: str, x: str, y: str, content: Sequence[str], ends: tuple[str, str] = ("0", "1"), titled: bool = True
 ) -> str:
-    """An SVG with a frame, names of the axes, and the numbers at the ends of the horizontal one."""
+    """An SVG with a frame, names of the axes, and the numbers at the ends of the horizontal one.
+
+    Args:
+        title: above it.
+        x: name of the horizontal axis.
+        y: name of the vertical axis.
+        content: what is drawn in it.
+        ends: numbers at the ends of the horizontal axis.
+        titled: whether the title is written, or only told to a screen reader.
+
+    Returns:
+        SVG.
+    """
     right, bottom = WIDTH - MARGIN, HEIGHT - MARGIN
     heading = f'<text x="{WIDTH / 2}" y="14" text-anchor="middle">{title}</text>' if titled else ""
     return (
@@ -167,6 +226,7 @@ def _drawing(
         f'<text x="{MARGIN}" y="{bottom + 13}" text-anchor="middle">{ends[0]}</text>'
         f'<text x="{right}" y="{bottom + 13}" text-anchor="middle">{ends[1]}</text>'
         f'<text transform="translate(14 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{y}</text>'
+        + (_ends_of_height() if ends == ("0", "1") else "")
         + "".join(content)
         + "</svg>"
     )

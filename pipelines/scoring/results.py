@@ -17,7 +17,7 @@ from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
 from bayes_pfl.decisions.conformal import select
 from bayes_pfl.errors import OutputError
-from pipelines.scoring.gallery import write_gallery
+from pipelines.scoring.gallery import tiles_of, write_gallery
 from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import Labelling
@@ -84,6 +84,10 @@ class ScoredImage(NamedTuple):
     width: int | None = None
     """Of the upright image, pixels."""
     height: int | None = None
+    image: bytes | None = None
+    """The image as the gallery shows it, JPEG, if a heat map is wanted."""
+    heat: bytes | None = None
+    """The anomaly map alone, PNG, of the same size."""
 
 
 class ScoringPlan(NamedTuple):
@@ -199,8 +203,11 @@ class Results:
             name = None if result.overlay is None else f"maps/{position:06d}-{_plain(image.sample_id)}.png"
             if name is not None and result.overlay is not None:
                 (self.folder / "maps").mkdir(exist_ok=True)
-                with replacing(self.folder / name) as temporary:
-                    temporary.write_bytes(result.overlay)
+                drawn = zip((name, *tiles_of(name)), (result.overlay, result.image, result.heat), strict=True)
+                for file, content in drawn:
+                    assert content is not None, file
+                    with replacing(self.folder / file) as temporary:
+                        temporary.write_bytes(content)
             rows.append(part_row(image, result, name))
         with replacing(self._part(number)) as temporary:
             _write_arrow(pa.Table.from_pylist(rows, PART), temporary)

@@ -4,17 +4,20 @@ On a CPU all three run image by image in the process that holds the model. On a 
 on CPUs, in front of the model and behind it, so that it waits for no decoder.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 
 from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.images import ImageLike, prepare_image
 from bayes_pfl.inference.prediction import Prediction
 from bayes_pfl.inference.view import WHOLE, View
+from bayes_pfl.machine import describe_machine
 from pipelines.scoring.actors import through_actors
 from pipelines.scoring.task import ScoringTask
 
@@ -37,16 +40,26 @@ class ReadyImage(NamedTuple):
     """Of its file."""
 
 
+class TimedPrediction(NamedTuple):
+    """A prediction, and what it took: from pixels at the model's size to score and map, all samples included."""
+
+    prediction: Prediction
+    milliseconds: float
+    """Of images that are scored together, an equal share each."""
+    machine: str
+    """That it was computed on, in words."""
+
+
 class Collector(Protocol):
     """Gathers the results of one piece of work."""
 
-    def add(self, position: int, ready: ReadyImage, prediction: Prediction) -> None:
+    def add(self, position: int, ready: ReadyImage, timed: TimedPrediction) -> None:
         """Take the prediction of an image.
 
         Args:
             position: of the image in its piece.
             ready: the image.
-            prediction: of it.
+            timed: the prediction of it.
 
         Raises:
             BayesPFLError: the prediction cannot be used; `refuse` follows.
@@ -137,13 +150,14 @@ class Predictor:
     def __init__(self, task: ScoringTask) -> None:
         self._task = task
         self._detector = task.load()
+        self._machine = describe_machine(task.device, torch.get_num_threads())
 
     @property
     def images_at_once(self) -> int:
         """Images that it scores together."""
         return self._detector.images_at_once if self._task.view == WHOLE else 1
 
-    def predict(self, images: Sequence[ReadyImage | str]) -> list[Prediction | str]:
+    def predict(self, images: Sequence[ReadyImage | str]) -> list[TimedPrediction | str]:
         """Predictions of images.
 
         Args:
@@ -157,14 +171,21 @@ class Predictor:
         predictions = iter([prediction for group in groups for prediction in self._predict_together(group)])
         return [image if isinstance(image, str) else next(predictions) for image in images]
 
-    def _predict_together(self, images: Sequence[ReadyImage]) -> Sequence[Prediction | str]:
+    def _predict_together(self, images: Sequence[ReadyImage]) -> Sequence[TimedPrediction | str]:
         try:
-            return self._task.predict_all(self._detector, [(each.image, each.class_name) for each in images])
+            return self._timed(images)
         except BayesPFLError:  # one of them, such as a class name with too many tokens
-            return [_attempt(self._predict_one, image) for image in images]
+            return [_attempt(self._timed_alone, image) for image in images]
 
-    def _predict_one(self, image: ReadyImage) -> Prediction:
-        return self._task.predict_all(self._detector, [(image.image, image.class_name)])[0]
+    def _timed_alone(self, image: ReadyImage) -> TimedPrediction:
+        return self._timed([image])[0]
+
+    def _timed(self, images: Sequence[ReadyImage]) -> list[TimedPrediction]:
+        """Predictions are copied to the CPU, so that what a GPU has not finished is waited for."""
+        begun = time.perf_counter()
+        predictions = self._task.predict_all(self._detector, [(each.image, each.class_name) for each in images])
+        milliseconds = 1000 * (time.perf_counter() - begun) / len(images)
+        return [TimedPrediction(prediction, milliseconds, self._machine) for prediction in predictions]
 
 
 def score_piece(source: ImageSource, predictor: Predictor, rows: Rows) -> dict[str, Any]:
@@ -205,7 +226,12 @@ class ReadyScorer:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         outcomes = self._predictor.predict(rows["ready"][0])
         # Nobody behind it looks at these maps: they need not travel.
-        small = [each if isinstance(each, str) else each._replace(uncertainty_map=np.empty(0)) for each in outcomes]
+        small = [
+            each
+            if isinstance(each, str)
+            else each._replace(prediction=each.prediction._replace(uncertainty_map=np.empty(0)))
+            for each in outcomes
+        ]
         return {**rows, **_columns({"outcomes": small})}
 
 
@@ -260,7 +286,7 @@ def _collect(
     collector: Collector,
     positions: Sequence[int],
     ready: Sequence[ReadyImage | str],
-    outcomes: Sequence[Prediction | str],
+    outcomes: Sequence[TimedPrediction | str],
 ) -> None:
     """Hand outcomes to a collector; one that cannot be used is refused."""
     for position, image, outcome in zip(positions, ready, outcomes, strict=True):

@@ -30,7 +30,7 @@ from pipelines.sweep.search import Overrides, SweepSettings, trial_name
 from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle
 from pipelines.training.loop import SELECTION
-from pipelines.training.provenance import flat
+from pipelines.training.provenance import dated, flat
 from pipelines.training.validation import by_category, current_detector, predict_ref
 
 TIMED_RUNS = 3
@@ -226,6 +226,7 @@ def _save(
 ) -> None:
     """The trained head as a bundle, beside the result and in MLflow."""
     record = {"run_id": tracked.run_id, "settings": settings.portable(), "training_seconds": seconds}
+    record |= dated(settings.data.train)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
         write_bundle(folder, settings, trainer.backbone, trainer.model.state_dict(), record, training)

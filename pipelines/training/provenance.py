@@ -1,5 +1,6 @@
 """A training run -> its record: settings, code, packages, data, and the metrics of every epoch."""
 
+import datetime
 import importlib.metadata
 import json
 import platform
@@ -38,13 +39,37 @@ def provenance(shards: str, training: Sequence[SampleRef], validation: Sequence[
             record[f"version.{package}"] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             record[f"version.{package}"] = "not installed"
-    try:
-        manifest = dataset_manifest(shards)
-        record |= {"dataset": str(manifest.get("dataset")), "dataset_digest": str(manifest.get("digest"))}
-    except DataError:
-        record["dataset_digest"] = "no manifest"
+    record |= training_dataset(shards)
     record |= {"training_images": len(training), "training_images_sha256": refs_digest(training)}
     return record | {"validation_images": len(validation), "validation_images_sha256": refs_digest(validation)}
+
+
+def training_dataset(shards: str) -> dict[str, str]:
+    """The dataset that shards were made of.
+
+    Args:
+        shards: folder or URI.
+
+    Returns:
+        Its name and digest; of shards without a manifest, that there is none.
+    """
+    try:
+        manifest = dataset_manifest(shards)
+        return {"dataset": str(manifest.get("dataset")), "dataset_digest": str(manifest.get("digest"))}
+    except DataError:
+        return {"dataset_digest": "no manifest"}
+
+
+def dated(shards: str) -> dict[str, str]:
+    """What a bundle records of its training beside settings: the dataset, and when it ended.
+
+    Args:
+        shards: folder or URI of the training images.
+
+    Returns:
+        `dataset`, `dataset_digest` and `made`, ISO 8601.
+    """
+    return training_dataset(shards) | {"made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
 
 
 def git_revision() -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small import painted_shards, random_bundle
 
+from bayes_pfl.config import read_config
 from bayes_pfl.data import cache
 from bayes_pfl.data.preprocess import MAX_PIXELS, decode_mask, mask_tensor
 from bayes_pfl.data.samples import index_shards
@@ -29,6 +30,7 @@ from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import ingest
 from pipelines.scoring import stages
 from pipelines.scoring.evaluation import FinishedChunks, ShardImages, score_samples
+from pipelines.scoring.hub_results import read_hub_file
 from pipelines.scoring.task import ScoringTask
 
 pytestmark = pytest.mark.ray
@@ -74,7 +76,7 @@ def test_metrics_equal_a_plain_loop(work):
 
 
 def test_files_are_written_and_agree(work):
-    folder, shards, _, result = work
+    folder, shards, bundle, result = work
     assert json.loads((folder / "out/metrics.json").read_text()) == result
     with (folder / "out/predictions.csv").open(newline="") as file:
         rows = {row["sample_id"]: row for row in csv.DictReader(file)}
@@ -82,6 +84,19 @@ def test_files_are_written_and_agree(work):
     page = (folder / "out/report.html").read_text()
     assert "carpet" in page
     assert page.count("<article") == 4  # one each: missed, false alarm, most uncertain, best
+    record = json.loads((folder / "out/run.json").read_text())
+    assert record["latency"]["images"] == len(rows)
+    assert record["latency"]["median_milliseconds"] > 0
+    assert sum(record["latency"]["machines"].values()) == len(rows)
+    assert record["mlflow"]["run_id"] == result["run_id"]
+    assert read_config(EvaluateSettings, folder / "out/settings.yaml", []).num_samples == 3
+    results = read_hub_file(folder / "out/.eval_results/painted.yaml")
+    values = {
+        name: value for name, value in result["datasets"]["painted"]["mean"]["values"].items() if value is not None
+    }
+    assert {entry.task_id: entry.value for entry in results} == values
+    assert read_hub_file(bundle / ".eval_results/painted.yaml")[0].dataset_id == "painted"
+    assert load_bundle(bundle).version == result["model"]["version"]
 
 
 def test_images_that_were_trained_on_are_refused_or_marked(work, capsys):
@@ -95,6 +110,8 @@ def test_images_that_were_trained_on_are_refused_or_marked(work, capsys):
     assert not (folder / "marked").exists()
     marked = evaluate(settings.model_copy(update={"allow_overlap": True}))
     assert marked["trained_on_images_evaluated"] == 10
+    assert not (seen / ".eval_results").exists()
+    assert "trained on" in read_hub_file(folder / "marked/.eval_results/painted.yaml")[0].notes
     assert "not a zero-shot result" in (folder / "marked/report.html").read_text()
 
 
@@ -136,6 +153,7 @@ def test_shards_model_and_output_by_uri_give_what_they_give_by_path(work, served
     assert json.loads((folder / "elsewhere/metrics.json").read_text()) == remote
     assert (folder / "elsewhere/predictions.csv").read_text() == (folder / "out/predictions.csv").read_text()
     assert remote["report"] == f"file://{folder}/elsewhere/report.html"
+    assert read_hub_file(folder / "elsewhere/.eval_results/painted.yaml")[0].task_id == "image_auroc"
     assert (folder / "elsewhere/report.html").read_text().count("<article") == 4
     for path in shard_paths(shards):  # copied to this machine once, for the driver and the actors
         assert Counting.got.count(f"/{shards.name}/{path.name}") == 1
@@ -176,6 +194,9 @@ def test_a_stopped_evaluation_goes_on_with_equal_numbers(work, tmp_path):
     with (folder / "out/predictions.csv").open(newline="") as file:
         scores = {row["sample_id"]: float(row["image_score"]) for row in csv.DictReader(file)}
     assert {ref.sample_id: score for ref, score in zip(refs, resumed.scores, strict=True)} == scores
+    chunk = kept.row(int(first.stem.rpartition("-")[2]))  # scored before the stop, with the times of then
+    assert np.array_equal(resumed.milliseconds[chunk["positions"]], chunk["milliseconds"])
+    assert (resumed.milliseconds > 0).all()
     for group, entry in result["datasets"]["painted"]["categories"].items():
         pixel = resumed.pixel[group].as_dict()["values"]
         assert pixel == {name: value for name, value in entry["values"].items() if name.startswith("pixel")}
@@ -232,6 +253,7 @@ def test_one_bad_row_is_listed_and_another_result_is_kept_aside(work, tmp_path):
     assert not (tmp_path / "out/earlier-1").exists()
     evaluate(settings.model_copy(update={"tile": False}))
     assert json.loads((tmp_path / "out/earlier-1/metrics.json").read_text()) == again
+    assert "tiles" in read_hub_file(tmp_path / "out/earlier-1/.eval_results/painted.yaml")[0].notes
     assert "=1+1: not a readable image" in (tmp_path / "out/report.html").read_text()
 
 

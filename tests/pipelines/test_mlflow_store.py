@@ -1,11 +1,18 @@
 """The tracking store as it is found: what refuses says so before any work, and every first use is recorded."""
 
+import contextlib
 import os
+import shlex
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -17,7 +24,7 @@ from bayes_pfl.inference.detector import Detector
 from pipelines.platform.mlflow_store import check_store, open_store, tracking_uri
 from pipelines.platform.registry import download_model
 from pipelines.platform.settings import TrackingSettings
-from pipelines.platform.tracking import closing, start_run
+from pipelines.platform.tracking import Run, closing, start_run
 from pipelines.register import register
 
 
@@ -104,6 +111,34 @@ def test_a_server_that_refuses_its_name_says_how_it_is_started(home):
         server.shutdown()
 
 
+def test_a_run_on_a_server_has_a_page_without_the_password_and_another_a_command(home):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--backend-store-uri", tracking_uri(TrackingSettings()), "--host", "127.0.0.1", "--workers", "1"]
+    program = str(Path(sys.executable).parent / "mlflow")
+    server = subprocess.Popen([program, "server", *options, "--port", str(port)], start_new_session=True)
+    try:
+        address = f"127.0.0.1:{port}"
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://{address}/health").close()
+                break
+            time.sleep(0.25)
+        run = start_run(TrackingSettings(uri=f"http://me:secret@{address}"), "x", {})
+        assert run.page() == f"http://{address}/#/experiments/1/runs/{run.run_id}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    local = Run(TrackingSettings(), run.run_id)
+    assert local.page() is None
+    words = shlex.split(local.command())
+    name, _, uri = words[0].partition("=")
+    environment = {**os.environ, name: uri}
+    shown = subprocess.run([program, *words[2:]], env=environment, capture_output=True, text=True, check=True)
+    assert run.run_id in shown.stdout
+
+
 @pytest.mark.parametrize("name", ["my runs #1, 50%25? ä;&="])
 def test_every_character_may_stand_in_the_homes_name(empty_database, tmp_path, monkeypatch, name):
     home = tmp_path / name
@@ -124,7 +159,7 @@ def test_every_character_may_stand_in_the_homes_name(empty_database, tmp_path, m
 def test_three_first_uses_at_once_are_all_recorded(tmp_path):
     program = (
         "from pipelines.platform.settings import TrackingSettings\n"
-        "from pipelines.platform.tracking import closing, start_run\n"
+        "from pipelines.platform.tracking import Run, closing, start_run\n"
         "with closing(start_run(TrackingSettings(), 'x', {})) as run: run.log_metrics({'a': 1.0})\n"
         "print(run.run_id, run.problem)"
     )

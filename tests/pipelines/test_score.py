@@ -1,5 +1,6 @@
 """`bayes-pfl score`: the library's scores wherever they are computed, a killed run goes on, broken images are listed."""
 
+import io
 import json
 import os
 import re
@@ -24,10 +25,11 @@ from bayes_pfl.data.preprocess import MAX_PIXELS, decode_image
 from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
-from bayes_pfl.inference.heatmap import overlay
+from bayes_pfl.inference.heatmap import heat_map, overlay
 from bayes_pfl.inference.view import RegionOfInterest, View
 from pipelines.cli import main
 from pipelines.scoring.actors import through_actors
+from pipelines.scoring.gallery import tiles_of
 from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import find_inputs
 from pipelines.scoring.stages import Predictor, ReadyScorer, around_gpu, score_piece
@@ -179,6 +181,17 @@ class TestFewImages:
         assert shown == sorted(shown, reverse=True)
         links = re.findall(r'<a href="([^"]+)"><img src="([^"]+)"', page)
         assert all(link == picture and (output / unquote(link)).is_file() for link, picture in links)
+        assert re.findall(r"<figcaption>([^<]+)", page) == ["image", "anomaly map", "overlay"] * 2
+        (first, *_), original = tiles_of(by_name["000.png"]["anomaly_map"]), Image.open(few / "000.png").convert("RGB")
+        buffer = io.BytesIO()
+        original.save(buffer, "JPEG", quality=85)
+        with Image.open(output / first) as shown_image, Image.open(buffer) as expected:
+            assert np.array_equal(np.asarray(shown_image), np.asarray(expected))
+        heat = heat_map(prediction.anomaly_map).resize(original.size, Image.Resampling.BILINEAR)
+        with Image.open(output / tiles_of(by_name["000.png"]["anomaly_map"])[1]) as shown_map:
+            assert np.array_equal(np.asarray(shown_map), np.asarray(heat))
+        assert "<span>anomaly map 0</span>" in page
+        assert "<span>1</span>" in page
         assert "a &lt;b&gt;gear" in page
         assert "broken.png: not a readable image" in page
         assert not re.search(r"<script|https?:", page)

@@ -3,84 +3,20 @@
 import csv
 import json
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import ndimage
+from evaluated import COUNT, HEADER, RESAMPLING, painted_evaluation, painted_images
 
-from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, DataError
-from bayes_pfl.metrics import PixelHistogram, pixel_metrics
-from bayes_pfl.metrics.streaming import image_pixels
+from bayes_pfl.metrics import pixel_metrics
 from pipelines.scoring.comparison import NOTHING_SHOWN, compared, read_side
 from pipelines.scoring.comparison_files import FILES, printed, write_comparison
-from pipelines.scoring.decided import decide_all, decisions_made
-from pipelines.scoring.evaluation import ScoredSamples
-from pipelines.scoring.evaluation_files import write_evaluation
-from pipelines.scoring.figures import EvaluatedDataset, Resampling, measured
-from pipelines.scoring.pixel_groups import measure_group, pixel_columns
-from pipelines.scoring.thresholds import Labelling
-
-RESAMPLING = Resampling(0, 2000)
-COUNT, SIZE = 40, 32
-HEADER = {
-    "model": {"source": "painted", "version": "1", "backbone": "none"},
-    "num_samples": 1,
-    "seed": 0,
-    "looked_at": "whole images",
-    "protocol": "image",
-    "pixels_at": "32 x 32 px",
-    "trained_on_images_evaluated": 0,
-    "not_scored": [],
-}
-
-
-def samples(category: str, signal: float, seed: int):
-    """Maps, masks and scores of a model that sees defects with this signal; noise is the same whatever the signal."""
-    random, images = np.random.default_rng(seed), []
-    for number in range(COUNT):
-        noise = ndimage.gaussian_filter(random.standard_normal((SIZE, SIZE)), 1.5)
-        mask = np.zeros((SIZE, SIZE))
-        if number % 2:
-            top, left = random.integers(0, SIZE - 8, 2)
-            mask[top : top + 8, left : left + 8] = 1
-        heat = 1 / (1 + np.exp(-(4 * noise + signal * mask)))
-        images.append((f"{category}/{number}", number % 2, heat, mask, float(heat.max())))
-    return images
 
 
 def evaluation(folder, signals, header=HEADER, lost=()):
     """Write what an evaluation writes of two categories; images named in `lost` have no score."""
-    refs, rows, scores = [], {}, []
-    for category, signal in signals.items():
-        images = samples(category, signal, len(category))
-        counted = [None if name in lost else image_pixels(heat, mask) for name, _, heat, mask, _ in images]
-        positions = np.arange(len(refs), len(refs) + COUNT)
-        rows[f"painted/{category}"] = {"positions": positions, **pixel_columns(counted)}
-        scores += [np.nan if name in lost else score for name, *_, score in images]
-        refs += [
-            SampleRef("s", n, name, category, category, label, f"hash-{name}")
-            for n, (name, label, *_) in enumerate(images)
-        ]
-    defects = ["scratch" if ref.label else "good" for ref in refs]
-    scored = ScoredSamples(np.array(scores), *(np.full(len(refs), np.nan),) * 3, {}, {}, [], defects, {})
-    for group, row in rows.items():
-        places = row["positions"].tolist()
-        pixels = measure_group(
-            lambda row=row: iter([row]), {p: refs[p].label for p in places}, {p: defects[p] for p in places}
-        )
-        histogram = PixelHistogram()
-        for name, _, heat, mask, _ in samples(group.split("/")[1], signals[group.split("/")[1]], len(group) - 8):
-            histogram.update([heat], [mask]) if name not in lost else None
-        scored.groups[group] = pixels
-        scored.pixel[group] = histogram.metrics() | pixels.aupimo
-    dataset = EvaluatedDataset({"dataset": "painted", "metrics": ["image", "pixel"]}, refs, slice(0, len(refs)))
-    result = header | {"datasets": {"painted": measured(dataset, scored, RESAMPLING)}, "interval": RESAMPLING.as_dict()}
-    nothing = Labelling(None, None, "nobody decides here")
-    decisions = decide_all(nothing, [dataset], scored)
     folder.mkdir()
-    result |= {"decisions": decisions_made(nothing, [dataset], decisions)}
-    write_evaluation(folder, result, [dataset], scored, {}, decisions)
+    painted_evaluation(signals, header, lost).write(folder)
     return read_side(folder)
 
 
@@ -167,6 +103,6 @@ def test_pixels_of_another_size_are_not_compared_and_images_without_a_score_are_
     row = compared(lossy, sides[1], RESAMPLING, 5)["datasets"]["painted"]["categories"]["bolt"]["metrics"][
         "pixel_auroc"
     ]
-    kept = [each for each in samples("bolt", 1.5, 4) if each[0] not in ("bolt/1", "bolt/2")]
-    expected = pixel_metrics([each[2] for each in kept], [each[3] for each in kept])["pixel_auroc"]
+    kept = [each for each in painted_images("bolt", 1.5, 4) if each.name not in ("bolt/1", "bolt/2")]
+    expected = pixel_metrics([each.heat for each in kept], [each.mask for each in kept])["pixel_auroc"]
     assert row["b"] == pytest.approx(expected, abs=1e-3)
