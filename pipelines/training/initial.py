@@ -32,7 +32,7 @@ def initial_head(settings: TrainSettings, backbone: Backbone) -> Bundle | None:
         )
     if bundle.config.backbone.weights_sha256 not in ("", backbone.digest):
         raise ConfigError(
-            f"The head of {settings.data.init} was trained on another CLIP, {bundle.config.backbone.name}: set backbone "
-            "as its bundle.json has it."
+            f"The head of {settings.data.init} was trained on another CLIP, {bundle.config.backbone.name}: set "
+            "backbone as its bundle.json has it."
         )
     return bundle
