@@ -62,17 +62,7 @@ def config_file(text: str) -> Path:
         text: what was typed.
 
     Returns:
-        The file.
-
-    Raises:
-        argparse.ArgumentTypeError: there is neither.
+        The file; one that does not exist where there is neither, and reading it says so.
     """
-    if Path(text).exists():
-        return Path(text)
     name = text.removeprefix("configs/").removesuffix(".yaml")
-    file = CONFIGS / f"{name}.yaml"
-    if name in shipped():
-        return file
-    raise argparse.ArgumentTypeError(
-        f"there is no file {text}, and none of this name comes along; `bayes-pfl configs` lists those that do"
-    )
+    return CONFIGS / f"{name}.yaml" if not Path(text).exists() and name in shipped() else Path(text)

@@ -146,7 +146,8 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise ConfigError(
-                f"Cannot read the configuration {path}: {error.strerror}. Give an existing YAML file."
+                f"Cannot read the configuration {path}: {error.strerror}. Give an existing YAML file, or a name "
+                "that `bayes-pfl configs` lists."
             ) from error
         except UNREADABLE as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
