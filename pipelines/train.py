@@ -15,7 +15,7 @@ from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
-from bayes_pfl.inference.bundle import training_images
+from bayes_pfl.inference.bundle import Bundle, training_images
 from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray, with_gpus
@@ -131,7 +131,7 @@ def train(
         raise ConfigError(
             f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one."
         )
-    backbone = _check(settings, name, training, validation)
+    backbone, start = _check(settings, name, training, validation)
     if fresh:
         store.clear("*")  # the folder has this very run's name
     store.make()
@@ -144,7 +144,7 @@ def train(
     with closing(tracked):
         with tracked.system_metrics():
             outcome = _fit(settings, store, tracked, training, validation)
-        metrics_file = _write_results(settings, name, tracked, backbone, outcome, training, validation)
+        metrics_file = _write_results(settings, name, tracked, backbone, start, outcome, training, validation)
     result = {
         "bundle": settings.output,
         "run_id": tracked.run_id,
@@ -162,6 +162,7 @@ def _write_results(
     name: str,
     tracked: Run,
     backbone: Backbone,
+    start: Bundle | None,
     outcome: Trained,
     training: list[SampleRef],
     validation: list[SampleRef],
@@ -171,7 +172,6 @@ def _write_results(
         bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
         record = {"run": name, "run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
         record |= dated(settings.data.train)
-        start = initial_head(settings, backbone)
         if start is not None:
             record["initial_head"] = start.version
         earlier = training_images(start) if start is not None else ()
@@ -188,8 +188,10 @@ def _write_results(
     return metrics_file
 
 
-def _check(settings: TrainSettings, name: str, training: list[SampleRef], validation: list[SampleRef]) -> Backbone:
-    """Everything that can be found wrong before Ray starts; returns the backbone."""
+def _check(
+    settings: TrainSettings, name: str, training: list[SampleRef], validation: list[SampleRef]
+) -> tuple[Backbone, Bundle | None]:
+    """Everything that can be found wrong before Ray starts; returns the backbone, and the head to go on from."""
     options, cluster = settings.training, settings.cluster
     smallest = min(options.batch_size, len(training))
     if smallest < cluster.num_workers:
@@ -204,10 +206,10 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
     _check_output(settings.output, name)
     check_store(settings.tracking)
     backbone = Backbone(settings.backbone)
-    initial_head(settings, backbone)
+    start = initial_head(settings, backbone)
     if settings.data.features is not None:
         fitting_key(settings.data.features, backbone, frozen_encoder(settings.model, backbone).kind)
-    return backbone
+    return backbone, start
 
 
 def _check_output(output: str, name: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bayes_pfl.datasets.catalogue import DATASETS
 from pipelines.reproduction.plan import Claim, Comparison, Key, Measurement, Plan, PlannedFigure
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -16,7 +15,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 WITHIN, OUTSIDE, NOT_RUN, NOT_COMPARED = "within", "outside", "not run", "not compared"
 NO_FIGURE = "there is no figure of these settings to compare with"
 
-HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "within the scatter"
+HOLDS, SO_FAR, FAILS, UNCLEAR = "holds", "holds so far", "does not hold", "within the scatter"
 
 FIGURES = Path(__file__).parent
 PAPER, EMBEDDED = "paper.csv", "embedded.csv"
@@ -63,6 +62,8 @@ class Checked(NamedTuple):
     text: str
     holds: int
     """Comparisons that hold."""
+    measured: int
+    """Comparisons whose cells were measured."""
     comparisons: int
     verdict: str
 
@@ -91,7 +92,7 @@ def cells(
     reasons: Mapping[Measurement, str],
     embedded: bool,
     as_recorded: bool,
-    incomplete: Mapping[str, str],
+    differing: Mapping[Measurement, str],
     tolerance: float,
 ) -> list[Cell]:
     """The cells of a table or figure.
@@ -102,7 +103,7 @@ def cells(
         reasons: why other measurements are missing.
         embedded: with the embedded CLIP, whose figures on painted images are compared with recorded ones.
         as_recorded: whether those were recorded with these settings.
-        incomplete: by dataset, in what it is not the paper's.
+        differing: why measurements at full size are not the paper's: its images or its settings are others.
         tolerance: percentage points that are within in any case.
 
     Returns:
@@ -113,51 +114,56 @@ def cells(
     made = []
     for figure in plan.figures:
         published = _published(paper, plan.name, figure)
-        of_paper = not embedded or figure.row in DATASETS
-        compared = published if of_paper else recorded.get((plan.name, *_key(figure)))
+        compared = recorded.get((plan.name, *_key(figure))) if embedded else published
         values, why = _values(figure, results, reasons)
-        other = _other_images(figure, incomplete) if of_paper else ""
+        other = "" if embedded else differing.get(figure.measured[0], "")
         made.append(_cell(figure, values, why or other or NO_FIGURE, published, None if other else compared, tolerance))
     return made
 
 
-def checked(claim: Claim, made: Sequence[Cell]) -> Checked:
+def checked(claim: Claim, made: Sequence[Cell], tolerance: float) -> Checked:
     """What becomes of a claim.
 
-    A comparison holds if the difference is above 0. It fails if the difference is below 0 by more than the root of the
-    sum of the two variances over trainings. Comparisons of cells that were not measured are left out.
+    A comparison holds if the difference is above 0. It fails if the difference is below 0 by more than the scatter: the
+    root of the sum of the two variances, or `tolerance` where a cell has a single training. Two standard deviations are
+    compared as they are.
 
     Args:
         claim: what the paper says.
         made: the cells.
+        tolerance: percentage points.
 
     Returns:
-        `holds` if all comparisons do, `does not hold` if one fails, else `within the scatter`; `not run` without any.
+        `does not hold` if one comparison fails, `within the scatter` if another does not hold, `holds` if all do;
+        `holds so far` or `not run` where some or all of its cells were not measured.
     """
     by_key = {cell.key: cell for cell in made}
-    measured = [_difference(each, by_key) for each in claim.comparisons]
-    differences = [each for each in measured if each is not None]
+    results = [_difference(each, by_key, tolerance) for each in claim.comparisons]
+    differences = [each for each in results if each is not None]
     positive = sum(difference > 0 for difference, _ in differences)
     if not differences:
         verdict = NOT_RUN
-    elif positive == len(differences):
-        verdict = HOLDS
+    elif any(difference < -scatter for difference, scatter in differences):
+        verdict = FAILS
+    elif positive < len(differences):
+        verdict = UNCLEAR
     else:
-        verdict = FAILS if any(difference < -scatter for difference, scatter in differences) else UNCLEAR
-    return Checked(claim.text, positive, len(differences), verdict)
+        verdict = HOLDS if len(differences) == len(results) else SO_FAR
+    return Checked(claim.text, positive, len(differences), len(results), verdict)
 
 
-def _difference(comparison: Comparison, made: Mapping[Key, Cell]) -> tuple[float, float] | None:
+def _difference(comparison: Comparison, made: Mapping[Key, Cell], tolerance: float) -> tuple[float, float] | None:
     """The larger minus the smaller, and their scatter; None where one was not measured."""
     field = "std" if comparison.of_scatter else "ours"
-    values, scatter = list[float](), 0.0
+    values, variance = list[float](), 0.0
     for key in filter(None, (comparison.larger, comparison.smaller)):
         value = getattr(made[key], field) if key in made else None
         if value is None:
             return None
         values.append(value)
-        scatter += 0.0 if comparison.of_scatter else (made[key].std or 0.0) ** 2
-    return values[0] - sum(values[1:]), math.sqrt(scatter)
+        std = made[key].std
+        variance += tolerance**2 if std is None else std**2
+    return values[0] - sum(values[1:]), 0.0 if comparison.of_scatter else math.sqrt(variance)
 
 
 def _key(figure: PlannedFigure) -> Key:
@@ -169,12 +175,6 @@ def _published(paper: Mapping[Any, Expected], target: str, figure: PlannedFigure
     if "," in figure.column:
         return None
     return paper.get((target, *_key(figure))) or paper.get((target, figure.row, "", figure.metric))
-
-
-def _other_images(figure: PlannedFigure, incomplete: Mapping[str, str]) -> str:
-    """Why the paper's figure is one of other images: the dataset, or what was trained on, is not the paper's."""
-    measurement = figure.measured[0]
-    return incomplete.get(measurement.dataset) or incomplete.get(measurement.model.auxiliary, "")
 
 
 def _values(

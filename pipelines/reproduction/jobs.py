@@ -85,21 +85,11 @@ class Conditions(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Image scores of one number of samples, image by image, and the pixels of a category."""
+    """Image scores of one number of samples in one category, image by image, and the metrics of its pixels."""
 
-    whole: list[float]
-    text: list[float]
-    maps: list[float]
-    pixels: PixelHistogram
-
-    @classmethod
-    def empty(cls) -> "Scored":
-        """Nothing yet.
-
-        Returns:
-            Empty lists and a histogram without pixels.
-        """
-        return cls([], [], [], PixelHistogram())
+    scores: list[tuple[float, float, float]]
+    """Of each image: the whole score, that of the text, and the map's part."""
+    pixel: Metrics
 
 
 def train_job(
@@ -211,7 +201,7 @@ def probe_job(run: TrainSettings, images: MeasuredImages, machine: Machine) -> d
     """
     _alone(machine)
     backbone, device = Backbone(run.backbone), torch.device(machine.device)
-    refs = [*images.refs[:PROBED]]
+    refs = [ref for ref in images.refs if not ref.label or ref.mask_sha256][:PROBED]
     trainer = Trainer(run, backbone, device, 1, workers=1)
     pixels, masks = stack(load_samples(refs, run.backbone.image_size))
     batch = trainer.batch(normalized(pixels), masks, refs)
@@ -246,22 +236,23 @@ def _unsmoothed(bundle: Bundle) -> tuple[Bundle, ScoringConfig]:
 def _scored(
     detector: Detector, refs: Sequence[SampleRef], conditions: Conditions, smoothing: ScoringConfig | None, pixels: bool
 ) -> dict[int, Scored]:
-    """Scores and pixels of one category, by number of samples; memory holds no map but those scored together."""
-    result = {number: Scored.empty() for number in conditions.num_samples}
+    """Scores and pixels of one category, by number of samples; memory holds the maps scored together alone."""
+    scores = {number: list[tuple[float, float, float]]() for number in conditions.num_samples}
+    histograms = {number: PixelHistogram() for number in conditions.num_samples}
     method = detector.config.model.method
     for ref, mask, predicted in _predictions(detector, refs, conditions):
         for number, prediction in predicted.items():
             part = prediction.map_score
             if smoothing is not None:
                 prediction, part = map_part(method, prediction, smoothing, conditions.top_pixels)
-            scored = result[number]
-            scored.whole.append(prediction.image_score)
-            scored.text.append(prediction.text_score)
-            scored.maps.append(part)
+            scores[number].append((prediction.image_score, prediction.text_score, part))
             truth = truth_mask(mask, ref.label, prediction) if pixels else None
             if truth is not None:
-                scored.pixels.count(image_pixels(prediction.anomaly_map, truth))
-    return result
+                histograms[number].count(image_pixels(prediction.anomaly_map, truth))
+    return {
+        number: Scored(scores[number], histograms[number].metrics() if pixels else Metrics({}))
+        for number in conditions.num_samples
+    }
 
 
 def _predictions(
@@ -309,14 +300,14 @@ def _figures(
     """Mean over categories, and each category's figures."""
     whole, categories, flat = [], [], []
     for category, each in scored.items():
-        scores, text, maps = (np.array(values) for values in (each.whole, each.text, each.maps))
+        scores, text, maps = np.array(each.scores, np.float64).T
         if conditions.protocol == "released":
             scores = released_scores(method, scores, text, maps, [category] * len(scores))
         whole.append(scores)
         categories += [category] * len(scores)
         flat += labels[category]
     image = np.concatenate(whole) if "image" in images.levels else None
-    pixel = {name: each.pixels.metrics() for name, each in scored.items()} if "pixel" in images.levels else {}
+    pixel = {name: each.pixel for name, each in scored.items()} if "pixel" in images.levels else {}
     metrics = metrics_by_category(categories, flat, image, pixel)
     if image is not None:
         metrics = {name: values | _parts(scored[name], labels[name]) for name, values in metrics.items()}
@@ -334,8 +325,8 @@ def _plain(metrics: Metrics) -> dict[str, float | None]:
 def _parts(scored: Scored, labels: Sequence[int]) -> Metrics:
     """AUROC and AP of the two parts of the image score, each alone."""
     values, reasons = dict[str, float](), dict[str, str]()
-    for part, scores in zip(PARTS, (scored.text, scored.maps), strict=True):
-        alone = image_metrics(np.array(scores), np.array(labels))
+    for part, scores in zip(PARTS, np.array(scored.scores, np.float64).T[1:], strict=True):
+        alone = image_metrics(scores, np.array(labels))
         for name in ("auroc", "ap"):
             values[f"{part}_{name}"] = alone.values[f"image_{name}"]
         reasons |= {f"{part}_{name}": alone.undefined[f"image_{name}"] for name in ("auroc", "ap") if alone.undefined}

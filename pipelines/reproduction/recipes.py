@@ -85,7 +85,7 @@ COMPARED = {
     ),
     "AdaCLIP": Compared(
         "methods/ada_clip.yaml",
-        {"training.keep_best": False},
+        {"training.keep_best": False, "data.validation_share": 0.0},
         {},
         {
             "model.method": "ada_clip",

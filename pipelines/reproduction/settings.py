@@ -1,13 +1,16 @@
 """Settings of a reproduction: which datasets, how many seeds, by which protocol, on which machine."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bayes_pfl.config import BackboneConfig, DetectorOptions, Settings
-from pipelines.platform.settings import TrackingSettings
+from pipelines.platform.settings import TrackingSettings, TrainSettings
 from pipelines.reproduction.recipes import Scale
 from pipelines.scoring.protocol import Protocol
 
 EMBEDDED_SEEDS, PAPER_SEEDS = 2, 5
+
+REPORTED = 10
+"""R of every table but the third."""
 
 
 class ReproduceSettings(Settings):
@@ -65,7 +68,9 @@ class ReproduceSettings(Settings):
     options: DetectorOptions = DetectorOptions()
     tracking: TrackingSettings = TrackingSettings()
     output: str | None = Field(
-        None, description="folder for shards, models, results and tables; none: reproduce/ under BAYES_PFL_HOME"
+        None,
+        description="folder for shards, models, results and tables; none: reproduce/embedded or reproduce/paper under "
+        "BAYES_PFL_HOME",
     )
 
     @property
@@ -75,6 +80,39 @@ class ReproduceSettings(Settings):
         recorded = ReproduceSettings(embedded=True, seeds=EMBEDDED_SEEDS)
         mine = self.model_copy(update={"seeds": self.trainings})
         return mine.model_dump(exclude=free) == recorded.model_dump(exclude=free)
+
+    @property
+    def clip(self) -> str:
+        """Which CLIP all models have, in a word."""
+        return "embedded" if self.embedded else "paper"
+
+    @property
+    def conditions(self) -> str:
+        """What all figures of a table have in common, in a sentence."""
+        clip = "the CLIP inside this package, painted images" if self.embedded else TrainSettings().backbone.name
+        if self.backbone is not None:
+            clip = self.backbone.name
+        parts = [
+            clip,
+            f"protocol {self.protocol}",
+            f"{self.trainings} training{'s' * (self.trainings > 1)} of each model",
+        ]
+        parts += [f"{self.epochs} epoch{'s' * (self.epochs > 1)}"] if self.epochs is not None else []
+        parts += [f"Bayes-PFL is {self.model}"] if self.model is not None else []
+        return f"{'; '.join(parts)}; percent."
+
+    @property
+    def not_as_paper(self) -> str:
+        """Settings at full size that are not the paper's, in words; empty without any."""
+        changed = [name for name in ("backbone", "epochs", "top_pixels") if getattr(self, name) is not None]
+        return f"{' and '.join(changed)} {'is' if len(changed) == 1 else 'are'} not the paper's" if changed else ""
+
+    @field_validator("num_samples")
+    @classmethod
+    def _numbers_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1 or len(set(value)) < max(2, len(value)) or REPORTED not in value:
+            raise ValueError(f"give at least two different numbers from 1 on, {REPORTED} among them")
+        return value
 
     @property
     def scale(self) -> Scale:

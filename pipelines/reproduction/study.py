@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bayes_pfl.data.walk import printable
 from bayes_pfl.datasets.catalogue import DATASETS
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
-from bayes_pfl.errors import ConfigError
+from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.inference.bundle import load_bundle, training_images
 from pipelines.features import compute_features
 from pipelines.ingestion.paths import local_path
@@ -23,13 +23,14 @@ from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import closing, start_run
 from pipelines.reproduction import images, recipes, writing
-from pipelines.reproduction.cells import NOT_RUN, cells, checked
+from pipelines.reproduction.cells import PAPER, cells, checked, expected_figures
 from pipelines.reproduction.images import AUXILIARY, HELD_OUT, MeasuredImages
 from pipelines.reproduction.plan import TARGETS, Measurement, Plan, Scope, measurements, planned
 from pipelines.reproduction.settings import ReproduceSettings
 from pipelines.reproduction.work import Rates, do_all, minutes
 from pipelines.reproduction.workplace import Workplace
 from pipelines.scoring.options import Actors, choose_actors
+from pipelines.training.places import absolute_files
 
 FIGURE_5 = ("mvtec", "btad", "ksdd2", "rsdd", "dagm", "dtd")
 """Six industrial datasets: the seven without the auxiliary one. The paper does not name its six."""
@@ -76,11 +77,11 @@ def reproduce(targets: Sequence[str], settings: ReproduceSettings) -> dict[str, 
         DataError: there is no dataset to measure on.
         OutputError: another process writes there.
     """
-    _check(targets, settings)
-    folder = local_path(settings.output or str(home() / "reproduce"), "--output")
+    settings = _checked(targets, settings)
+    folder = local_path(settings.output or str(home() / "reproduce" / settings.clip), "--output")
     gpus = 0 if settings.use_gpu is False else int(gpus_in_reach())
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers or gpus or CORES)
-    places = _places(settings)
+    places, problems = _places(targets, settings)
     check_store(settings.tracking)
     scope = _scope(settings, places)
     plans = [planned(name, scope) for name in targets]
@@ -88,18 +89,20 @@ def reproduce(targets: Sequence[str], settings: ReproduceSettings) -> dict[str, 
     with claim(folder):
         start_ray(actors.number if not actors.use_gpu else 1, actors.gpus)
         datasets = _images(settings, folder, places, plans)
-        workplace = Workplace(settings, folder, actors, datasets)
-        reasons, wanted = _reasons(plans, settings, datasets), measurements(plans)
+        given = None if settings.model is None else load_bundle(settings.model)
+        workplace = Workplace(settings, folder, actors, datasets, given)
+        wanted = measurements(plans)
+        reasons = _reasons(wanted, workplace, problems)
         possible = {each: numbers for each, numbers in wanted.items() if each not in reasons}
         failures = _work(workplace, plans, possible, scope)
         results = {each: rows for each in possible if (rows := workplace.rows(each))}
         reasons |= {each: _failure(each, failures) for each in possible if each not in results}
-        targeted = [_target(plan, settings, workplace, results, reasons) for plan in plans]
         result = {
-            "targets": targeted,
-            "protocol": settings.protocol,
+            "targets": [_target(plan, workplace, results, reasons) for plan in plans],
+            "conditions": settings.conditions,
             "embedded": settings.embedded,
-            "seeds": settings.trainings,
+            "protocol": settings.protocol,
+            "tolerance": settings.tolerance,
             "datasets": images.as_plain(datasets.values()),
             "failures": sorted(failures.values()),
             "output": str(folder),
@@ -123,7 +126,8 @@ def _record(settings: ReproduceSettings, result: dict[str, Any], files: Sequence
             tracked.log_file(file, "tables")
 
 
-def _check(targets: Sequence[str], settings: ReproduceSettings) -> None:
+def _checked(targets: Sequence[str], settings: ReproduceSettings) -> ReproduceSettings:
+    """The settings with a bundle and files of weights by absolute path. Raises ConfigError where they contradict."""
     if not settings.embedded and settings.data is None:
         raise ConfigError(
             "Say where the datasets are (--data DIR), or reproduce with the CLIP inside this package (--embedded)."
@@ -132,23 +136,31 @@ def _check(targets: Sequence[str], settings: ReproduceSettings) -> None:
         raise ConfigError("--model stands for Bayes-PFL in table1 alone: the other tables train variants of it.")
     if settings.embedded and settings.backbone is not None:
         raise ConfigError("backbone is for datasets of the paper: leave it out, or --embedded.")
-    if 10 not in settings.num_samples:
-        raise ConfigError("num_samples must hold 10, which the other tables have.")
+    changes: dict[str, Any] = {}
+    if settings.model is not None:
+        changes["model"] = str(load_bundle(settings.model).folder.resolve())
+    if settings.backbone is not None:
+        changes["backbone"] = absolute_files(settings.backbone)
+    return settings.model_copy(update=changes)
 
 
-def _places(settings: ReproduceSettings) -> dict[str, Path]:
-    """Folders of the datasets that were found; says which were not."""
+def _places(targets: Sequence[str], settings: ReproduceSettings) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders of the datasets that are needed, and why others cannot be used; says which are not there."""
     if settings.data is None:
-        return {}
-    places, remarks = images.sources(settings.data)
-    for remark in remarks:
-        print(remark, file=sys.stderr)
-    print(
-        f"{counted(len(places), 'dataset')} in {printable(settings.data)}: {', '.join(places) or 'none'}.",
-        file=sys.stderr,
-    )
-    images.say_what_is_missing((name for name in DATASETS if name not in places), printable(settings.data))
-    return places
+        return {}, {}
+    plans = [planned(name, _scope(settings, dict.fromkeys(DATASETS, Path()))) for name in targets]
+    needed = {name for each in measurements(plans) for name in (each.dataset, each.model.auxiliary)} & DATASETS.keys()
+    places, problems = images.sources(settings.data, needed)
+    where = printable(settings.data)
+    if not places and not settings.embedded:
+        reasons = "".join(f"\n  {sentence}" for sentence in problems.values())
+        raise DataError(f"None of the {len(needed)} datasets that are needed is in {where}.{reasons}")
+    print(f"{counted(len(places), 'dataset')} in {where}: {', '.join(places) or 'none'}.", file=sys.stderr)
+    missing = [problems.get(name) or images.where_to_get(name) for name in DATASETS if name in needed - places.keys()]
+    if missing:
+        lines = "\n  ".join(missing)
+        print(f"Not in {where}, so not measured: {counted(len(missing), 'dataset')}.\n  {lines}", file=sys.stderr)
+    return places, problems
 
 
 def _scope(settings: ReproduceSettings, places: dict[str, Path]) -> Scope:
@@ -180,22 +192,22 @@ def _images(
     return datasets
 
 
-def _reasons(
-    plans: Sequence[Plan], settings: ReproduceSettings, datasets: dict[str, MeasuredImages]
-) -> dict[Measurement, str]:
+def _reasons(wanted: Iterable[Measurement], workplace: Workplace, problems: dict[str, str]) -> dict[Measurement, str]:
     """Why some measurements cannot be made."""
-    reasons = {}
-    given = load_bundle(settings.model) if settings.model is not None else None
-    for each in measurements(plans):
-        needs_training = recipes.trains(each.model.title) and not (given and each.model.title == recipes.BAYES_PFL)
-        if each.dataset not in datasets:
-            reasons[each] = f"{images.where_to_get(each.dataset)} is not in {settings.data}"
-        elif needs_training and each.model.auxiliary not in datasets:
-            reasons[each] = f"{images.where_to_get(each.model.auxiliary)}, to train on, is not in {settings.data}"
-        elif given is not None and each.model.title == recipes.BAYES_PFL:
-            seen = training_images(given) & {ref.sha256 for ref in datasets[each.dataset].refs}
+    reasons, given, data = {}, workplace.given, workplace.settings.data
+    for each in wanted:
+        model = each.model
+        needed = {each.dataset: "", **({model.auxiliary: ", to train on,"} if workplace.learns(model) else {})}
+        missing = [name for name in needed if name not in workplace.images]
+        if missing:
+            name = missing[0]
+            reasons[each] = problems.get(name) or f"{images.where_to_get(name)}{needed[name]} is not in {data}"
+        elif given is not None and model.title == recipes.BAYES_PFL:
+            seen = training_images(given) & {ref.sha256 for ref in workplace.images[each.dataset].refs}
             if seen:
-                reasons[each] = f"{settings.model} was trained on {counted(len(seen), 'image')} of this dataset"
+                reasons[each] = (
+                    f"{workplace.settings.model} was trained on {counted(len(seen), 'image')} of this dataset"
+                )
     return reasons
 
 
@@ -231,23 +243,31 @@ def _failure(measurement: Measurement, failures: dict[Any, str]) -> str:
     return failures.get(training) or failures.get(measurement, "not measured")
 
 
-def _target(
-    plan: Plan, settings: ReproduceSettings, workplace: Workplace, results: Any, reasons: Any
-) -> dict[str, Any]:
+def _target(plan: Plan, workplace: Workplace, results: Any, reasons: Any) -> dict[str, Any]:
     """A table or figure as JSON holds it."""
-    incomplete = {name: images.incomplete for name, images in workplace.images.items() if images.incomplete}
-    made = cells(plan, results, reasons, settings.embedded, settings.as_recorded, incomplete, settings.tolerance)
+    settings, paper = workplace.settings, expected_figures(PAPER)
+    differing = {each: _other_than_paper(each, workplace) for each in measurements([plan])}
+    made = cells(plan, results, reasons, settings.embedded, settings.as_recorded, differing, settings.tolerance)
     times = []
     for each in plan.times:
-        row = (
-            workplace.times(each.model).get(str(each.num_samples)) if any(c.verdict != NOT_RUN for c in made) else None
-        )
+        measurable = each.model.auxiliary in workplace.images or not workplace.learns(each.model)
+        row = workplace.times(each.model).get(str(each.num_samples)) if measurable else None
+        published = paper.get((plan.name, each.row, "", "time_ms"))
         if row:
-            times.append({"row": each.row, "column": each.column, **row})
+            beside = None if published is None else published.value
+            times.append({"row": each.row, "column": each.column, **row, "paper": beside})
     return {
         "target": plan.name,
         "title": plan.title,
         "figures": [cell._asdict() for cell in made],
-        "claims": [checked(claim_, made)._asdict() for claim_ in plan.claims],
+        "claims": [checked(each, made, settings.tolerance)._asdict() for each in plan.claims],
         "times": times,
     }
+
+
+def _other_than_paper(measurement: Measurement, workplace: Workplace) -> str:
+    """In what a measurement is not one of the paper's: its settings, its images, or those that were trained on."""
+    model, datasets = measurement.model, workplace.images
+    names = [measurement.dataset, *([model.auxiliary] if workplace.learns(model) else [])]
+    remarks = [datasets[name].incomplete for name in names if name in datasets]
+    return next(filter(None, [workplace.settings.not_as_paper, *remarks]), "")

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -73,12 +74,13 @@ class Rates:
             job: that is to be done.
 
         Returns:
-            Seconds.
+            Seconds; NaN where that could not be measured.
         """
         if job.kind in self._measured:
             return job.units * self._measured[job.kind]
         stage, _, method = job.kind.partition(" of ")
-        return job.units * RELATIVE[stage][method] * self._probed()["training" if stage == "training" else "measuring"]
+        probed = self._probed().get("training" if stage == "training" else "measuring", math.nan)
+        return job.units * RELATIVE[stage][method] * probed
 
 
 def minutes(jobs: Sequence[PendingJob], rates: Rates, actors: Actors) -> str:
@@ -93,6 +95,8 @@ def minutes(jobs: Sequence[PendingJob], rates: Rates, actors: Actors) -> str:
         Such as `about 12 minutes`.
     """
     seconds = sum(map(rates.seconds, jobs)) / actors.number
+    if math.isnan(seconds):
+        return "a time that is not known yet"
     return f"about {max(1, round(seconds / 60))} minutes" if seconds > 45 else "less than a minute"
 
 
@@ -112,7 +116,8 @@ def do_all(jobs: Sequence[PendingJob], actors: Actors, rates: Rates) -> dict[Has
     task = ray.remote(num_gpus=1) if actors.use_gpu else ray.remote(num_cpus=1)
     failures: dict[Hashable, str] = {}
     ahead, running = iter(jobs), dict[Any, PendingJob]()
-    weights = {job.subject: max(1, round(rates.seconds(job))) for job in jobs}
+    seconds = {job.subject: rates.seconds(job) for job in jobs}
+    weights = {subject: 1 if math.isnan(each) else max(1, round(each)) for subject, each in seconds.items()}
     with progress(sum(weights.values()), "work second") as advance:
         while True:
             for job in itertools.islice(ahead, actors.number - len(running)):
@@ -126,7 +131,13 @@ def do_all(jobs: Sequence[PendingJob], actors: Actors, rates: Rates) -> dict[Has
                 job.keep(result)
                 rates.note(job, result["seconds"])
             except ray.exceptions.RayError as error:
-                reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1].rstrip(".")
-                failures[job.subject] = f"{job.label} failed: {reason}"
+                failures[job.subject] = f"{job.label} failed: {_reason(error)}"
                 print(failures[job.subject], file=sys.stderr)
             advance(weights[job.subject])
+
+
+def _reason(error: Exception) -> str:
+    """What a task ended with, in one line: the first of its own exception, the last of Ray's."""
+    cause = getattr(error, "cause", None)
+    lines = str(cause or error).strip().splitlines() or [type(cause or error).__name__]
+    return lines[0 if cause else -1].rstrip(".")

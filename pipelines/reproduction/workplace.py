@@ -11,7 +11,8 @@ from typing import Any
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.data.remote import Store
-from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.inference.bundle import Bundle
+from bayes_pfl.machine import describe_machine
 from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.features import FeatureSettings
 from pipelines.platform.settings import TrainSettings
@@ -23,6 +24,7 @@ from pipelines.reproduction.recipes import BAYES_PFL, Scale
 from pipelines.reproduction.settings import ReproduceSettings
 from pipelines.reproduction.work import PendingJob
 from pipelines.scoring.options import Actors
+from pipelines.training.images import weights_by_content
 
 FULL_TOP_PIXELS, FULL_SIZE = 2000, 518
 """What Bayes-PFL's released score averages, of a map of how many pixels a side."""
@@ -36,12 +38,19 @@ class Workplace:
         folder: of its output.
         actors: what it computes on.
         images: datasets by name.
+        given: bundle that stands for Bayes-PFL; None: it is trained.
     """
 
     def __init__(
-        self, settings: ReproduceSettings, folder: Path, actors: Actors, images: Mapping[str, MeasuredImages]
+        self,
+        settings: ReproduceSettings,
+        folder: Path,
+        actors: Actors,
+        images: Mapping[str, MeasuredImages],
+        given: Bundle | None,
     ) -> None:
-        self.settings, self.folder, self.actors, self.images = settings, folder, actors, images
+        self.settings, self.folder, self.actors, self.images, self.given = settings, folder, actors, images, given
+        self._digests = {name: each.digest for name, each in images.items()}
         self.store = Store(folder)
         self.machine = Machine(actors.device, settings.options)
 
@@ -110,7 +119,7 @@ class Workplace:
         return jobs
 
     def probe(self, dataset: str) -> dict[str, float]:
-        """Measure how fast Bayes-PFL is on this machine, in a task like the jobs.
+        """Measure how fast Bayes-PFL is on this machine, in a task like the jobs; nothing where that fails.
 
         Args:
             dataset: whose images are used; any other where it is not there.
@@ -123,7 +132,10 @@ class Workplace:
         images = self.images.get(dataset) or next(iter(self.images.values()))
         run = _recipe(BAYES_PFL, 0, self.settings.scale, "visa")
         task = ray.remote(num_gpus=1) if self.actors.use_gpu else ray.remote(num_cpus=1)
-        seconds: dict[str, float] = ray.get(task(probe_job).remote(run, images, self.machine))
+        try:
+            seconds: dict[str, float] = ray.get(task(probe_job).remote(run, images, self.machine))
+        except ray.exceptions.RayError:  # an estimate is not worth a run
+            return {}
         return seconds
 
     def rows(self, measurement: Measurement) -> dict[str, Any]:
@@ -159,10 +171,18 @@ class Workplace:
         Returns:
             False while its training is missing.
         """
-        return not self._learns(model) or (self._bundle(model) / "bundle.json").exists()
+        return not self.learns(model) or (self._bundle(model) / "bundle.json").exists()
 
-    def _learns(self, model: Model) -> bool:
-        return recipes.trains(model.title) and not (self.settings.model and model.title == BAYES_PFL)
+    def learns(self, model: Model) -> bool:
+        """Whether a model is trained here.
+
+        Args:
+            model: which one.
+
+        Returns:
+            False for one that learns nothing or is given.
+        """
+        return recipes.trains(model.title) and not (self.given and model.title == BAYES_PFL)
 
     def _missing(self, models: Iterable[Model]) -> dict[Model, dict[int, str]]:
         """Trainings with bundles that are missing, by epoch."""
@@ -175,10 +195,10 @@ class Workplace:
         return wanted
 
     def _scorable(self, model: Model) -> Scorable:
-        if self._learns(model):
+        if self.learns(model):
             return Scorable(str(self._bundle(model)), model.text_ensemble)
-        if self.settings.model and model.title == BAYES_PFL:
-            return Scorable(self.settings.model, model.text_ensemble)
+        if self.given and model.title == BAYES_PFL:
+            return Scorable(str(self.given.folder), model.text_ensemble)
         return Scorable(self._run(model).detector())
 
     def _run(self, model: Model) -> TrainSettings:
@@ -187,14 +207,9 @@ class Workplace:
     def _bundle(self, model: Model) -> Path:
         """Where a trained model lies: named by its training, which images it saw, and on what it was computed."""
         places: Any = {"output": True, "tracking": True, "cluster": True, "data": True}
-        training = self._run(model).model_dump_json(exclude=places)
-        deciding = [
-            training,
-            self.images[model.auxiliary].digest,
-            self._dtype,
-            list(self.machine.options),
-            self.machine.device,
-        ]
+        training = weights_by_content(self._run(model)).model_dump_json(exclude=places)
+        options, device = list(self.machine.options), self.machine.device
+        deciding = [training, self._digests[model.auxiliary], self._dtype, options, device]
         after = f"-epoch-{model.epoch:02d}" if model.epoch else ""
         return self.folder / "models" / f"{_slug(model.title)}-{model.seed}-{_digest(deciding)}{after}"
 
@@ -216,7 +231,8 @@ class Workplace:
         """Frozen features of a dataset as a method takes them: methods that take the same share a folder."""
         backbone, size = _backbone(run.backbone), run.backbone.image_size
         kind = frozen_encoder(run.model, backbone).kind
-        name = _digest([backbone.digest, run.backbone.feature_layers, size, kind.passes, images.digest])
+        computed = self._dtype, self.settings.options.precision, self.machine.device
+        name = _digest([backbone.digest, run.backbone.feature_layers, size, kind.passes, images.digest, *computed])
         return FeatureSettings(
             model=run.model,
             backbone=run.backbone,
@@ -232,7 +248,7 @@ class Workplace:
     def _measuring_job(self, measurement: Measurement, numbers: tuple[int, ...]) -> PendingJob:
         model, images = measurement.model, self.images[measurement.dataset]
         run = self._run(model)
-        conditions = Conditions(numbers, measurement.draw_seed, self.settings.protocol, self._top_pixels(run))
+        conditions = Conditions(numbers, measurement.draw_seed, self.settings.protocol, self._top_pixels(model))
         arguments = (self._scorable(model), images, conditions, self.machine)
         label = f"measuring of {_titled(model)} on {images.title}, draws {measurement.draw_seed}, R = {numbers}"
         kind = f"measuring of {run.model.method}"
@@ -241,37 +257,31 @@ class Workplace:
             measurement, label, kind, units, measuring_job, arguments, self._adding(self._result_file(measurement))
         )
 
-    def _top_pixels(self, run: TrainSettings) -> int:
-        share = FULL_TOP_PIXELS / FULL_SIZE**2
-        return self.settings.top_pixels or max(1, round(share * run.backbone.image_size**2))
+    def _top_pixels(self, model: Model) -> int:
+        share, given = FULL_TOP_PIXELS / FULL_SIZE**2, self.given if model.title == BAYES_PFL else None
+        backbone = given.config.backbone if given else self._run(model).backbone
+        return self.settings.top_pixels or max(1, round(share * backbone.image_size**2))
 
     def _model_digest(self, model: Model) -> str:
-        scorable = self._scorable(model)
-        if isinstance(scorable.bundle, str):
-            name = (
-                load_bundle(scorable.bundle).record["head_sha256"]
-                if not self._learns(model)
-                else self._bundle(model).name
-            )
+        if self.learns(model):
+            name: Any = self._bundle(model).name
+        elif self.given and model.title == BAYES_PFL:
+            name = [self.given.record["head_sha256"], self.given.config.model_dump_json()]
         else:
-            name = scorable.bundle.model_dump_json()
+            name = weights_by_content(self._run(model)).detector().model_dump_json()
         return _digest([name, model.text_ensemble, list(self.machine.options), self.machine.device])
 
     def _result_file(self, measurement: Measurement) -> str:
         images, protocol = self.images[measurement.dataset], self.settings.protocol
-        top = self._top_pixels(self._run(measurement.model)) if protocol == "released" else None
-        deciding = [
-            self._model_digest(measurement.model),
-            images.digest,
-            images.levels,
-            measurement.draw_seed,
-            protocol,
-            top,
-        ]
+        top = self._top_pixels(measurement.model) if protocol == "released" else None
+        digests = self._model_digest(measurement.model), self._digests[images.name]
+        deciding = [*digests, images.levels, measurement.draw_seed, protocol, top]
         return f"results/{_slug(_titled(measurement.model))}-{images.name}-{_digest(deciding)}.json"
 
     def _times_file(self, model: Model) -> str:
-        return f"times/{_slug(_titled(model))}-{_digest([self._model_digest(model), self.settings.timed_images])}.json"
+        machine = describe_machine("cpu", 1)
+        deciding = [self._model_digest(model), self.settings.timed_images, machine]
+        return f"times/{_slug(_titled(model))}-{_digest(deciding)}.json"
 
     def _adding(self, file: str) -> Any:
         """Adds the rows of a result to those of a file."""

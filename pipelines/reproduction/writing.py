@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +10,19 @@ from typing import Any
 
 from bayes_pfl.data.shards import replacing
 from bayes_pfl.datasets.checks import counted
-from bayes_pfl.machine import usable_cpus
 from pipelines.platform.html import table
-from pipelines.reproduction.cells import FAILS, HOLDS, NOT_RUN, OUTSIDE, UNCLEAR, WITHIN, Cell
+from pipelines.reproduction.cells import (
+    FAILS,
+    HOLDS,
+    NO_FIGURE,
+    NOT_COMPARED,
+    NOT_RUN,
+    OUTSIDE,
+    SO_FAR,
+    UNCLEAR,
+    WITHIN,
+    Cell,
+)
 from pipelines.reproduction.plotting import plot
 
 METRIC_TITLES = {
@@ -28,8 +36,6 @@ METRIC_TITLES = {
 OVER_METRICS = ("table2", "table3", "table4")
 """Targets whose columns are the figures; those of the others are methods or models."""
 
-MACHINE_NOTE = "Percent; the standard deviation (std) is over trainings."
-
 REASONS = 4
 """Why figures were not run, that are printed."""
 
@@ -38,7 +44,7 @@ Table = dict[str, dict[str, Cell]]
 
 
 def write_all(folder: Path, result: dict[str, Any]) -> list[Path]:
-    """Write the files of all targets, and `results.md`.
+    """Write the files of all targets.
 
     The bytes of `NAME.csv`, `.json`, `.md` and `.tex` depend on what was measured alone; times, which no two runs
     share, are in files of their own.
@@ -51,11 +57,11 @@ def write_all(folder: Path, result: dict[str, Any]) -> list[Path]:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "results.md"]
+    files: list[Path] = []
     for target in result["targets"]:
         made = [Cell(**each) for each in target["figures"]]
         name = target["target"] + ("" if result["protocol"] == "image" else f"-{result['protocol']}")
-        facts = {key: result[key] for key in ("protocol", "embedded", "seeds", "datasets")}
+        facts = {key: result[key] for key in ("conditions", "protocol", "embedded", "tolerance", "datasets")}
         without_times = {key: value for key, value in target.items() if key != "times"}
         texts = {
             f"{name}.json": json.dumps(facts | without_times, indent=1) + "\n",
@@ -69,7 +75,6 @@ def write_all(folder: Path, result: dict[str, Any]) -> list[Path]:
         with replacing(folder / f"{name}.png") as temporary:
             plot(temporary, target["target"], made, METRIC_TITLES)
         files += [folder / file for file in (*texts, f"{name}.png")]
-    _write(files[0], results_lines(result))
     return files
 
 
@@ -105,15 +110,14 @@ def printed(result: dict[str, Any]) -> str:
     parts = []
     for target in result["targets"]:
         made = [Cell(**each) for each in target["figures"]]
-        parts.append(f"{target['title']}. {_conditions(result)}")
+        parts.append(f"{target['title']}: {result['conditions']}")
         for heading, rows in tables(target["target"], made).items():
             lines = [
                 {"": row, **{name: _short(cell) for name, cell in columns.items()}} for row, columns in rows.items()
             ]
             parts.append(f"{heading}\n{table(lines)}" if heading else table(lines))
         if target["times"]:
-            rows_of_times = [{key: each[key] for key in ("row", "column", "ms", "std")} for each in target["times"]]
-            parts.append("Milliseconds an image, here\n" + table(rows_of_times, decimals=1))
+            parts.append("Milliseconds an image, here\n" + table(target["times"], decimals=1))
         parts.append("\n".join([_verdicts(made, result["embedded"]), *_claims(target)]))
         reasons = _not_run(made)
         parts += ["\n".join(reasons)] if reasons else []
@@ -121,40 +125,37 @@ def printed(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def results_lines(result: dict[str, Any]) -> str:
+def results_lines(result: dict[str, Any], machine: str, commit: str) -> str:
     """Rows for RESULTS.md: each claim and the verdicts of each target, with the command that makes them again.
 
     Args:
-        result: what `reproduce` returns.
+        result: what `reproduce` returns, measured with the default settings.
+        machine: where it was measured.
+        commit: of the code.
 
     Returns:
         Lines of a Markdown table, heading included.
     """
     options = "--embedded" if result["embedded"] else "--data DIR"
-    options += "" if result["protocol"] == "image" else f" --protocol {result['protocol']}"
+    allowed = f"{result['tolerance']:g} points or 2 std"
     lines = [
         "| claim | command | expected | tolerance | found here | machine | commit |",
         "|---|---|---|---|---|---|---|",
     ]
-    here, commit = f"{usable_cpus()} CPU cores", _commit()
     for target in result["targets"]:
         made = [Cell(**each) for each in target["figures"]]
-        command = f"`bayes-pfl reproduce {target['target']} {options}`"
-        whose = "recorded" if result["embedded"] else "the paper's"
-        counts = Counter(cell.verdict for cell in made)
-        compared = counts[WITHIN] + counts[OUTSIDE]
-        row = f"{target['title']}: figures are {whose} | {command} | all of {compared} within | 2 points or 2 std"
-        lines.append(f"| {row} | {counts[WITHIN]} within, {counts[OUTSIDE]} outside | {here} | {commit} |")
+        command, counts = f"`bayes-pfl reproduce {target['target']} {options}`", Counter(cell.verdict for cell in made)
+        whose = "those recorded" if result["embedded"] else "the paper's"
+        row = f"{target['title']}: figures are {whose} | {command} | {len(made)} within | {allowed}"
+        lines.append(f"| {row} | {counts[WITHIN]} within, {counts[OUTSIDE]} outside | {machine} | {commit} |")
         for each in target["claims"]:
             outcome = f"{each['verdict']} ({each['holds']} of {each['comparisons']})"
-            lines.append(
-                f"| {each['text']} | {command} | holds | scatter over trainings | {outcome} | {here} | {commit} |"
-            )
+            lines.append(f"| {each['text']} | {command} | holds | scatter | {outcome} | {machine} | {commit} |")
     return "\n".join(lines) + "\n"
 
 
 def _markdown(target: dict[str, Any], made: Sequence[Cell], result: dict[str, Any]) -> str:
-    lines = [f"# {target['title']}", "", _conditions(result), ""]
+    lines = [f"# {target['title']}", "", result["conditions"], ""]
     for heading, rows in tables(target["target"], made).items():
         columns = list(dict.fromkeys(name for cells in rows.values() for name in cells))
         lines += [f"## {heading}", ""] if heading else []
@@ -169,7 +170,7 @@ def _markdown(target: dict[str, Any], made: Sequence[Cell], result: dict[str, An
 
 
 def _latex(target: dict[str, Any], made: Sequence[Cell], result: dict[str, Any]) -> str:
-    lines = [f"% {target['title']}. {_conditions(result)}", "% needs the package booktabs"]
+    lines = [f"% {target['title']}: {result['conditions']}", "% needs the package booktabs"]
     for heading, rows in tables(target["target"], made).items():
         columns = list(dict.fromkeys(name for cells in rows.values() for name in cells))
         lines += [f"% {heading}"] if heading else []
@@ -182,16 +183,6 @@ def _latex(target: dict[str, Any], made: Sequence[Cell], result: dict[str, Any])
     return "\n".join(lines) + "\n"
 
 
-def _conditions(result: dict[str, Any]) -> str:
-    """What all figures of a table have in common."""
-    clip = "The CLIP inside this package, painted images" if result["embedded"] else "ViT-L-14-336"
-    whose = "recorded figures" if result["embedded"] else "the paper's figures"
-    return (
-        f"{clip}; protocol: {result['protocol']}; {counted(result['seeds'], 'training')} of each model; percent, "
-        f"compared with {whose}."
-    )
-
-
 def _verdicts(made: Sequence[Cell], embedded: bool) -> str:
     counts = Counter(cell.verdict for cell in made)
     whose = "the recorded figure" if embedded else "the paper's figure"
@@ -201,19 +192,23 @@ def _verdicts(made: Sequence[Cell], embedded: bool) -> str:
 
 def _claims(target: dict[str, Any]) -> list[str]:
     words = {HOLDS: "holds", FAILS: "does not hold", UNCLEAR: "is within the scatter", NOT_RUN: "was not run"}
+    words[SO_FAR] = "holds so far"
     return [
         f"{each['text'][0].upper()}{each['text'][1:]}: {words[each['verdict']]} "
-        f"({each['holds']} of {counted(each['comparisons'], 'comparison')})."
+        f"({each['holds']} of {each['measured']} measured, {each['comparisons']} planned)."
         for each in target["claims"]
     ]
 
 
 def _not_run(made: Sequence[Cell]) -> list[str]:
-    """The commonest reasons of figures that were not run; CSV and JSON have each figure's."""
-    reasons = Counter(cell.why for cell in made if cell.verdict == NOT_RUN)
-    lines = [f"Not run, {counted(number, 'figure')}: {why}." for why, number in reasons.most_common(REASONS)]
+    """The commonest reasons of figures that were not run or not compared; CSV and JSON have each figure's."""
+    reasons = Counter((cell.verdict, cell.why) for cell in made if cell.why not in ("", NO_FIGURE))
+    lines = [
+        f"{verdict.capitalize()}, {counted(number, 'figure')}: {why}."
+        for (verdict, why), number in reasons.most_common(REASONS)
+    ]
     others = len(reasons) - len(lines)
-    return [*lines, f"Not run for {counted(others, 'other reason')}: see the CSV file."] if others > 0 else lines
+    return [*lines, f"For {counted(others, 'other reason')} see the CSV file."] if others > 0 else lines
 
 
 def _short(cell: Cell) -> str:
@@ -232,6 +227,8 @@ def _long(cell: Cell) -> str:
         beside = "" if cell.paper is None else f" (paper {cell.paper:.1f})"
         return f"not run{beside}"
     parts = [] if cell.paper is None else [f"paper {cell.paper:.1f}"]
+    if cell.verdict == NOT_COMPARED and cell.why != NO_FIGURE:
+        parts.append(cell.verdict)
     if cell.expected is not None and cell.difference is not None:
         parts += [] if cell.expected == cell.paper else [f"recorded {cell.expected:.1f}"]
         parts += [f"{cell.difference:+.1f}", f"**{cell.verdict}**" if cell.verdict == OUTSIDE else cell.verdict]
@@ -261,15 +258,3 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         Path(temporary).write_text(text, encoding="utf-8")
-
-
-def _commit() -> str:
-    """The commit of this checkout; the version's name where it is installed."""
-    folder = os.fspath(Path(__file__).parent)
-    command = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        from importlib.metadata import version
-
-        return f"version {version('bayes-pfl')}"

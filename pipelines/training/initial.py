@@ -30,9 +30,10 @@ def initial_head(settings: TrainSettings, backbone: Backbone) -> Bundle | None:
             f"The head of {settings.data.init} cannot be gone on from: its model differs from this run's in "
             f"{', '.join(f'model.{key}' for key in differing)}. Set these as its bundle.json has them."
         )
-    if bundle.config.backbone.weights_sha256 not in ("", backbone.digest):
+    same = [(each.feature_layers, each.image_size) for each in (bundle.config.backbone, settings.backbone)]
+    if same[0] != same[1] or bundle.config.backbone.weights_sha256 not in ("", backbone.digest):
         raise ConfigError(
-            f"The head of {settings.data.init} was trained on another CLIP, {bundle.config.backbone.name}: set "
-            "backbone as its bundle.json has it."
+            f"The head of {settings.data.init} was trained on another CLIP, image size or layers: set backbone "
+            "as its bundle.json has it."
         )
     return bundle

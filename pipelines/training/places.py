@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bayes_pfl.config import BackboneConfig
+from bayes_pfl.data.remote import is_remote
+from bayes_pfl.inference.bundle import load_bundle
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.storage import absolute
 from pipelines.platform.tracking import resolved
@@ -22,12 +24,13 @@ def with_absolute_paths(settings: RunSettings) -> RunSettings:
     """
     data = settings.data
     places = {"train": absolute(data.train), "features": data.features and absolute(data.features)}
-    if data.init is not None and Path(data.init).is_dir():
-        places["init"] = absolute(data.init)
+    if data.init is not None and not is_remote(data.init):
+        # a registered model by its folder, so that a name that moves changes nothing during a training
+        places["init"] = str(load_bundle(data.init).folder.resolve())
     storage = settings.cluster.storage and absolute(settings.cluster.storage).rstrip("/")
     return settings.model_copy(
         update={
-            "backbone": _absolute_files(settings.backbone),
+            "backbone": absolute_files(settings.backbone),
             "data": data.model_copy(update=places),
             "cluster": settings.cluster.model_copy(update={"storage": storage}),
             "output": absolute(settings.output).rstrip("/"),
@@ -36,7 +39,14 @@ def with_absolute_paths(settings: RunSettings) -> RunSettings:
     )
 
 
-def _absolute_files(backbone: BackboneConfig) -> BackboneConfig:
-    """Architecture and weights by absolute path where they are local files."""
+def absolute_files(backbone: BackboneConfig) -> BackboneConfig:
+    """Architecture and weights by absolute path where they are local files.
+
+    Args:
+        backbone: with paths relative to the current folder.
+
+    Returns:
+        The same CLIP for any process of this machine.
+    """
     files = {field: Path(getattr(backbone, field)) for field in ("name", "pretrained")}
     return backbone.model_copy(update={field: str(file.resolve()) for field, file in files.items() if file.is_file()})
