@@ -500,7 +500,7 @@ class TestManyImages:
         for row in rows[:20] + rows[64:]:
             (expected,) = detector.predict([Path(row["sample_id"]).read_bytes()], ["gear"], 1)
             assert (row["pred_score"], row["uncertainty"]) == (expected.image_score, expected.uncertainty)
-        assert len(list((output / "maps").iterdir())) == 79
+        assert len(list((output / "maps").iterdir())) == 3 * 79  # image, anomaly map, overlay
 
         assert score(bundle, *given, "--json") == 0  # all done: nothing is scored
         said = capsys.readouterr()
