@@ -188,7 +188,13 @@ def test_evaluations_go_into_the_training_run_and_the_registry_compares_them(run
 
     client = MlflowClient(f"sqlite:///{straight['folder'] / 'home' / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(better, "evaluation")}
-    assert files == {f"evaluation/{name}" for name in ("metrics.json", "metrics.csv", "predictions.csv", "report.html")}
+    names = ("metrics.json", "metrics.csv", "predictions.csv", "report.html", "run.json", "settings.yaml")
+    assert files == {f"evaluation/{name}" for name in (*names, ".eval_results")}
+    card = json.loads((folder / "out/run.json").read_text())["model_card"]  # of the model that was evaluated last
+    assert card["dataset trained on"].startswith("painted, digest ")
+    assert (card["training run"], card["MLflow run of the training"]) == (other["name"], other["run_id"])
+    assert card["epochs"] == "1"
+    assert card["end of training"].endswith("+00:00")
     allowed = EvaluateSettings(  # figures on images that were trained on are not for the registry to compare
         model=straight["result"]["bundle"],
         shards=(straight["settings"].data.train,),
