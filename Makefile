@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup quickstart test check rooms backbones ui
+.PHONY: setup quickstart test check docs docs-links rooms backbones ui
 
 setup: .venv/.installed ## virtual environment and installation; nothing to do when it is done
 
@@ -25,6 +25,15 @@ check: setup ## style and types
 
 test: setup check ## everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+SITE := $(BIN)/sphinx-build -W --keep-going -n -q -c docs
+
+docs: setup ## docs/_build/index.html: the site of docs/; a warning is an error
+	$(SITE) . docs/_build
+	@echo docs/_build/index.html
+
+docs-links: setup ## visits every link of the site that leads elsewhere
+	$(SITE) -b linkcheck . docs/_build/linkcheck
 
 backbones: setup ## docs/backbones.md: which of open_clip's architectures can be the backbone (3 minutes)
 	$(BIN)/python docs/list_backbones.py

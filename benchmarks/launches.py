@@ -144,7 +144,7 @@ def without_values(scores: PromptScores, _: ScoringConfig, num_samples: int) -> 
     Returns:
         Zeros.
     """
-    if any(part.device.type != "cpu" for part in scores):
+    if any(part is not None and part.device.type != "cpu" for part in scores):
         raise RuntimeError("scores of one image were left on their device")
     maps = np.zeros(tuple(scores.anomaly_map.shape), np.float32)
     return Prediction(0.0, 0.0, maps, maps, 0.0, 0.0, num_samples)

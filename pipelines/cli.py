@@ -1,7 +1,6 @@
 """`bayes-pfl`: a command and its options -> an exit code. A program is imported when its command is called."""
 
 import argparse
-import difflib
 import errno
 import importlib
 import importlib.metadata
@@ -15,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from bayes_pfl.command_line import CommandParser, nearest
 from bayes_pfl.errors import BayesPFLError, OutputError
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "doctor": ("pipelines.doctor", "what this machine has, a self-test, and what to do where something is wrong"),
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
+    "configs": ("pipelines.configurations", "list the configurations that come along, or print one"),
     "methods": ("pipelines.methods", "list the methods, or write a model of one that needs no training"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
     "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),
@@ -63,7 +64,7 @@ Every command takes --help; most take --config FILE.yaml, --set key.subkey=value
 """
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(CommandParser):
     """Names the nearest command or option behind one that does not exist."""
 
     def error(self, message: str) -> NoReturn:
@@ -90,25 +91,9 @@ class Parser(argparse.ArgumentParser):
         """
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            chosen = self._subparsers._group_actions[0].choices[options.command]  # type: ignore[union-attr, index]
-            words = [word for action in chosen._actions for word in action.option_strings]
-            wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
-            chosen.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(wrong, words)}")
+            commands: Any = self._subparsers
+            commands._group_actions[0].choices[options.command].refuse(unknown)
         return options
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """Find what was meant by a word that does not exist.
-
-    Args:
-        word: what was written.
-        words: what exists.
-
-    Returns:
-        `, did you mean 'x'?`, or nothing.
-    """
-    close = difflib.get_close_matches(word, words, n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,21 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in ENDPOINT:
         return _run_endpoint(given[0], given[1:])
     name = given[0] if given and given[0] in COMMANDS else None
-    parser = Parser(
-        prog="bayes-pfl",
-        description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
-        epilog=EPILOGUE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"bayes-pfl {_version()}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, (module, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if command == name:
-            importlib.import_module(module).add_arguments(subparser)
-    for command, (_, summary) in ENDPOINT.items():
-        subparsers.add_parser(command, help=summary, add_help=False)
-    args = parser.parse_args(given)
+    args = _parser(name).parse_args(given)
     _quiet()
     try:
         code = int(importlib.import_module(COMMANDS[args.command][0]).run(args))
@@ -160,6 +131,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"bayes-pfl {args.command}: interrupted.", file=sys.stderr)
         return 130
+
+
+def _parser(name: str | None) -> Parser:
+    """The whole command line; options of one command alone, whose program is imported."""
+    parser = Parser(
+        prog="bayes-pfl",
+        description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bayes-pfl {_version()}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if command == name:
+            program = importlib.import_module(module)
+            program.add_arguments(subparser)
+            if hasattr(program, "SETTINGS"):
+                from pipelines.platform.settings_table import settings_option
+
+                settings_option(subparser, program.SETTINGS)
+    for command, (_, summary) in ENDPOINT.items():
+        subparsers.add_parser(command, help=summary, add_help=False)
+    return parser
 
 
 def _version() -> str:

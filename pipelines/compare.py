@@ -9,6 +9,7 @@ from typing import Any
 from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.errors import ConfigError, DataError
+from pipelines.configurations import config_file
 from pipelines.evaluate import EvaluateSettings, evaluate, finished_result
 from pipelines.platform.settings import home
 from pipelines.platform.storage import absolute
@@ -21,6 +22,10 @@ RESAMPLES = 10_000
 """More than evaluate's: after Holm's correction over a hundred differences a p-value must still be able to be small."""
 
 LISTED = 20
+
+
+SETTINGS = EvaluateSettings
+"""What `--set` and `--settings` are about."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=LISTED, metavar="N", help=f"images listed; default {LISTED}")
     add_detector_options(parser)
     parser.add_argument("--allow-overlap", action="store_true", help="evaluate images that were trained on")
-    parser.add_argument("--config", type=Path, help="YAML file with settings of evaluate, the same for both")
+    parser.add_argument("--config", type=config_file, help="YAML file with settings of evaluate, the same for both")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting of evaluate")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
 

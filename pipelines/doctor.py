@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import open_clip
 import torch
 
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.hub import cached_file
 from bayes_pfl.clip.placement import multiplies_bfloat16
 from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import EMBEDDED, load_bundle
@@ -160,8 +162,19 @@ def storage() -> Iterator[Finding]:
     yield Finding("disk", f"{free / GIB:.0f} GiB free in {disk}", problem if free < LEAST_ROOM_BYTES else "")
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    cached = sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in _models(Path(HF_HUB_CACHE)))
-    yield Finding("CLIP weights", f"{', '.join(cached) or 'none yet'} in {HF_HUB_CACHE}")
+    yield Finding("CLIP weights", f"{', '.join(cached_weights()) or 'none yet'} in {HF_HUB_CACHE}")
+
+
+def cached_weights() -> list[str]:
+    """Which of open_clip's weights are in the cache of Hugging Face's hub.
+
+    Returns:
+        Architecture and tag of each, such as "ViT-L-14-336 openai".
+    """
+    tags = [
+        (name, tag, open_clip.pretrained.get_pretrained_cfg(name, tag)) for name, tag in open_clip.list_pretrained()
+    ]
+    return [f"{name} {tag}" for name, tag, entry in tags if entry and cached_file(entry) is not None]
 
 
 def self_test() -> Iterator[Finding]:
@@ -200,8 +213,3 @@ def _tried(name: str, value: str, attempt: Callable[[], object]) -> Finding:
     except BayesPFLError as error:
         return Finding(name, value, str(error))
     return Finding(name, value)
-
-
-def _models(cache: Path) -> list[Path]:
-    """Models of Hugging Face's hub in its cache."""
-    return list(cache.glob("models--*")) if cache.is_dir() else []

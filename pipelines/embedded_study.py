@@ -1,7 +1,9 @@
 """`bayes-pfl evaluate --embedded`: the embedded recipe, trained with several seeds -> metrics on held-out categories.
 
-Beside it, on the same backbone and images: hand-written prompts, one learned prompt, a linear probe, a rule without a
-model, and the paper's ablations. Every result is a file named by what decides it: a study that was stopped goes on.
+Beside it, on the same backbone and images: hand-written prompts, one learned prompt, a linear probe and a rule without
+a model. Other methods and the paper's ablations: `bayes-pfl reproduce`.
+
+Every result is a file named by what decides it: a study that was stopped goes on.
 """
 
 import argparse
@@ -28,7 +30,6 @@ from pipelines.platform.cluster import start_ray
 from pipelines.platform.settings import TrackingSettings, TrainSettings
 from pipelines.platform.tracking import closing, start_run
 from pipelines.study.jobs import Images, dataset_job, head_job, probe_job, prompts_job, rule_job, timing_job
-from pipelines.study.methods import TRAINED, UNTRAINED, method_job, method_run
 from pipelines.study.painting import painted_shards
 from pipelines.study.report import metrics_of, printed, summarise, write_study
 
@@ -47,28 +48,12 @@ ONE_PROMPT: dict[str, dict[str, Any]] = {
     "one learned prompt, with RCA": {"model": LEARNED_PROMPT},
 }
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "without ISD": {"model": {"context_from_image": False}},
-    "without IAD": {"model": {"state_distribution": False}},
-    "without ISD and IAD": {"model": {"context_from_image": False, "state_distribution": False}},
-    "without RCA": {"model": {"residual_attention": False}},
-    "without orthogonality loss": {"loss": {"orthogonal_weight": 0.0}},
-    "without x_cls": {"model": {"class_token_in_image": False}},
-    "without x_patch": {"model": {"patches_in_image": False}},
-    "without flow (K = 0)": {"model": {"flow_length": 0}},
-}
-"""Table 2 of the paper, and no flow; "without s_text" and "without s_img" are read off the full model's two scores."""
-
 
 class StudySettings(Settings):
     """How much is trained and measured on what."""
 
     seeds: int = Field(5, ge=1, description="trainings of the full model, seeds 0, 1, ...")
     baseline_seeds: int = Field(5, ge=0, description="trainings of each learned-prompt baseline")
-    method_seeds: int = Field(
-        3, ge=0, description="trainings of each compared method; those that learn nothing run once"
-    )
-    ablation_seeds: int = Field(3, ge=0, description="trainings of each ablation")
     draw_seeds: int = Field(8, ge=1, description="seeds of the Monte Carlo draws, for the first training")
     num_samples: tuple[int, ...] = Field((1, 3, 5, 10, 20), description="R that are measured; 10 is reported")
     categories: Literal["held-out", "validation"] = Field("held-out", description="set of categories that is measured")
@@ -232,31 +217,12 @@ def planned(settings: StudySettings, recipe: TrainSettings, auxiliary: Images, r
     for method, changes in ONE_PROMPT.items():
         for seed in range(settings.baseline_seeds):
             _add_head(method, changes, seed, (0,), (1,))
-    jobs += _method_jobs(settings, recipe, auxiliary, reported, data)
-    for method, changes in ABLATIONS.items():
-        for seed in range(settings.ablation_seeds):
-            _add_head(method, changes, seed, (0,), (10,))
     for shards in settings.shards:
         path = str(Path(shards).resolve())
         images = f"{model}/{refs_digest(index_shards(path, settings.split))}"
         arguments = ("embedded", path, settings.split, 10)
         jobs.append(StudyJob(f"dataset {Path(path).name}", 0, dataset_job, arguments, images, 1.0))
     jobs.append(StudyJob("timing", 0, timing_job, ("embedded", reported.shards), f"{model}/{measured_on}", 0.3))
-    return jobs
-
-
-def _method_jobs(
-    settings: StudySettings, recipe: TrainSettings, auxiliary: Images, reported: Images, data: str
-) -> list[StudyJob]:
-    """The compared methods; those that learn nothing once."""
-    jobs = []
-    for method, chosen in UNTRAINED.items() if settings.method_seeds else ():
-        arguments = (method_run(recipe, chosen, {}, 0), auxiliary, reported, False)
-        jobs.append(StudyJob(method, 0, method_job, arguments, data, 2.0))
-    for method, (chosen, training) in TRAINED.items():
-        for seed in range(settings.method_seeds):
-            arguments = (method_run(recipe, chosen, training, seed), auxiliary, reported, True)
-            jobs.append(StudyJob(method, seed, method_job, arguments, data, 3.0))
     return jobs
 
 

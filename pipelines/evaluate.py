@@ -22,6 +22,7 @@ from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
+from pipelines.configurations import config_file
 from pipelines.embedded_study import run as run_study
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
@@ -63,6 +64,10 @@ LISTED = 5
 """Images that a line names; metrics.json has all."""
 
 
+SETTINGS = EvaluateSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl evaluate`.
 
@@ -90,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
     )
-    parser.add_argument("--config", type=Path, help="YAML file with these and more settings")
+    parser.add_argument("--config", type=config_file, help="YAML file with these and more settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument(
         "--embedded",
@@ -113,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    names = ("model", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
+    names = ("model", "weights", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
     changes |= {} if args.at is None else {"full_resolution": args.at == "mask"}
@@ -162,7 +167,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     check_protocol(settings.protocol, view)
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
     check_store(settings.tracking)
-    bundle = load_bundle(settings.model)
+    bundle = load_bundle(settings.model, settings.weights)
     task = _task(settings, bundle, view, actors.device)
     check_auto(task, label_threshold(None, task))
     datasets = _datasets(settings)
@@ -266,7 +271,7 @@ def finished_result(settings: EvaluateSettings) -> dict[str, Any] | None:
         earlier = store.read_json("metrics.json")
         if isinstance(earlier, dict):
             view = make_view(settings.tile, settings.overlap, settings.roi)
-            task = _task(settings, load_bundle(settings.model), view, "cpu")
+            task = _task(settings, load_bundle(settings.model, settings.weights), view, "cpu")
             refs = [ref for dataset in _datasets(settings) for ref in dataset.refs]
             wanted = json.loads(json.dumps(_question(settings, task) | _images(task, refs)))
             return earlier if all(earlier.get(name) == value for name, value in wanted.items()) else None
@@ -337,7 +342,7 @@ def _task(settings: EvaluateSettings, bundle: Bundle, view: View, device: str) -
     scoring = bundle.config.scoring
     unsmoothed = scoring.model_copy(update={"smoothing_sigma_px": 0.0})
     config = bundle.config.model_copy(update={"scoring": unsmoothed})
-    raw = Bundle(bundle.folder, config, bundle.weights, bundle.record)
+    raw = Bundle(bundle.folder, config, bundle.weights, bundle.record, bundle.clip_file)
     return task._replace(bundle=raw, released=scoring, top_pixels=settings.top_pixels)
 
 

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from bayes_pfl.inference.detector import BATCH
 from bayes_pfl.inference.encoding import ImageEncoder
 from bayes_pfl.inference.images import noise_key
 from bayes_pfl.methods.builder import frozen_encoder
+from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.progress import progress
 from pipelines.platform.storage import absolute
@@ -57,6 +57,10 @@ class FeatureSettings(DetectorConfig):
     options: DetectorOptions = DetectorOptions()
 
 
+SETTINGS = FeatureSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl features`.
 
@@ -66,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", help="folder or URI of shards")
     parser.add_argument("--output", help="folder or URI for the features")
     add_detector_options(parser)
-    parser.add_argument("--config", type=Path, help="YAML file; backbone as in a training configuration")
+    parser.add_argument("--config", type=config_file, help="YAML file; backbone as in a training configuration")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 

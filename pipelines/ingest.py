@@ -21,6 +21,7 @@ from bayes_pfl.datasets.own import FOLDER, own_images
 from bayes_pfl.datasets.packing import PackingOptions, ShardTask, plan_shards
 from bayes_pfl.datasets.source import DatasetListing, Source
 from bayes_pfl.errors import ConfigError, DataError
+from pipelines.configurations import config_file
 from pipelines.ingestion.class_names import check_class_names, rename_classes
 from pipelines.ingestion.options import IngestConfig
 from pipelines.ingestion.paths import local_path
@@ -30,6 +31,10 @@ from pipelines.ingestion.workers import pack
 
 OWN_OPTIONS = ("split_names", "normal", "anomalous", "label_from_masks", "annotations")
 """Options that say what folders mean; the fifteen data sets say it themselves."""
+
+
+SETTINGS = IngestConfig
+"""What `--set` and `--settings` are about."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--strict", action="store_true", help="fail where an image would be set aside, or the summary warns")
     add("--name", help="name of the dataset in the shards; default: its own, or the folder's")
-    add("--config", type=Path, help="YAML file with these and more options")
+    add("--config", type=config_file, help="YAML file with these and more options")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one option")
     add("--json", action="store_true", help="print the summary as JSON")
 

@@ -18,7 +18,7 @@ from bayes_pfl.inference.bundle import UNTRAINED, Bundle, save_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.untrained import untrained_config
 from bayes_pfl.methods.builder import METHODS, build_trainable_method, needs_training
-from pipelines.study.methods import TRAINED
+from pipelines.reproduction.recipes import COMPARED, Scale, recipe
 
 TIMED = 5
 
@@ -127,9 +127,11 @@ def milliseconds(method: str, backbone: Backbone) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        scaled = {model["method"]: model for model, _ in TRAINED.values()}
-        chosen = scaled.get(method, {"method": method}) if needs_training(method) else {"method": method}
-        values = {"model": chosen, "backbone": {"name": "embedded"}}
+        compared = [recipe(title, 0, Scale(embedded=True), "auxiliary").model for title in COMPARED]
+        scaled: dict[str, Any] = {
+            model.method: model.model_dump() for model in compared if needs_training(model.method)
+        }
+        values = {"model": scaled.get(method, {"method": method}), "backbone": {"name": "embedded"}}
         run, cpu = parse_config(RunConfig, values, f"method {method}"), torch.device("cpu")
         weights = build_trainable_method(run, backbone, cpu).head.state_dict() if needs_training(method) else {}
         detector = Detector(Bundle(Path(), run.detector(), weights, {}), backbone, cpu)

@@ -18,6 +18,7 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
 from bayes_pfl.errors import BayesPFLError, OutputError, TrainingError
 from bayes_pfl.synthetic.batches import training_batch, validation_set
+from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import ClusterSettings, TrackingSettings, home
@@ -52,13 +53,17 @@ class PretrainSettings(Settings):
         return f"pretrain-{hashlib.sha256(decisive.model_dump_json().encode()).hexdigest()[:12]}"
 
 
+SETTINGS = PretrainSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl pretrain`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/pretrain_embedded.yaml")
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/pretrain_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on with the same run")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -78,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
     else:
-        last = ", ".join(f"{name} {result['metrics'][name]:.3f}" for name in ("image_auroc", "pixel_auroc", "pixel_ap"))
+        last = ", ".join(
+            f"{name} {100 * result['metrics'][name]:.1f} %" for name in ("image_auroc", "pixel_auroc", "pixel_ap")
+        )
         print(f"Weights {result['weights']} (SHA-256 {result['sha256'][:12]}..., MLflow run {result['run_id']}).")
         print(f"On the validation categories: {last}")
     return 0

@@ -30,6 +30,7 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import end_with_parent
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY, HELD_OUT
+from pipelines.configurations import config_file
 from pipelines.evaluate import EvaluateSettings, evaluate
 from pipelines.ingest import IngestConfig, ingest
 from pipelines.platform.html import percent_rows, table
@@ -165,9 +166,9 @@ def _score_over_http(uri: str, bundle: str, ref: SampleRef) -> dict[str, Any]:
         with direct.open(request, timeout=60) as response:
             answer: dict[str, Any] = json.load(response)
     local = Detector.load(bundle).predict([image], [ref.class_name])[0].image_score
-    if abs(answer["pred_score"] - local) > 1e-6:
-        raise BayesPFLError(f"The endpoint says {answer['pred_score']}, the library {local}: report this as a bug.")
-    return {"sample": ref.sample_id, "score": answer["pred_score"], "label": ref.label, "url": url}
+    if abs(answer["image_score"] - local) > 1e-6:
+        raise BayesPFLError(f"The endpoint says {answer['image_score']}, the library {local}: report this as a bug.")
+    return {"sample": ref.sample_id, "image_score": answer["image_score"], "label": ref.label, "url": url}
 
 
 @contextmanager
@@ -211,7 +212,7 @@ def _summary(result: dict[str, Any], folder: Path) -> str:
     """The table of the evaluation, what the endpoint answered, and commands that work as they are printed."""
     evaluation, served = result["evaluation"], result["http"]
     dataset = next(iter(evaluation["datasets"].values()))
-    truth = "anomalous" if served["label"] else "normal"
+    truth = "defective" if served["label"] else "good"
     return "\n".join(
         [
             "",
@@ -219,7 +220,7 @@ def _summary(result: dict[str, Any], folder: Path) -> str:
             f"{evaluation['num_samples']}), percent:",
             table(percent_rows(dataset), decimals=1),
             "",
-            f"Over HTTP: {served['sample']} ({truth}) scored {served['score']:.3f}, as the library says.",
+            f"Over HTTP: {served['sample']} ({truth}) scored {served['image_score']:.3f}, as the library says.",
             f"Model: {result['model']} (version {result['version']}); {result['seconds']:.0f} s in all.",
             f"Report: {evaluation['report']}",
             "",
@@ -244,7 +245,7 @@ def next_commands(model: str, folder: Path) -> list[list[str]]:
     class_name = image.parts[-4].replace("_", " ")
     score = ["score", str(image), "--class-name", class_name, "--output", str(folder / "scores")]
     commands = [[program, "serve", "--model", model], [program, *score]]
-    config = Path(__file__).parents[1] / "configs" / "tune_embedded.yaml"
+    config = config_file("tune_embedded")
     if config.is_file():  # it comes with the source, not with the package
         shards = folder / "shards" / "auxiliary"
         commands.append([program, "tune", "--config", str(config), "--set", f"data.train={shards}"])

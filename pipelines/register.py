@@ -236,8 +236,8 @@ def compare(candidate: Evaluations, present: Evaluations, evaluation: str | None
         for metric in COMPARED:
             mine, theirs = candidate[dataset].get(metric), present[dataset].get(metric)
             if mine is not None and theirs is not None and mine < theirs - margin:
-                worse.append(f"{dataset} {metric} is {mine:.4f}, {who} has {theirs:.4f}")
-    return f"{'; '.join(worse)} (margin {margin:g})" if worse else ""
+                worse.append(f"{dataset} {metric} is {100 * mine:.2f} %, {who} has {100 * theirs:.2f} %")
+    return f"{'; '.join(worse)} (margin {100 * margin:g} %)" if worse else ""
 
 
 def _measured(model: PresentModel) -> Evaluations:

@@ -1,13 +1,28 @@
-"""`bayes-pfl reproduce`: the name of a study -> its tables and pictures, measured again."""
+"""`bayes-pfl reproduce`: the name of a table, a figure or a study -> measured again, beside what is expected."""
 
 import argparse
 import importlib
-from pathlib import Path
 
+from pipelines.configurations import config_file
+
+TABLES = "pipelines.reproduction.study"
 STUDIES = {
+    **dict.fromkeys(("table1", "table2", "table3", "table4", "figure4", "figure5", "all"), TABLES),
     "uncertainty": "pipelines.study.uncertainty.study",
 }
 """Module of each study; it has `run(args)`."""
+
+OF_TABLES = ("data", "embedded", "seeds", "protocol", "use_gpu")
+OF_UNCERTAINTY = ("shards",)
+"""Options that belong to one kind of study alone."""
+
+EPILOG = """\
+table1 ... figure5   the paper's tables 1 to 4 and figures 4 and 5; all: each of them
+uncertainty          what prompt spread, scores and thresholds are worth
+
+  bayes-pfl reproduce all --embedded             the small CLIP inside this package, on painted images, on a CPU
+  bayes-pfl reproduce table1 --data ~/datasets   the paper's: datasets in folders of their own, a GPU
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,12 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
     add = parser.add_argument
-    add("study", choices=STUDIES, help="uncertainty: what prompt spread, scores and thresholds are worth")
-    add("--model", help="bundle by path or URI, embedded (default), or models:/NAME@ALIAS")
-    add("--shards", action="extend", nargs="+", help="folders of shards; default: held-out generated categories")
-    add("--output", help="folder for the results; run again, it goes on; default: runs/STUDY")
-    add("--config", type=Path, help="YAML file with these and more settings")
+    add("study", choices=STUDIES, metavar="WHAT", help=", ".join(STUDIES))
+    add("--data", help="folder that holds the datasets, each in a folder of its own")
+    add(
+        "--embedded",
+        action="store_true",
+        default=None,
+        help="the small CLIP inside this package on painted images, and on datasets in --data if that is given",
+    )
+    add("--seeds", type=int, help="trainings of each model; default 5, with --embedded 2")
+    add("--protocol", choices=("image", "released"), help="image score: of each image alone, or the released codes'")
+    add("--model", help="a bundle: of uncertainty the model; of table1 what stands for Bayes-PFL instead of a training")
+    add("--shards", action="extend", nargs="+", help="of uncertainty: shards; default: held-out generated categories")
+    gpu = add("--use-gpu", action=argparse.BooleanOptionalAction, help="a GPU for every job; default: where there are")
+    gpu.default = None
+    add("--output", help="folder for everything; run again, it goes on; default: reproduce/ under BAYES_PFL_HOME")
+    add("--config", type=config_file, help="YAML file with these and more settings")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     add("--json", action="store_true", help="print the result as JSON instead of tables")
 
@@ -34,5 +61,15 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         Exit code.
+
+    Raises:
+        ConfigError: an option is not for this study.
     """
-    return int(importlib.import_module(STUDIES[args.study]).run(args))
+    from bayes_pfl.errors import ConfigError
+
+    module = STUDIES[args.study]
+    foreign = OF_UNCERTAINTY if module == TABLES else OF_TABLES
+    given = [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} is not for {args.study}: bayes-pfl reproduce --help says what is.")
+    return int(importlib.import_module(module).run(args))

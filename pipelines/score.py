@@ -39,7 +39,7 @@ from pipelines.scoring.thresholds import Labelling, check_auto, keep_threshold, 
 LISTED = 10
 """Images named on the terminal; the table on disk has all."""
 
-PRINTED = ("sample_id", "class_name", "pred_score", "pred_label", "p_value", "selected", "uncertainty", "read_as")
+PRINTED = ("sample_id", "class_name", "image_score", "pred_label", "p_value", "selected", "uncertainty", "read_as")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         print(_review(args, inputs.images, rows, labelling), file=sys.stderr)
     print(json.dumps(summary) if args.json else _text(rows, summary))
     if args.store_threshold is not None and summary["scored"]:
-        keep_threshold(task, rows["pred_score"].drop_null().to_numpy(), args.store_threshold)
+        keep_threshold(task, rows["image_score"].drop_null().to_numpy(), args.store_threshold)
     if not summary["scored"]:
         raise nothing_scored(summary["unreadable"][0]["error"])
     return _fail_above(args.fail_above, rows)
@@ -137,9 +137,9 @@ def _fail_above(limit: float | None, rows: pa.Table) -> int:
     """1 if an image scores above the limit; its name, and how many there are, go to stderr."""
     if limit is None:
         return 0
-    above = rows.filter(pc.greater(rows["pred_score"], limit)).sort_by([("pred_score", "descending")])
+    above = rows.filter(pc.greater(rows["image_score"], limit)).sort_by([("image_score", "descending")])
     for row in above.slice(0, LISTED).to_pylist():
-        print(f"above {limit:g}: {row['sample_id']}: {row['pred_score']:.4f}", file=sys.stderr)
+        print(f"above {limit:g}: {row['sample_id']}: {row['image_score']:.4f}", file=sys.stderr)
     if len(above) > LISTED:
         print(f"above {limit:g}: {len(above) - LISTED:,} more", file=sys.stderr)
     return int(len(above) > 0)
@@ -235,13 +235,13 @@ def _selection(summary: dict[str, Any]) -> list[str]:
 
 def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
     """The table, or its head where the rest is on disk, and what else there is to say."""
-    rows = rows.filter(pc.is_valid(rows["pred_score"]))
+    rows = rows.filter(pc.is_valid(rows["image_score"]))
     scored = rows.select(
         [name for name in PRINTED if name in rows.column_names and rows[name].null_count < len(rows)]
     ).to_pylist()
     on_disk = "output" in summary
     if on_disk:
-        scored = sorted(scored, key=lambda row: -row["pred_score"])[:LISTED]
+        scored = sorted(scored, key=lambda row: -row["image_score"])[:LISTED]
     lines = [table(scored, decimals=4)] if scored else []
     if on_disk:
         count = counted(summary["scored"], "image")

@@ -15,7 +15,9 @@ from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
+from bayes_pfl.inference.bundle import training_images
 from bayes_pfl.methods.builder import frozen_encoder
+from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import TrainSettings, home
@@ -23,6 +25,7 @@ from pipelines.platform.tracking import BUNDLE_ARTIFACT, UNRECORDED, Run, closin
 from pipelines.training.bundles import write_bundle
 from pipelines.training.checkpoints import checkpoint_names, read_checkpoint, settle
 from pipelines.training.images import require_masks, require_selection, run_name, split_samples
+from pipelines.training.initial import initial_head
 from pipelines.training.loop import SELECTION, STOP_FILE, final_head, training_loop
 from pipelines.training.places import with_absolute_paths
 from pipelines.training.progress import EpochLines, StepCounter
@@ -31,6 +34,9 @@ from pipelines.training.report import write_training_report
 from pipelines.training.workers import run_workers
 
 FINISHED_FILE = "finished.json"
+
+FEW_STEPS = 100
+"""Optimiser steps below which a training warns; the embedded head took 252."""
 
 
 class Trained(NamedTuple):
@@ -42,14 +48,19 @@ class Trained(NamedTuple):
     tracking_problem: str
 
 
+SETTINGS = TrainSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl train`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/train_visa.yaml")
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/train_visa.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    parser.add_argument("--init", metavar="BUNDLE", help="go on from the head of a model (fine-tuning)")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--fresh", action="store_true", help="start over instead of continuing a run of the same settings"
@@ -72,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         Exit code.
     """
     settings = read_config(TrainSettings, args.config, args.set)
+    if args.init is not None:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"init": args.init})})
     result = train(settings, fresh=args.fresh, resume=args.resume)
     code = UNRECORDED if result["tracking_problem"] else 0
     if args.json:
@@ -158,7 +171,11 @@ def _write_results(
         bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
         record = {"run": name, "run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
         record |= dated(settings.data.train)
-        write_bundle(bundle, settings, backbone, outcome.head, record, training)
+        start = initial_head(settings, backbone)
+        if start is not None:
+            record["initial_head"] = start.version
+        earlier = training_images(start) if start is not None else ()
+        write_bundle(bundle, settings, backbone, outcome.head, record, training, earlier)
         if is_remote(settings.output):
             Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])
         tracked.log_folder(bundle, BUNDLE_ARTIFACT)
@@ -187,6 +204,7 @@ def _check(settings: TrainSettings, name: str, training: list[SampleRef], valida
     _check_output(settings.output, name)
     check_store(settings.tracking)
     backbone = Backbone(settings.backbone)
+    initial_head(settings, backbone)
     if settings.data.features is not None:
         fitting_key(settings.data.features, backbone, frozen_encoder(settings.model, backbone).kind)
     return backbone
@@ -217,6 +235,13 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
         f"steps on {settings.cluster.num_workers} workers.",
         file=sys.stderr,
     )
+    total = (options.epochs + options.second_stage_epochs) * len(batches)
+    if total < FEW_STEPS:
+        print(
+            f"These are {total} optimiser steps, which is few: a new head needs some hundreds. Raise training.epochs, "
+            "lower training.batch_size, or go on from a trained head (--init).",
+            file=sys.stderr,
+        )
     left_over = len(training) - sum(map(len, batches))
     if left_over:
         print(

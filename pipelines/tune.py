@@ -18,6 +18,7 @@ from bayes_pfl.config import DetectorOptions, read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
+from pipelines.configurations import config_file
 from pipelines.features import FeatureSettings, compute_features
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
@@ -53,13 +54,17 @@ OWN_NAMES = ("trials", "results", "features", "ray")
 """Folders that a sweep writes beside its file."""
 
 
+SETTINGS = TuneSettings
+"""What `--set` and `--settings` are about."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl tune`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=Path, help="YAML file, e.g. configs/tune_embedded.yaml")
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/tune_embedded.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
@@ -110,6 +115,8 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
         OutputError: `fresh` and the folder holds something that is no sweep.
         TrainingError: no trial has a result.
     """
+    if settings.data.init is not None:
+        raise ConfigError("A sweep trains new heads, of several sizes: leave data.init out.")
     settings = with_absolute_paths(settings)
     settings = settings.model_copy(update={"cluster": with_gpus(settings.cluster, 1)})
     sweep, store = settings.sweep, Store(settings.output)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
+from bayes_pfl.command_line import CommandParser
 from bayes_pfl.config import Precision, parse_config
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
@@ -102,6 +103,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
     )
     parser.add_argument(
+        "--weights", metavar="FILE", help="CLIP's weights, if the file has moved since the model was made"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="with --method: one of its settings, dotted"
     )
 
@@ -115,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    parser = argparse.ArgumentParser(prog="bayes-pfl serve", description=__doc__)
+    parser = CommandParser(prog="bayes-pfl serve", description="Score images over HTTP (Ray Serve).")
     add_arguments(parser)
     args = parser.parse_args(arguments)
     os.environ.setdefault(
@@ -194,6 +198,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         read_tokens(None if tokens_file is None else Path(tokens_file))
     replica = {
         "source": absolute(with_settings(args.model, args.set)),
+        "weights": _weights(args.weights),
         "threads": args.threads or max(1, usable_cpus() // max(1, args.replicas)),
         "refresh_s": args.refresh,
         "device": "cuda" if _gpus(args) else "cpu",
@@ -221,6 +226,13 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         **decision_log_values(args),
     }
     return parse_config(ServeSettings, values, "the command line")
+
+
+def _weights(typed: str | None) -> str | None:
+    """The file of CLIP's weights by its whole path: replicas have another current folder."""
+    if typed is not None and not Path(typed).is_file():
+        raise ConfigError(f"There is no file {typed}: give --weights the file of CLIP's weights.")
+    return None if typed is None else str(Path(typed).resolve())
 
 
 def check_address(host: str, port: int) -> None:
@@ -280,6 +292,7 @@ def serve_until(stop: threading.Event, settings: ServeSettings, args: argparse.N
     with tempfile.TemporaryDirectory(prefix="bayes-pfl-serve-") as folder:
         stop_file = Path(folder) / "stop"
         set_environment(stop_file)
+        print("Starting Ray and loading the model ...", file=sys.stderr, flush=True)
         start_ray(args.address)
         _stop_on_signals(stop)  # Ray has put its own handlers in their place
         from ray import serve

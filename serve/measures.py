@@ -13,7 +13,7 @@ class Measures:
     def __init__(self) -> None:
         self.requests = Counter("bayes_pfl_requests", "HTTP requests by route and status", ("route", "status"))
         self.latency = Histogram("bayes_pfl_request_seconds", "time from request to answer", SECONDS, ("route",))
-        self.scores = Histogram("bayes_pfl_pred_score", "image scores answered", SCORES, ("model", "version"))
+        self.scores = Histogram("bayes_pfl_image_score", "image scores answered", SCORES, ("model", "version"))
         self.anomalies = Counter("bayes_pfl_anomalies", "images called defective", ("model", "version"))
         self.unsure = Counter("bayes_pfl_unsure", "images called neither good nor defective", ("model", "version"))
         self.evidence = Gauge("bayes_pfl_stream_evidence", "that images are unlike the calibration's", ("model",))

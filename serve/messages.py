@@ -27,7 +27,7 @@ class ModelInfo(NamedTuple):
     image_size: int
     """Side of the square the picture is squeezed into, and of the anomaly map, pixels."""
     num_prompts: int | None
-    """None, as is `flow_length`, for a method that draws no prompts, and so has no uncertainty."""
+    """None, as is `flow_length`, for a model without uncertainty."""
     flow_length: int | None
     threshold: float | None
     """Image score from which the model calls an image anomalous, if one is known."""

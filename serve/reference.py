@@ -1,6 +1,5 @@
 """`bayes-pfl reference`: images, bundle -> the bundle's reference window, from which the endpoint measures drift."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import torch
 
 from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.command_line import CommandParser
 from bayes_pfl.data.walk import SkippedFile, list_images, skipped_summary
 from bayes_pfl.errors import BayesPFLError, BundleError, DataError, ImageError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
@@ -29,11 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 for what the user can mend.
     """
-    parser = argparse.ArgumentParser(prog="bayes-pfl reference", description=__doc__)
+    parser = CommandParser(
+        prog="bayes-pfl reference",
+        description="Keep with a model how usual images score, so that the endpoint can measure drift.",
+    )
     parser.add_argument(
         "images", nargs="+", type=Path, help="image files, or folders of them: such as the endpoint usually sees"
     )
     parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="the bundle that gets the window")
+    parser.add_argument("--weights", metavar="FILE", help="CLIP's weights, if the file has moved")
     parser.add_argument("--class-name", default="object", help="what the images show (default: %(default)s)")
     parser.add_argument(
         "--num-samples", type=int, default=10, help="as the endpoint's clients use it (default: %(default)s)"
@@ -41,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         files, skipped = image_files(args.images)
-        window, broken = measure(args.model, files, args.class_name, args.num_samples)
+        window, broken = measure(args.model, files, args.class_name, args.num_samples, args.weights)
         write(args.model, window)
     except BayesPFLError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,7 +82,9 @@ def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[SkippedFile]]:
     return files, skipped
 
 
-def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: int) -> tuple[Reference, list[str]]:
+def measure(
+    folder: Path, files: Sequence[Path], class_name: str, num_samples: int, weights: str | None = None
+) -> tuple[Reference, list[str]]:
     """The window of these images. Says on standard error how far it is.
 
     Args:
@@ -86,6 +92,7 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
         files: images.
         class_name: what they show.
         num_samples: R, prompts drawn from each learned distribution.
+        weights: file of CLIP's weights; None: where the bundle says.
 
     Returns:
         The window, and a line for every image that cannot be read.
@@ -100,8 +107,8 @@ def measure(folder: Path, files: Sequence[Path], class_name: str, num_samples: i
             f"There is no folder {folder}; give the bundle that training wrote, or that of a method without training: "
             "`bayes-pfl methods NAME --output FOLDER` writes it."
         )
-    bundle = load_bundle(folder)
-    detector = Detector(bundle, Backbone(bundle.config.backbone), torch.device("cpu"))
+    bundle = load_bundle(folder, weights)
+    detector = Detector(bundle, Backbone(bundle.backbone), torch.device("cpu"))
     scores, embeddings, broken = [], [], []
     for number, file in enumerate(files):
         if number and number % PROGRESS_IMAGES == 0:

@@ -59,6 +59,7 @@ class ReplicaSettings(Settings):
     """What one model replica runs: the `user_config` of its deployment, so a change is applied in place."""
 
     source: str = Field("embedded", description="bundle folder, models:/NAME@ALIAS, or embedded")
+    weights: str | None = Field(None, description="file of CLIP's weights; none: where the bundle says")
     revision: str = Field("", description="free text; changing it makes every replica look at its source again")
     threads: int = Field(1, ge=1, description="CPU threads of one replica")
     options: DetectorOptions = DetectorOptions()

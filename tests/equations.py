@@ -75,16 +75,21 @@ def patch_vector(model: BayesPFL, patches: list[Tensor]) -> Tensor:
 
 
 def distributions(model: BayesPFL, image: Image, context: Tensor, normal: Tensor, abnormal: Tensor) -> list[Sample]:
-    """Samples of the context's, the normal and the abnormal state's distribution from one draw each (ISD, IAD)."""
+    """Samples of the context's, the normal and the abnormal state's distribution from one draw each (ISD, IAD).
+
+    Either may be given the other's condition (Figure 5): the context a free vector, the states x beside theirs.
+    """
     x = image.cls + patch_vector(model, image.patches) if model.config.variant.condition_on_patches else image.cls
     zero = torch.zeros(())
     none = Sample(torch.zeros_like(context), zero, zero, zero)
-    first = none if model.context is None else sample(model.context.density, model.context.flow, x, context)
+    given = x if model.free_context is None else model.free_context
+    first = none if model.context is None else sample(model.context.density, model.context.flow, given, context)
     if model.states is None:
         return [first, none, none]
     density, flows = model.states.density, model.states.flows
-    second = sample(density, flows[0], model.states.free_normal, normal)
-    return [first, second, sample(density, flows[len(flows) - 1], model.states.free_abnormal, abnormal)]
+    beside = x if model.config.variant.states_from_image else torch.zeros_like(x)
+    second = sample(density, flows[0], model.states.free_normal + beside, normal)
+    return [first, second, sample(density, flows[len(flows) - 1], model.states.free_abnormal + beside, abnormal)]
 
 
 def text_pair(
@@ -161,7 +166,10 @@ def text_logits(model: BayesPFL, image: Image, text: Tensor, class_token_only: b
 
 
 class Step(NamedTuple):
-    """What a training step is given: images, their draws (R = 1), targets and which prompts take part."""
+    """What a training step is given: images, their draws (R = 1), targets and which prompts take part.
+
+    The states' draws are (dim), for all images, or (batch, dim).
+    """
 
     images: list[Image]
     context: Tensor
@@ -175,10 +183,8 @@ class Step(NamedTuple):
 def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConfig) -> tuple[dict[str, Tensor], Tensor]:
     """Every term of eq. 14 by `LossTerms`' names, before its weight, and the text embeddings (batch, bank, 2, dim)."""
     count, size = len(step.images), step.mask.shape[-1]
-    samples = [
-        distributions(model, image, noise, step.normal, step.abnormal)
-        for image, noise in zip(step.images, step.context, strict=True)
-    ]
+    normal, abnormal = (noise.expand(count, -1) for noise in (step.normal, step.abnormal))
+    samples = [distributions(model, *draws) for draws in zip(step.images, step.context, normal, abnormal, strict=True)]
     text = torch.stack(
         [
             torch.stack([text_pair(model, clip, drawn, b, image) for b in range(len(model.banks.context))])
@@ -203,8 +209,9 @@ def training_losses(model: BayesPFL, clip: Weights, step: Step, config: LossConf
         "kl_context": sum(drawn[0].log_q0 - drawn[0].log_det - drawn[0].log_prior for drawn in samples) / count,
     }
     batch = count if config.variant.state_log_det_over_batch else 1
-    for name, state in (("kl_normal", samples[0][1]), ("kl_abnormal", samples[0][2])):
-        terms[name] = state.log_q0 - state.log_prior - state.log_det / batch
+    for index, name in enumerate(("kl_normal", "kl_abnormal"), 1):
+        states = [drawn[index] for drawn in samples]
+        terms[name] = sum(state.log_q0 - state.log_prior - state.log_det / batch for state in states) / count
     divergence = terms["kl_context"] + terms["kl_normal"] + terms["kl_abnormal"]
     data = terms["classification"] + terms["focal"] + terms["dice"]
     terms["total"] = data + config.orthogonal_weight * terms["orthogonality"] + config.kl_weight * divergence

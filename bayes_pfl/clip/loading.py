@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from bayes_pfl.clip.checkpoints import describe, torchscript_tensors, transformers_tensors
+from bayes_pfl.clip.hub import CURE, cached_file, check_hub, hub_of, without_asking
 from bayes_pfl.clip.positions import resize_positions
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
@@ -27,6 +28,9 @@ SERVED = (
     "MobileCLIP-B: docs/backbones.md lists all"
 )
 """Advice where an architecture cannot serve."""
+
+WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+"""How names of files of weights end."""
 
 NO_TOKENIZER = f" has a tokenizer of another kind, which learned prompts cannot be put through; {SERVED}."
 
@@ -80,6 +84,11 @@ def load_clip(config: BackboneConfig) -> Any:
     seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
     with contextlib.ExitStack() as stack:
         pretrained = None if seed is not None else _weights(config.pretrained, stack)
+        tag = open_clip.pretrained.get_pretrained_cfg(name, pretrained) if pretrained else None
+        if tag and cached_file(tag) is not None:
+            stack.enter_context(without_asking())
+        elif tag:
+            check_hub(tag, config.pretrained, config.name)
         stack.enter_context(_quiet())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(int(seed or 0))
@@ -165,15 +174,17 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
             f"{config.pretrained} cannot be loaded as weights of {config.name} ({reason}); give a safetensors file, or "
             "one that torch.save wrote of state_dict() alone."
         )
+    if "/" in config.pretrained or local.suffix in WEIGHT_FILES:
+        return (
+            f"There is no file {config.pretrained}, which CLIP's weights are to come from. Where it has moved, give a "
+            "trained model --weights FILE (in Python weights=FILE), and a training --set backbone.pretrained=FILE."
+        )
     tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained)
     if tag:
-        page = (
-            f"https://huggingface.co/{tag['hf_hub'].rstrip('/')}" if tag.get("hf_hub") else tag.get("url", "its page")
-        )
-        return (
-            f"The weights '{config.pretrained}' of {config.name} cannot be downloaded; where there is a network, "
-            f"download open_clip_model.safetensors from {page} and give its path: backbone.pretrained=FILE."
-        )
+        repository, files = hub_of(tag)
+        page = f"https://huggingface.co/{repository}" if repository else tag.get("url", "its page")
+        cure = CURE.format(file=files[0] if files else "the file", page=page)
+        return f"The weights '{config.pretrained}' of {config.name} cannot be loaded ({_first_line(error)}): {cure}."
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     return (
         f"Cannot load CLIP {config.name} with weights '{config.pretrained}' ({_first_line(error)}). open_clip's tags "
@@ -202,12 +213,16 @@ def _quiet() -> Iterator[None]:
     if stand_in is not None:
         root.addHandler(stand_in)
     root.addFilter(is_foreign)
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it tells of every attempt, twice; what it ends with is told in our words
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="QuickGELU mismatch", category=UserWarning)
             yield
     finally:
         root.removeFilter(is_foreign)
+        hub.setLevel(level)
         if stand_in is not None:
             root.removeHandler(stand_in)
 

@@ -4,20 +4,43 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bayes_pfl.config.settings import Settings
+from bayes_pfl.config.settings import Settings, changed_settings
 
 
 class PromptFlowVariant(Settings):
-    """Switches that only comparisons need: what the paper's Table 2 takes away, what the released code does otherwise.
+    """Switches that only comparisons need: those of the paper's tables and figures, and what the released code does.
 
     The defaults are the paper's formulation. `published_variant` has the released implementation's values.
     """
 
+    prompts: Literal["flow", "sentences", "agnostic"] = Field(
+        "flow",
+        description="the prompt flow; or in its place APRIL-GAN's sentences about the class, or AnomalyCLIP's two "
+        "learned prompts for every object (Figure 4): one prompt of each kind, without samples and uncertainty",
+    )
+    deep_blocks: int = Field(
+        9, ge=1, description="text blocks up to which learned positions are replaced; of prompts: agnostic alone"
+    )
+    text_ensemble: bool = Field(
+        False,
+        description="score with the mean of the B x R text embeddings of each kind (Table 4), without uncertainty, "
+        "instead of the mean of their maps and scores; training is the same",
+    )
     context_from_image: bool = Field(
         True, description="image-specific distribution of the context; off: no such offset (Table 2)"
     )
     state_distribution: bool = Field(
         True, description="image-agnostic distribution of the states; off: no such offset (Table 2)"
+    )
+    agnostic_context: bool = Field(
+        False,
+        description="the context distribution is given a learned free vector instead of x; with states as they are it "
+        "is IAD-IAD (Figure 5)",
+    )
+    states_from_image: bool = Field(
+        False,
+        description="the state distributions are given x + their free vector instead of that vector, and noise of "
+        "each image; with the context as it is this is ISD-ISD (Figure 5)",
     )
     condition_on_patches: bool = Field(
         True, description="the context distribution sees x = x_cls + x_patch (paper); released: x_cls alone (false)"
@@ -82,11 +105,55 @@ class PromptFlowVariant(Settings):
             raise ValueError("class_token_in_image and patches_in_image cannot both be off: x would be nothing")
         return self
 
+    @model_validator(mode="after")
+    def _conditions_have_a_distribution(self) -> "PromptFlowVariant":
+        if self.agnostic_context and not self.context_from_image:
+            raise ValueError("agnostic_context needs context_from_image: without it the context has no distribution")
+        if self.states_from_image and not self.state_distribution:
+            raise ValueError("states_from_image needs state_distribution: without it the states have no distribution")
+        if self.states_from_image and self.draws_in_order:
+            raise ValueError("states_from_image draws states for each image, draws_in_order for the first: set one")
+        if self.prompts != "agnostic" and changed_settings(self, ("deep_blocks",)):
+            raise ValueError("deep_blocks belongs to prompts: agnostic")
+        return self
+
+
+FLOW_SETTINGS = (
+    "num_prompts",
+    "context_tokens",
+    "state_tokens",
+    "flow_length",
+    "flow_initial_scale",
+    "offset_scale",
+    "variant.text_ensemble",
+    "variant.context_from_image",
+    "variant.state_distribution",
+    "variant.agnostic_context",
+    "variant.states_from_image",
+    "variant.condition_on_patches",
+    "variant.amortized_context_flow",
+    "variant.separate_state_flows",
+    "variant.variance_exponent",
+    "variant.log_det_epsilon",
+    "variant.hidden_width",
+    "variant.draws_in_order",
+)
+"""Settings of a model that mean nothing where other prompts stand in for the prompt flow."""
+
+FLOW_LOSSES = (
+    "kl_weight",
+    "orthogonal_weight",
+    "orthogonal_mean",
+    "variant.one_prompt_per_step",
+    "variant.state_log_det_over_batch",
+)
+"""Settings of the loss that mean nothing there: there is no distribution, and one prompt of each kind."""
+
 
 class ModelConfig(Settings):
     """The learned head of Bayes-PFL."""
 
-    method: Literal["bayes_pfl"] = "bayes_pfl"
+    method: Literal["bayes_pfl"] = Field("bayes_pfl", description="the method: `bayes-pfl methods` lists all")
     num_prompts: int = Field(3, ge=1, description="B, prompts in each of the two banks")
     context_tokens: int = Field(5, ge=1, description="P, learnable context vectors of a prompt")
     state_tokens: int = Field(5, ge=1, description="Q, learnable state vectors of a prompt")
@@ -104,6 +171,21 @@ class ModelConfig(Settings):
         "near 1,100 nats",
     )
     variant: PromptFlowVariant = PromptFlowVariant()
+
+    @model_validator(mode="after")
+    def _flow_settings_have_a_flow(self) -> "ModelConfig":
+        if self.variant.prompts != "flow":
+            refuse_without_flow(self.variant.prompts, changed_settings(self, FLOW_SETTINGS))
+        return self
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether scores have a spread over prompts.
+
+        Returns:
+            False for one prompt of each kind: a text ensemble, or other prompts than the flow's.
+        """
+        return self.variant.prompts == "flow" and not self.variant.text_ensemble
 
 
 class LossVariant(Settings):
@@ -135,6 +217,22 @@ class LossConfig(Settings):
     )
     focal_gamma: float = Field(2.0, ge=0, description="focusing exponent of the focal loss")
     variant: LossVariant = LossVariant()
+
+
+def refuse_without_flow(prompts: str, changed: list[str]) -> None:
+    """Refuse settings of the prompt flow where other prompts stand in for it.
+
+    Args:
+        prompts: `variant.prompts`.
+        changed: settings that are given and would change nothing.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if changed:
+        raise ValueError(
+            f"variant.prompts {prompts} has no prompt flow, which {', '.join(changed)} would set: leave that out"
+        )
 
 
 def published_variant(model: ModelConfig) -> ModelConfig:

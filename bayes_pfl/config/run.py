@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from bayes_pfl.config.architectures import architecture
 from bayes_pfl.config.methods import (
     AdaClipConfig,
     AnomalyClipConfig,
@@ -26,8 +27,15 @@ from bayes_pfl.config.methods import (
     WinClipConfig,
     recommended_settings,
 )
-from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant
-from bayes_pfl.config.settings import Settings
+from bayes_pfl.config.prompt_flow import (
+    FLOW_LOSSES,
+    LossConfig,
+    LossVariant,
+    ModelConfig,
+    PromptFlowVariant,
+    refuse_without_flow,
+)
+from bayes_pfl.config.settings import Settings, changed_settings
 
 EMBEDDED = "embedded"
 EMBEDDED_BACKBONE: dict[str, Any] = {
@@ -52,9 +60,15 @@ class BackboneConfig(Settings):
         "openai",
         description="open_clip tag, checkpoint file, package:<file inside this package>, or random:<seed> for tests",
     )
-    image_size: int = Field(518, ge=14, description="side of the square input image, pixels")
+    image_size: int = Field(
+        518,
+        ge=14,
+        description="side of the square input image, pixels; not given: 518 for ViT-L-14-336, else the architecture's",
+    )
     feature_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (6, 12, 18, 24), min_length=1, description="vision blocks, counted from 1, whose patch tokens are used"
+        (6, 12, 18, 24),
+        min_length=1,
+        description="vision blocks, counted from 1, whose patch tokens are used; not given: quarters of the depth",
     )
     quick_gelu: bool = Field(
         False, description="QuickGELU instead of exact GELU; the authors run OpenAI's weights with exact GELU"
@@ -72,6 +86,17 @@ class BackboneConfig(Settings):
         if isinstance(values, dict) and values.get("name") == EMBEDDED:
             return {**EMBEDDED_BACKBONE, **{key: value for key, value in values.items() if key != "name"}}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _architectures_own(cls, values: Any) -> Any:
+        """Image size and layers of the architecture where they are not given."""
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            return values
+        if {"image_size", "feature_layers"} <= set(values):
+            return values
+        own = architecture(values["name"])
+        return values if own is None else {"image_size": own.image_size, "feature_layers": own.quarters, **values}
 
     @field_validator("name", "pretrained")
     @classmethod
@@ -193,9 +218,26 @@ class TrainingConfig(Settings):
         return self
 
 
-MODEL_KEYS = {f"model.{name}": f"model.variant.{name}" for name in PromptFlowVariant.model_fields} | {
-    "scoring.draws_in_order": "model.variant.draws_in_order"
+ADDED_LATER: dict[str, dict[str, Any]] = {
+    "model": {"method": "bayes_pfl"},
+    "model.variant": {
+        "prompts": "flow",
+        "deep_blocks": 9,
+        "text_ensemble": False,
+        "agnostic_context": False,
+        "states_from_image": False,
+    },
+    "backbone": {"position_resize": "antialiased_bicubic"},
+    "scoring": {"edge_twice": False, "smoothed_maximum": False},
 }
+"""By section, fields that configurations of Bayes-PFL lack where they have these values, as they did before there were
+the fields: names of runs, digests and bundles of older versions stay what they were."""
+
+MODEL_KEYS = {
+    f"model.{name}": f"model.variant.{name}"
+    for name in PromptFlowVariant.model_fields
+    if name not in ADDED_LATER["model.variant"]
+} | {"scoring.draws_in_order": "model.variant.draws_in_order"}
 LOSS_KEYS = {f"loss.{name}": f"loss.variant.{name}" for name in LossVariant.model_fields}
 
 
@@ -210,14 +252,6 @@ MethodConfig = Annotated[
     Discriminator(lambda value: _method_name(value)),  # which is defined below
 ]
 """Settings of any method, told apart by `method`; without it they are Bayes-PFL's."""
-
-ADDED_LATER: dict[str, dict[str, Any]] = {
-    "model": {"method": "bayes_pfl"},
-    "backbone": {"position_resize": "antialiased_bicubic"},
-    "scoring": {"edge_twice": False, "smoothed_maximum": False},
-}
-"""Fields that configurations of Bayes-PFL lack where they have these values, as they did before there were the fields:
-names of runs, digests and bundles of older versions stay what they were."""
 
 
 class DetectorConfig(Settings):
@@ -242,9 +276,12 @@ class DetectorConfig(Settings):
         values = handler(self)
         if isinstance(self.model, ModelConfig):
             for section, fields in ADDED_LATER.items():
+                written = values
+                for part in section.split("."):
+                    written = written.get(part, {})
                 for name, default in fields.items():
-                    if values.get(section, {}).get(name) == default:
-                        del values[section][name]
+                    if written.get(name) == default:
+                        del written[name]
         return values
 
 
@@ -264,6 +301,23 @@ class RunConfig(DetectorConfig):
                 "training.second_stage_epochs trains model.variant.mapped_classification and attention_pooling: set "
                 "both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_flow_alone(self) -> "RunConfig":
+        if not isinstance(self.model, ModelConfig):
+            return self
+        variant = self.model.variant
+        if variant.states_from_image and self.loss.variant.state_log_det_over_batch:
+            raise ValueError(
+                "loss.variant.state_log_det_over_batch divides the states' of a whole batch; states_from_image has "
+                "one for each image: set one of them"
+            )
+        if variant.prompts != "flow":
+            changed = [f"loss.{key}" for key in changed_settings(self.loss, FLOW_LOSSES)]
+            names = ("num_samples", "prompt_learning_rate")[: 2 if variant.prompts == "sentences" else 1]
+            changed += [f"training.{key}" for key in changed_settings(self.training, names)]
+            refuse_without_flow(variant.prompts, changed)
         return self
 
     @model_validator(mode="after")
@@ -303,5 +357,15 @@ def _with_defaults_of_method(values: dict[str, Any]) -> dict[str, Any]:
     for section, defaults in recommended.items():
         given = values.get(section, {})
         if isinstance(given, dict) and given.get("name") != EMBEDDED:
-            values[section] = {**defaults, **given}
+            values[section] = {**(_for_another(defaults, given) if section == "backbone" else defaults), **given}
     return values
+
+
+def _for_another(recommended: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A method's recommended backbone, for another architecture where one is given: its size, and as deep layers."""
+    name = given.get("name", recommended["name"])
+    other, own = architecture(str(name)), architecture(recommended["name"])
+    if name == recommended["name"] or other is None or own is None:
+        return recommended
+    layers = other.scaled(recommended["feature_layers"], own.depth)
+    return {**recommended, "image_size": other.image_size, "feature_layers": layers}

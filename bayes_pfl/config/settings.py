@@ -1,6 +1,7 @@
 """YAML file and `key=value` overrides -> validated, frozen settings; every problem becomes one sentence."""
 
 import difflib
+import functools
 import logging
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
@@ -25,7 +26,7 @@ PAPER_LETTERS = {
     "Q": "state_tokens",
     "R": "num_samples",
 }
-"""Letters of the paper, which no key has, and what they are called here."""
+"""Letters of the paper, and what they are called here: `--set model.B=3` is `--set model.num_prompts=3`."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
     Args:
         kind: the settings' class.
         path: the YAML file; none: the defaults.
-        overrides: such as `training.epochs=5`; values are YAML, later ones win.
+        overrides: such as `training.epochs=5`; values are YAML, later ones win; the paper's letters are names too.
 
     Returns:
         The settings. Keys that have another place now are accepted, with a note in the log.
@@ -62,6 +63,7 @@ def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
     origins = {}
     for override in overrides:
         key, separator, text = override.partition("=")
+        key = _written_out(kind, key)
         if key in kind.old_keys:
             old.append(key)
         key = kind.old_keys.get(key, key)
@@ -90,6 +92,25 @@ def parse_config(kind: type[T], values: dict[str, Any], origin: str) -> T:
     return _validated(kind, values, origin, {})
 
 
+def changed_settings(settings: Settings, keys: tuple[str, ...]) -> list[str]:
+    """Which settings are not what they are by default.
+
+    Args:
+        settings: any.
+        keys: dotted keys of it.
+
+    Returns:
+        Those that differ, in their order.
+    """
+    changed = []
+    for key in keys:
+        *sections, name = key.split(".")
+        section: Settings = functools.reduce(getattr, sections, settings)
+        if getattr(section, name) != type(section).model_fields[name].default:
+            changed.append(key)
+    return changed
+
+
 def _validated(kind: type[T], values: dict[str, Any], origin: str, origins: dict[str, str]) -> T:
     """Settings from nested values; `origins` says where single dotted keys come from, if not from `origin`."""
     try:
@@ -101,6 +122,20 @@ def _validated(kind: type[T], values: dict[str, Any], origin: str, origins: dict
             sources = [source for name, source in origins.items() if f"{key}.".startswith(f"{name}.")]
             problems.setdefault(sources[-1] if sources else origin, []).append(_explain(kind, problem))
         raise ConfigError("; ".join(f"{source}: {'; '.join(texts)}" for source, texts in problems.items())) from error
+
+
+def _written_out(kind: type[Settings], key: str) -> str:
+    """A key that ends in a letter of the paper, by its name; a letter alone has to mean one key of all."""
+    section, _, letter = key.rpartition(".")
+    if letter not in PAPER_LETTERS:
+        return key
+    name, keys = PAPER_LETTERS[letter], _dotted_keys(kind)
+    if section:
+        return f"{section}.{name}" if f"{section}.{name}" in keys else key
+    meant = [each for each in keys if each.rpartition(".")[2] == name]
+    if len(meant) > 1:
+        raise ConfigError(f"'{key}' may mean {' or '.join(meant)}: write which.")
+    return meant[0] if meant else key
 
 
 def _read_yaml(path: Path | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import beta, binomtest, false_discovery_control
 
 from bayes_pfl.errors import DataError
 
@@ -168,6 +167,8 @@ def rate_bound(rank: int, images: int, confidence: float) -> float:
     >>> round(rate_bound(2, 199, 0.95), 4)
     0.0236
     """
+    from scipy.stats import beta  # a second to import, and few need it
+
     return float(beta.ppf(confidence, rank, images + 1 - rank))
 
 
@@ -182,6 +183,8 @@ def rank_beyond(images: int, rate: float, confidence: float) -> int:
     Returns:
         The smallest rank r with P(Beta(r, n + 1 - r) <= rate) <= 1 - confidence; n + 1 where none does.
     """
+    from scipy.stats import beta  # a second to import, and few need it
+
     ranks = np.arange(1, images + 1)
     certain = np.flatnonzero(beta.cdf(rate, ranks, images + 1 - ranks) <= 1 - confidence)
     return int(ranks[certain[0]]) if len(certain) else images + 1
@@ -198,6 +201,8 @@ def share_interval(hits: int, images: int, confidence: float) -> tuple[float, fl
     Returns:
         Lower and upper limit.
     """
+    from scipy.stats import binomtest  # a second to import, and few need it
+
     interval = binomtest(hits, images).proportion_ci(confidence, method="exact")
     return float(interval.low), float(interval.high)
 
@@ -216,6 +221,8 @@ def select(p_values: Sequence[float], false_discoveries: float) -> list[bool]:
     Returns:
         Whether each is selected.
     """
+    from scipy.stats import false_discovery_control  # a second to import, and few need it
+
     if not p_values:
         return []
     return [bool(adjusted <= false_discoveries + ROUNDING) for adjusted in false_discovery_control(list(p_values))]

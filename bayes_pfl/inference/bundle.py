@@ -20,9 +20,10 @@ import safetensors.torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
-from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig, parse_config
+from bayes_pfl.config import BackboneConfig, DetectorConfig, parse_config
 from bayes_pfl.data.cache import cache_folder
 from bayes_pfl.errors import BundleError, ConfigError
+from bayes_pfl.inference.model_card import UNTRAINED, model_card
 from bayes_pfl.inference.untrained import SCHEME, read_source, untrained_config
 
 FORMAT = 1
@@ -31,8 +32,6 @@ FILES = ("bundle.json", "head.safetensors", "training_images.txt", "README.md")
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = "package:embedded/bundle"
 DEMONSTRATION = "embedded demonstration model"
-UNTRAINED = {"kind": "needs no training"}
-"""What `bundle.json` says of the training of a method without any."""
 RESOLVERS = "bayes_pfl.model_sources"
 """Entry-point group: the name is a URI scheme, the object a function from URI to a local bundle folder."""
 
@@ -45,12 +44,19 @@ class Bundle:
         config: of the detector.
         weights: of the head, by name.
         record: what `bundle.json` holds; `training` tells where the model comes from.
+        clip_file: where CLIP's weights lie now, if not where `config` says.
     """
 
     def __init__(
-        self, folder: Path, config: DetectorConfig, weights: dict[str, Tensor], record: dict[str, Any]
+        self,
+        folder: Path,
+        config: DetectorConfig,
+        weights: dict[str, Tensor],
+        record: dict[str, Any],
+        clip_file: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.clip_file = clip_file
         self.config = config
         self.weights = weights
         self.record = record
@@ -59,6 +65,12 @@ class Bundle:
     def kind(self) -> str:
         """What people should know at once: "embedded demonstration model", or nothing."""
         return DEMONSTRATION if self.record["head_sha256"] == _embedded_head() else ""
+
+    @property
+    def backbone(self) -> BackboneConfig:
+        """What `Backbone` is built of: the configured one, its weights from where they lie now."""
+        moved = {} if self.clip_file is None else {"pretrained": str(self.clip_file)}
+        return self.config.backbone.model_copy(update=moved)
 
     @property
     def needs_no_training(self) -> bool:
@@ -145,7 +157,7 @@ def _write(
         "head.safetensors": head,
         "training_images.txt": listed,
         "bundle.json": (json.dumps(record, indent=1, sort_keys=True) + "\n").encode("utf-8"),
-        "README.md": _model_card(config, training, len(images)).encode("utf-8"),
+        "README.md": model_card(config, training, len(images)).encode("utf-8"),
     }
     for name, content in contents.items():
         with (folder / name).open("wb") as file:
@@ -208,18 +220,23 @@ def _discard(old: Path, folder: Path) -> None:
         old.rmdir()
 
 
-def load_bundle(source: str | Path) -> Bundle:
+def load_bundle(source: str | Path, clip_file: str | Path | None = None) -> Bundle:
     """Read and verify a bundle.
 
     Args:
         source: a folder, `embedded`, or a URI whose scheme an installed program resolves (models:/...).
+        clip_file: the file of CLIP's weights, if it no longer lies where the bundle says; its SHA-256 is checked when
+            the backbone is built.
 
     Returns:
         The bundle.
 
     Raises:
         BundleError: it is missing, of another format, or not what its checksums say.
+        ConfigError: there is no such file of weights.
     """
+    if clip_file is not None and not Path(clip_file).is_file():
+        raise ConfigError(f"There is no file {clip_file}: give that of CLIP's weights, which the model was trained on.")
     folder = resolve(source)
     try:
         if not folder.exists():
@@ -244,7 +261,7 @@ def load_bundle(source: str | Path) -> Bundle:
         weights = safetensors.torch.load(head)
     except safetensors.SafetensorError as error:
         raise BundleError(f"{folder}/head.safetensors cannot be read: {error}. Copy the bundle again.") from error
-    return Bundle(folder, config, weights, record)
+    return Bundle(folder, config, weights, record, None if clip_file is None else Path(clip_file).resolve())
 
 
 def _verify(folder: Path, record: Any, head: bytes) -> None:
@@ -350,44 +367,3 @@ def _untrained_folder(source: str) -> Path:
     if not same:
         save_bundle(folder, bundle.config, {}, UNTRAINED, [])
     return folder
-
-
-def _model_card(config: DetectorConfig, training: dict[str, Any], images: int) -> str:
-    """README.md of a bundle."""
-    backbone = config.backbone
-    trained_on = (
-        f"- Trained on {images} images (`training_images.txt` has their SHA-256: do not report results on them)"
-        if images
-        else "- Nothing was trained"
-        if training == UNTRAINED
-        else "- Which images it was trained on is not recorded: evaluating on them cannot be refused"
-    )
-    lines = [
-        "# Bayes-PFL head" if isinstance(config.model, ModelConfig) else f"# Head of {config.model.method}",
-        "",
-        f"- Backbone: {backbone.name}, weights `{backbone.pretrained}` "
-        f"(SHA-256 {backbone.weights_sha256[:16]}...), not included",
-        f"- Input: {backbone.image_size} px; vision blocks {', '.join(map(str, backbone.feature_layers))}",
-        _sizes(config),
-        trained_on,
-        "",
-        "```json",
-        json.dumps(training, indent=1, sort_keys=True),
-        "```",
-        "",
-        "Load it with `bayes_pfl.Detector.load(folder)`. It finds what it was never trained on by comparing an image",
-        "with learned descriptions of flawless and damaged objects; check it on images of your own before you rely",
-        "on it.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _sizes(config: DetectorConfig) -> str:
-    """A line of the model card: what is learned."""
-    model = config.model
-    if not isinstance(model, ModelConfig):
-        return f"- Method: {model.method}; its settings are in `bundle.json`"
-    return (
-        f"- B = {model.num_prompts} prompts, P = {model.context_tokens}, Q = {model.state_tokens}, "
-        f"K = {model.flow_length} flow steps"
-    )

@@ -13,8 +13,9 @@ from bayes_pfl.clip.placement import check_precision, on_device, placed, usable_
 from bayes_pfl.config import MAX_SAMPLES, BackboneConfig, Precision
 from bayes_pfl.errors import BundleError, ImageError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, untrained_bundle
+from bayes_pfl.inference.deciding import Decider
 from bayes_pfl.inference.encoding import ImageEncoder
-from bayes_pfl.inference.images import ImageLike, PreparedImage, check_numbers, check_pairs, prepare_image, rgb_image
+from bayes_pfl.inference.images import ImageLike, check_numbers, check_pairs, prepared_image, rgb_image
 from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction
 from bayes_pfl.inference.tiling import TiledScores, tiled_scores, viewed_prediction
 from bayes_pfl.inference.view import View, whole_threshold
@@ -24,7 +25,6 @@ from bayes_pfl.methods.method import BatchQuery, ImageQuery
 
 CLEARANCE = 3.0
 """Standard errors by which the image score must clear the threshold for `num_samples="auto"` to stop."""
-
 BATCH = 16
 """Images that a GPU scores together."""
 
@@ -32,9 +32,9 @@ BATCH = 16
 class Detector:
     """A frozen backbone with a trained head: images and class names -> `Prediction`.
 
-    A prediction depends on image, class name, R and seed alone: not on the other images of the call, their order, or
-    the process that computes it. On a GPU, where `predict` scores `BATCH` images together, that holds up to rounding,
-    or to the bit with `deterministic`. `Detector.load` builds one.
+    `Detector.load` builds one. A prediction depends on image, class name, R and seed alone: not on the other images of
+    the call, their order, or the process. On a GPU, where `predict` scores `BATCH` images together, that holds up to
+    rounding, or to the bit with `deterministic`.
 
     Args:
         bundle: the trained head.
@@ -78,6 +78,7 @@ class Detector:
             raise BundleError(f"The head in {bundle.folder} does not fit its configuration: {error}") from error
         one_by_one = deterministic or self.method.in_order
         self._batch = 1 if self.device.type == "cpu" or one_by_one else BATCH
+        self._decider = Decider(bundle, precision)
         self._encoder = ImageEncoder(self.method.encode_image, self.device, precision, compiled)
 
     @classmethod
@@ -88,31 +89,32 @@ class Detector:
         precision: Precision = "float32",
         compiled: bool = False,
         deterministic: bool = False,
+        weights: str | Path | None = None,
     ) -> "Detector":
         """Load a bundle.
 
         Args:
             source: a folder, `embedded` (the demonstration model), `models:/NAME@ALIAS` or `method:/NAME`.
             device: where to compute: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`.
-            precision: `float32` is exact; `bfloat16` runs CLIP's matrix products in that type, for speed on a GPU or
-                where the processor multiplies it fast (AMX): maps then differ from the exact ones in the third digit.
-                `tf32`, of GPUs alone, is between them.
+            precision: `float32` is exact; `bfloat16` of CLIP's matrix products is faster on a GPU or where the
+                processor has it (AMX), and maps differ in the third digit; `tf32`, of GPUs alone, is between them.
             compiled: hand the image encoder to `torch.compile`: the first image takes minutes and, on a CPU, a C++
-                compiler; later ones are faster and differ from those of the encoder as it is in the last digits.
-            deterministic: score one by one on a GPU too, where `predict` otherwise scores `BATCH` images together:
-                slower, and an image's numbers do not depend on the others of its call in the last digit either.
+                compiler; later ones are faster and differ in the last digits.
+            deterministic: score one by one on a GPU too, not `BATCH` images together: slower, and an image's numbers do
+                not depend on the others of its call in the last digit either.
+            weights: the file of CLIP's weights, if it has moved since the bundle was made; its SHA-256 is checked.
 
         Returns:
             The detector.
 
         Raises:
             BundleError: the bundle is missing or damaged.
-            BackboneError: its CLIP cannot be loaded.
-            ConfigError: the precision is unknown, or there is no such device.
+            BackboneError: its CLIP cannot be loaded, or the file holds other weights.
+            ConfigError: the precision is unknown, or there is no such device or file.
         """
         where = usable_device(device)  # before the weights are read
-        bundle = load_bundle(source)
-        return cls(bundle, Backbone(bundle.config.backbone), where, precision, compiled, deterministic)
+        bundle = load_bundle(source, weights)
+        return cls(bundle, Backbone(bundle.backbone), where, precision, compiled, deterministic)
 
     @classmethod
     def of(cls, method: str, backbone: BackboneConfig | None = None, device: str = "cpu") -> "Detector":
@@ -129,13 +131,14 @@ class Detector:
         Raises:
             ConfigError, BackboneError: the method must be trained, or cannot compute with this CLIP.
         """
-        where, bundle = usable_device(device), untrained_bundle(method, backbone)
-        return cls(bundle, Backbone(bundle.config.backbone), where)
+        bundle = untrained_bundle(method, backbone)
+        return cls(bundle, Backbone(bundle.backbone), usable_device(device))
 
     def __repr__(self) -> str:
         name = f"{self.bundle.folder.name or 'head'} ({self.bundle.record.get('head_sha256', '')[:12] or 'not stored'})"
-        backbone = self.config.backbone
-        return f"Detector({name}, {backbone.name} at {backbone.image_size} px, {self.device}, {self.precision})"
+        backbone, method = self.config.backbone, self.config.model.method
+        clip = f"{Path(backbone.name).stem} at {backbone.image_size} px"
+        return f"Detector({name}, {method} on {clip}, {self.device}, {self.precision})"
 
     @property
     def images_at_once(self) -> int:
@@ -179,7 +182,8 @@ class Detector:
             num_samples: R. `auto`: samples are drawn until the image score is `CLEARANCE` standard errors off the
                 threshold or R is `MAX_SAMPLES`; the result equals that of the same R given as a number.
             seed: seed of the samples.
-            threshold: image score that `auto` decides by; the bundle's own if it is not given.
+            threshold: image score from which an image is labelled defective, and that `auto` decides by. None: the
+                bundle's calibration labels where it holds for this R and seed, else the bundle's own threshold.
 
         Returns:
             Predictions in the images' order.
@@ -189,16 +193,17 @@ class Detector:
             ClassNameError: a name is blank or too long; nothing was computed then.
             ImageError: an image cannot be read.
         """
-        if num_samples != "auto" and self._batch > 1:
-            return self._predict_batches(images, class_names, num_samples, seed)
-        if num_samples != "auto":
-            nested = self.predict_nested(images, class_names, [num_samples], seed)
-            return [predictions[num_samples] for predictions in nested]
-        threshold = whole_threshold(self.config) if threshold is None else threshold
         self._check_names(images, class_names)
+        if num_samples == "auto":
+            threshold = whole_threshold(self.config) if threshold is None else threshold
+            pairs = zip(images, class_names, strict=True)
+            scored = [self.predict_features_until(*self._encode(image), name, threshold, seed) for image, name in pairs]
+        else:
+            check_numbers([num_samples])
+            scored = self._scored(images, class_names, num_samples, seed)
         return [
-            self.predict_features_until(*self._encode(image), name, threshold, seed)
-            for image, name in zip(images, class_names, strict=True)
+            self._decider.decided(prediction, image, name, num_samples, seed, threshold=threshold)
+            for prediction, image, name in zip(scored, images, class_names, strict=True)
         ]
 
     def predict_nested(
@@ -206,7 +211,7 @@ class Detector:
     ) -> list[dict[int, Prediction]]:
         """Predictions for several R from one pass with the largest: each equals its own separate `predict`.
 
-        Not so with `draws_in_order`, where the noise of every R is another.
+        Not so with `draws_in_order`, where the noise of every R is another. The model labels them, as in `predict`.
 
         Args:
             images: see `predict`.
@@ -224,22 +229,27 @@ class Detector:
         """
         self._check_names(images, class_names)
         check_numbers(num_samples)
-        return [
-            self.predict_features(*self._encode(image), name, num_samples, seed, position)
-            for position, (image, name) in enumerate(zip(images, class_names, strict=True))
-        ]
+        predictions = []
+        for position, (image, name) in enumerate(zip(images, class_names, strict=True)):
+            nested = self.predict_features(*self._encode(image), name, num_samples, seed, position)
+            decided = self._decider.decided
+            predictions.append({n: decided(each, image, name, n, seed) for n, each in nested.items()})
+        return predictions
 
     @torch.inference_mode()
-    def _predict_batches(
+    def _scored(
         self, images: Sequence[ImageLike], class_names: Sequence[str], num_samples: int, seed: int
     ) -> list[Prediction]:
-        """As `predict`, many images at a time; each batch is copied to the device once and back once."""
-        self._check_names(images, class_names)
-        check_numbers([num_samples])
+        """Predictions without decisions; each of a GPU's batches is copied to the device once and back once."""
         predictions: list[Prediction] = []
+        if self._batch == 1:
+            for position, pair in enumerate(zip(images, class_names, strict=True)):
+                features, key = self._encode(pair[0])
+                predictions += self.predict_features(features, key, pair[1], [num_samples], seed, position).values()
+            return predictions
         for start in range(0, len(images), self._batch):
             batch = slice(start, start + self._batch)
-            prepared = [self._prepared(image) for image in images[batch]]
+            prepared = [prepared_image(image, self.config.backbone.image_size) for image in images[batch]]
             features = self._encoder(torch.stack([image.pixels for image in prepared]))
             keys = tuple(image.noise_key for image in prepared)
             scores = self.method.batch_scores(BatchQuery(features, keys, tuple(class_names[batch]), seed), num_samples)
@@ -374,7 +384,8 @@ class Detector:
             scores = TiledScores(*[_score(seen)] * 2)
         else:
             scores = tiled_scores(seen, self.config.backbone.image_size, view.overlap, _score)
-        return viewed_prediction(scores, self.config.scoring, num_samples, view.region, pixels.size)
+        seen_as_whole = viewed_prediction(scores, self.config.scoring, num_samples, view.region, pixels.size)
+        return self._decider.decided(seen_as_whole, image, class_name, num_samples, seed, view)
 
     def _on_device(self, features: Features) -> Features:
         return Features(*(on_device(part, self.device).to(torch.float32) for part in features))
@@ -383,15 +394,7 @@ class Detector:
         check_pairs(images, class_names)
         self.check_class_names(class_names)
 
-    def _prepared(self, image: ImageLike) -> PreparedImage:
-        size = self.config.backbone.image_size
-        if isinstance(image, PreparedImage):
-            if image.pixels.shape != (3, size, size):
-                raise ImageError(f"it is prepared for {image.pixels.shape[-1]} px, and this model takes {size} px")
-            return image
-        return prepare_image(rgb_image(image), size)
-
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
         """Features and noise key of one image: one at a time, products have one shape and give the same bits."""
-        prepared = self._prepared(image)
+        prepared = prepared_image(image, self.config.backbone.image_size)
         return self._encoder(prepared.pixels[None]), prepared.noise_key

@@ -26,8 +26,11 @@ class PreparedImage(NamedTuple):
     """See `noise_key`."""
 
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray | PreparedImage
-"""A file's path, its bytes, a PIL image, a (height, width, 3) uint8 array, or an image prepared for the model."""
+Photo = str | Path | bytes | Image.Image | np.ndarray
+"""A file's path, its bytes, a PIL image, or a (height, width, 3) uint8 array."""
+
+ImageLike = Photo | PreparedImage
+"""A `Photo`, or an image prepared for the model."""
 
 GIVE = (
     "give a path, the file's bytes, a PIL image, or a (height, width, 3) uint8 array: "
@@ -63,6 +66,20 @@ def rgb_image(image: ImageLike) -> Image.Image:
     raise ImageError(f"{_described(image)} is no image; {GIVE}")
 
 
+def file_sha256(image: ImageLike) -> str:
+    """What tells an image's file from others, as batch scoring does.
+
+    Args:
+        image: what the caller has.
+
+    Returns:
+        SHA-256 of a file's bytes; empty for pixels, whose file is not known.
+    """
+    if isinstance(image, str | Path):
+        image = Path(image).read_bytes()
+    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else ""
+
+
 def prepare_image(image: Image.Image, size: int) -> PreparedImage:
     """Resize an image for a model, and hash it.
 
@@ -75,6 +92,26 @@ def prepare_image(image: Image.Image, size: int) -> PreparedImage:
     """
     pixels = square_pixels(image, size)
     return PreparedImage(pixels, noise_key(normalized(pixels)))
+
+
+def prepared_image(image: ImageLike, size: int) -> PreparedImage:
+    """An image as a model takes it.
+
+    Args:
+        image: what the caller has, prepared or not.
+        size: side of the model's square input, pixels.
+
+    Returns:
+        Its pixels, and what its noise is keyed by.
+
+    Raises:
+        ImageError: it cannot be read, or is prepared for a model of another size.
+    """
+    if not isinstance(image, PreparedImage):
+        return prepare_image(rgb_image(image), size)
+    if image.pixels.shape != (3, size, size):
+        raise ImageError(f"it is prepared for {image.pixels.shape[-1]} px, and this model takes {size} px")
+    return image
 
 
 def is_one_image(images: object) -> bool:

@@ -1,23 +1,35 @@
 """A method's scores of one image -> `Prediction`: image score, uncertainty, smoothed map (section 3.5)."""
 
+import inspect
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from bayes_pfl.config import ScoringConfig
+from bayes_pfl.data.preprocess import encode_png
+from bayes_pfl.decisions.boundaries import Decision, Label
+from bayes_pfl.errors import ConfigError, OutputError
+from bayes_pfl.inference import heatmap
+from bayes_pfl.inference.images import Photo, rgb_image
+from bayes_pfl.inference.outlines import OutlinedRegion, outlined_regions
 from bayes_pfl.inference.view import RegionOfInterest
 from bayes_pfl.methods.maps import PromptScores, smooth
 
+UNDECIDED = Decision(None)
+
 
 class Prediction(NamedTuple):
-    """Scores and maps of one image.
+    """Scores and maps of one image. It holds no pixels: methods that draw or measure take the image once more.
 
     Attributes:
-        image_score: text_weight * text_score + map_weight * map_score (0.5 each by default): the higher, the more
-            anomalous.
+        image_score: text_weight * text_score + map_weight * map_score (0.5 each by default), a number from 0 to 1: the
+            higher, the more anomalous.
         uncertainty: standard deviation of the image score over the B x R prompts, in the score's unit; None for a
             method that has no distribution: it is not known then, and not 0.
         anomaly_map: (height, width) float32 in [0, 1], smoothed as configured; at the model's image size, or for tiles
@@ -28,6 +40,15 @@ class Prediction(NamedTuple):
         map_score: maximum of the map before smoothing, in [0, 1] (s_img); of the smoothed map where
             `scoring.smoothed_maximum` says so.
         num_samples: number of samples R that was used; a method without a distribution ignores it.
+        decision: what the threshold or the model's calibration says of the image: label, p-value and reasons. Its label
+            is None where there is neither, and for predictions from features.
+
+    >>> from PIL import Image
+    >>> from bayes_pfl import Detector
+    >>> photo = Image.new("RGB", (100, 80))
+    >>> (prediction,) = Detector.load("embedded").predict([photo], ["metal plate"], num_samples=1, threshold=1.0)
+    >>> prediction.label, prediction.overlay(photo).size, prediction.resized(photo).shape
+    ('good', (100, 80), (80, 100))
     """
 
     image_score: float
@@ -37,6 +58,91 @@ class Prediction(NamedTuple):
     text_score: float
     map_score: float
     num_samples: int
+    decision: Decision = UNDECIDED
+
+    @property
+    def label(self) -> Label | None:
+        """`good`, `defective`, or `unsure`, which only a calibration says; None where nothing decides."""
+        return self.decision.label
+
+    def resized(self, image: Photo | tuple[int, int]) -> Float[np.ndarray, "height width"]:
+        """The anomaly map at the image's own size, scaled bilinearly.
+
+        Args:
+            image: the image that was scored (path, bytes, PIL image or array), or its (width, height) in pixels, after
+                its EXIF note turned it upright.
+
+        Returns:
+            (height, width) float32 in [0, 1].
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        size = image if isinstance(image, tuple) else rgb_image(image).size
+        if size == self.anomaly_map.shape[::-1]:
+            return self.anomaly_map
+        return np.asarray(Image.fromarray(self.anomaly_map).resize(size, Image.Resampling.BILINEAR))
+
+    def overlay(self, image: Photo, alpha: float = 0.6) -> Image.Image:
+        """The image with the anomaly map over it: 0 leaves a pixel as it is, 1 is brightest, whatever the image.
+
+        Args:
+            image: the image that was scored.
+            alpha: opacity of the value 1, from 0 to 1.
+
+        Returns:
+            An RGB image of the image's size.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return heatmap.overlay(rgb_image(image), self.anomaly_map, alpha)
+
+    def save(self, path: str | Path, image: Photo | None = None) -> None:
+        """Write the heat map as an 8-bit RGB PNG: dark for 0, bright for 1, of the map's size.
+
+        The map's own values are `anomaly_map`: `numpy.save` keeps them.
+
+        Args:
+            path: ends in .png; a file that is there is replaced.
+            image: the image that was scored: its `overlay` is written instead.
+
+        Raises:
+            ConfigError: the path does not end in .png.
+            ImageError: the image cannot be read.
+            OutputError: the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise ConfigError(f"'{path}' does not end in .png, which is what is written; name it {path.stem}.png.")
+        picture = heatmap.heat_map(self.anomaly_map) if image is None else self.overlay(image)
+        try:
+            path.write_bytes(encode_png(picture))
+        except OSError as error:
+            raise OutputError(f"Cannot write {path} ({error.strerror or error}); choose another path.") from error
+
+    def regions(self, threshold: float, image: Photo | tuple[int, int]) -> list[OutlinedRegion]:
+        """The connected parts of the map at or above a threshold.
+
+        Args:
+            threshold: lowest map value inside a region. A threshold of image scores is another thing.
+            image: the image that was scored, or its (width, height): see `resized`.
+
+        Returns:
+            Box, polygons and area in pixels of the image, and the largest map value inside as `score`; the highest
+            score first.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        width, height = image if isinstance(image, tuple) else rgb_image(image).size
+        return outlined_regions(self.anomaly_map, threshold, width, height)
+
+
+for _name, _sentence in re.findall(
+    r"^    (\w+): (.+(?:\n {8}.+)*)", inspect.cleandoc(Prediction.__doc__ or ""), re.MULTILINE
+):  # help() would say "Alias for field number 0"
+    getattr(Prediction, _name).__doc__ = " ".join(_sentence.split())
 
 
 def image_score(scores: PromptScores, scoring: ScoringConfig) -> float:

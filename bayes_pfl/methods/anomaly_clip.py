@@ -117,7 +117,7 @@ class ObjectText:
         tokenizer, device = backbone.tokenizer, self.encoder.device
         if model.deep_blocks > len(self.encoder.blocks):
             raise ConfigError(
-                f"model.deep_blocks is {model.deep_blocks}, but the text encoder has {len(self.encoder.blocks)} blocks."
+                f"deep_blocks is {model.deep_blocks}, but the text encoder has {len(self.encoder.blocks)} blocks."
             )
         words = [
             [*tokenizer.encode(each), tokenizer.eot_token_id] for each in (model.normal_words, model.abnormal_words)

@@ -20,6 +20,7 @@ from bayes_pfl.methods.prompt_ensemble import PromptEnsemble
 from bayes_pfl.methods.prompt_flow.head import other_tokens
 from bayes_pfl.methods.prompt_flow.method import PromptFlow
 from bayes_pfl.methods.prompt_flow.objective import PromptFlowObjective
+from bayes_pfl.methods.prompt_flow.pairs import PairScorer
 from bayes_pfl.methods.winclip import WinClip, winclip_encoder
 
 Weights = dict[str, Tensor]
@@ -46,6 +47,12 @@ class Row(NamedTuple):
 
 def _plain(_: Any, backbone: Backbone) -> FrozenEncoder:
     return FrozenEncoder(backbone.encode_image, backbone.plain_kind)
+
+
+def _bayes_pfl(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
+    if _settings(config).variant.prompts == "flow":
+        return PromptFlow(config, backbone, device, weights)
+    return WithoutSamples(PairScorer(config, backbone, device, weights))
 
 
 def _prompt_ensemble(config: DetectorConfig, backbone: Backbone, device: torch.device, weights: Weights) -> Method:
@@ -90,9 +97,9 @@ def _sentence_tokens(model: Any, tokenizer: Any) -> int:
 METHODS: dict[str, Row] = {
     "bayes_pfl": Row(
         _plain,
-        PromptFlow,
+        _bayes_pfl,
         PromptFlowObjective,
-        lambda model, _: other_tokens(model),
+        other_tokens,
         "Bayes-PFL (CVPR 2025)",
         "code MIT; weights: none stated",
     ),

@@ -77,7 +77,7 @@ def sorted_scores(rows: Iterable[Row], normal: int, bundle: Bundle) -> Calibrati
     left_out, both, trained_on = [], [], training_images(bundle)
     for position, row in enumerate(rows):
         kind = int(position >= normal)
-        if row["pred_score"] is None:
+        if row["image_score"] is None:
             left_out.append(f"{row['sample_id']}: {row['error']}")
             continue
         earlier = seen.get(row["sha256"])
@@ -113,7 +113,7 @@ def _table(rows: Sequence[Row]) -> ScoredImages:
     uncertainties = [row["uncertainty"] for row in rows]
     return ScoredImages(
         sha256=tuple(row["sha256"] for row in rows),
-        scores=tuple(row["pred_score"] for row in rows),
+        scores=tuple(row["image_score"] for row in rows),
         map_maxima=tuple(row["map_maximum"] for row in rows),
         uncertainties=None if None in uncertainties else tuple(uncertainties),
     )

@@ -43,12 +43,15 @@ def start_ray(cpus_needed: float = 1.0, gpus_needed: float = 0.0) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS", "")
+    joining = address not in ("", "local")
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        where = f"Joining the Ray cluster at {address}" if joining else "Starting Ray on this machine"
+        print(f"{where} ...", file=sys.stderr, flush=True)
     import ray
     import ray.data  # sets its logger's level when it is imported
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    address = os.environ.get("RAY_ADDRESS", "")
-    joining = address not in ("", "local")
     if not ray.is_initialized():
         if joining:
             check_address(address)

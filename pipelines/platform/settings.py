@@ -17,6 +17,9 @@ class DataSettings(Settings):
     features: str | None = Field(
         None, description="folder or URI of frozen features of these shards; none: encode images in every epoch"
     )
+    init: str | None = Field(
+        None, description="bundle whose head the training goes on from (fine-tuning); none: a new head"
+    )
     split: str | None = Field("test", description="split of the shards that is used; the method trains on test splits")
     validation_categories: tuple[str, ...] = Field((), description="categories kept out of training, for validation")
     validation_share: float = Field(
@@ -82,7 +85,7 @@ class TrainSettings(RunConfig):
         Returns:
             Nested settings that JSON can hold.
         """
-        places: Any = {"output": True, "tracking": True, "cluster": {"storage"}, "data": {"train", "features"}}
+        places: Any = {"output": True, "tracking": True, "cluster": {"storage"}, "data": {"train", "features", "init"}}
         return self.model_dump(mode="json", exclude=places)
 
     def name(self, images: str) -> str:
@@ -98,7 +101,8 @@ class TrainSettings(RunConfig):
         """
         deciding = {"num_workers", "use_gpu", "threads_per_worker"}
         spread = set(ClusterSettings.model_fields) - deciding
-        places: Any = {"output": True, "tracking": True, "cluster": spread, "data": {"train", "features"}}
+        without = {"train", "features"} | ({"init"} if self.data.init is None else set())
+        places: Any = {"output": True, "tracking": True, "cluster": spread, "data": without}
         cluster = self.cluster.model_copy(update={"use_gpu": bool(self.cluster.use_gpu)})
         text = self.model_copy(update={"cluster": cluster}).model_dump_json(exclude=places) + images
         return f"train-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -100,7 +100,7 @@ def make_task(args: argparse.Namespace, view: View, images: Sequence[ImageInput]
     gpus = gpus_here if len(images) <= PART_IMAGES else gpus_in_reach  # a few images need no cluster
     actors = choose_actors(options, args.use_gpu, args.workers, gpus)
     args.workers = actors.number
-    bundle = load_bundle(args.model)
+    bundle = load_bundle(args.model, args.weights)
     _check_class_names(bundle, images)
     number, seed, threads = args.num_samples, args.seed, args.threads
     return ScoringTask(

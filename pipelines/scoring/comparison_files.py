@@ -12,7 +12,7 @@ from pipelines.platform.html import Cell, ReportTable, table, write_report
 FILES = ("comparison.csv", "images.csv", "comparison.md", "comparison.html", "comparison.json")
 """What a comparison writes, in this order."""
 
-IMAGE_COLUMNS = ("category", "sample_id", "kind", "score A", "score B", "rank A", "rank B", "A - B")
+IMAGE_COLUMNS = ("category", "sample_id", "kind", "image_score A", "image_score B", "rank A", "rank B", "A - B")
 
 
 def write_comparison(folder: Path, result: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> list[Path]:

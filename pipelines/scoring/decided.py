@@ -47,7 +47,7 @@ def decide_all(labelling: Labelling, datasets: Sequence[EvaluatedDataset], score
         score, spread = (
             None if np.isnan(value) else float(value) for value in (scored.scores[at], scored.uncertainties[at])
         )
-        row = {"pred_score": score, "uncertainty": spread, "class_name": ref.class_name, "sha256": ref.sha256}
+        row = {"image_score": score, "uncertainty": spread, "class_name": ref.class_name, "sha256": ref.sha256}
         decisions.append(labelling.decide(row))
     return decisions
 

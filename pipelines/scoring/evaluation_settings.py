@@ -12,6 +12,7 @@ class EvaluateSettings(Settings):
     """What is evaluated on what."""
 
     model: str = Field("embedded", description="bundle by path or URI, embedded, or models:/NAME@ALIAS")
+    weights: str | None = Field(None, description="file of CLIP's weights; none: where the bundle says")
     shards: tuple[str, ...] = Field((), description="folders of shards by path or URI, one dataset each")
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")

@@ -57,7 +57,7 @@ def write_gallery(path: Path, table: pa.Table, summary: dict[str, Any]) -> None:
         table: all rows.
         summary: see `summarise`.
     """
-    ranked = table.filter(pc.is_valid(table["pred_score"])).sort_by([("pred_score", "descending")])
+    ranked = table.filter(pc.is_valid(table["image_score"])).sort_by([("image_score", "descending")])
     body = [f"<h1>{counted(summary['scored'], 'image')} by score</h1>"]
     notes = [
         f"Model version {summary['model_version']}, R = {summary['num_samples']}, seed {summary['seed']}, "
@@ -93,6 +93,6 @@ def _entry(row: dict[str, Any], folder: Path) -> str:
     label = f"{row['pred_label']}, " if row["pred_label"] else ""
     return (
         f'<li><div class="tiles">\n{tiles}\n</div>\n'
-        f"<p><b>{row['pred_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
+        f"<p><b>{row['image_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
         f"uncertainty {'-' if row['uncertainty'] is None else format(row['uncertainty'], '.3f')}</p></li>"
     )

@@ -50,7 +50,7 @@ def scored_images(row: Mapping[str, Any]) -> list[ScoredImage]:
         ScoredImage(None, None, each.error, None)
         if each.error is not None
         else each._replace(
-            pred_score=_number(each.pred_score),
+            image_score=_number(each.image_score),
             uncertainty=_number(each.uncertainty),
             map_maximum=_number(each.map_maximum),
             width=int(each.width or 0),

@@ -33,7 +33,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, description: str, default: str | None = None) -> None:
-    """`--model SOURCE`, and `--method NAME` in its place.
+    """`--model SOURCE`, and `--method NAME` in its place; `--weights FILE`.
 
     Args:
         parser: gets the options.
@@ -49,6 +49,9 @@ def add_model(parser: argparse.ArgumentParser, description: str, default: str | 
         type=method_source,
         metavar="NAME",
         help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="CLIP's weights, if the file has moved since the model was made"
     )
 
 

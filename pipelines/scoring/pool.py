@@ -1,5 +1,6 @@
 """Image files -> scores, part by part: here if they are few, over Ray if they are many."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,6 +51,8 @@ def score_parts(
     """
     source, parts = ImageFiles(task, overlays), make_parts(images)
     if sum(len(parts[number]) for number in todo) <= PART_IMAGES:
+        if todo:
+            print("Loading the model ...", file=sys.stderr, flush=True)
         predictor = Predictor(task.on_this_machine()) if todo else None  # a cluster would only cost its start
         for number in todo:
             assert predictor is not None
@@ -58,7 +61,7 @@ def score_parts(
     start_ray(workers, workers if task.device == "cuda" else 0)
     work = [{"part": number, **piece([images[at] for at in parts[number]])} for number in todo]
     for row in score_pieces(source, task, work, workers):
-        advance(len(row["pred_score"]))
+        advance(len(row["image_score"]))
         yield int(row["part"]), scored_images(row)
 
 

@@ -29,7 +29,7 @@ PART = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("class_name", pa.string(), nullable=False),
-        pa.field("pred_score", pa.float64()),
+        pa.field("image_score", pa.float64()),
         pa.field("uncertainty", pa.float64()),
         pa.field("anomaly_map", pa.string()),
         pa.field("error", pa.string()),
@@ -42,11 +42,13 @@ PART = pa.schema(
     ]
 )
 
+OLD_NAMES = {"pred_score": "image_score"}
+"""Columns of parts that earlier versions wrote, and their names now."""
 
 TABLE = (
     "sample_id",
     "class_name",
-    "pred_score",
+    "image_score",
     "pred_label",
     "p_value",
     "uncertainty",
@@ -66,7 +68,7 @@ TABLE = (
 class ScoredImage(NamedTuple):
     """What came of one image: a score, or the reason why there is none."""
 
-    pred_score: float | None
+    image_score: float | None
     uncertainty: float | None
     error: str | None
     overlay: bytes | None
@@ -219,7 +221,8 @@ class Results:
         tables = []
         for number in range(len(self.parts)):
             with pa.memory_map(str(self._part(number))) as source:
-                tables.append(pa.ipc.open_file(source).read_all())
+                table = pa.ipc.open_file(source).read_all()
+            tables.append(table.rename_columns([OLD_NAMES.get(name, name) for name in table.column_names]))
         return pa.concat_tables(tables, promote_options="default")
 
     def finish(self, task: ScoringTask, labelling: Labelling) -> tuple[pa.Table, dict[str, Any], list[str | None]]:
@@ -271,7 +274,7 @@ def part_row(image: ImageInput, result: ScoredImage, overlay: str | None = None)
     return {
         "sample_id": image.sample_id,
         "class_name": image.class_name,
-        "pred_score": result.pred_score,
+        "image_score": result.image_score,
         "uncertainty": result.uncertainty,
         "anomaly_map": overlay,
         "error": result.error,
@@ -341,8 +344,8 @@ def summarise(table: pa.Table, task: ScoringTask, labelling: Labelling) -> dict[
     Returns:
         Counts, the highest score, why there are no labels, and every image that has no score.
     """
-    failed = table.filter(pc.is_null(table["pred_score"]))
-    scores = table["pred_score"].drop_null()
+    failed = table.filter(pc.is_null(table["image_score"]))
+    scores = table["image_score"].drop_null()
     counts = Counter(table["pred_label"].to_pylist())
     return {
         "kind": task.bundle.kind,

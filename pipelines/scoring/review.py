@@ -20,7 +20,7 @@ from pipelines.scoring.thresholds import Labelling
 
 SHOWN = 500
 """Images on the page, the most uncertain ones: a page of more is slow to open. The CSV file has all."""
-COLUMNS = ("path", "class_name", "pred_score", "p_value", "pred_label", "verdict")
+COLUMNS = ("path", "class_name", "image_score", "p_value", "pred_label", "verdict")
 INTRODUCTION = (
     "Say of each image what it is, then download what was said: <code>bayes-pfl calibrate</code> takes the CSV file "
     "for --normal and for --anomalous. What you said stays in this browser until you download it."
@@ -56,7 +56,7 @@ function download(name, text) {
 }
 function cell(text) { return /[",\\r\\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text; }
 document.getElementById("csv").addEventListener("click", () => {
-  const lines = ["path,class_name,pred_score,p_value,pred_label,verdict"];
+  const lines = ["path,class_name,image_score,p_value,pred_label,verdict"];
   for (const { dataset } of items) {
     const values = [dataset.path, dataset.className, dataset.score, dataset.p, dataset.label, said[dataset.path] || ""];
     lines.push(values.map(cell).join(","));
@@ -118,7 +118,7 @@ def write_review(folder: Path, maps: Path, rows: pa.Table, images: Sequence[Imag
         {**row, "path": printable(image.location)} for row, image in zip(rows.to_pylist(), images, strict=True)
     ]
     everything.sort(key=lambda entry: _certainty(entry, labelling))
-    entries = [entry for entry in everything if entry["pred_score"] is not None]
+    entries = [entry for entry in everything if entry["image_score"] is not None]
     shown, path = entries[:SHOWN], folder / "review.csv"
     was_there = path.exists()  # what somebody wrote into it stays
     try:
@@ -149,9 +149,9 @@ def _certainty(entry: dict[str, Any], labelling: Labelling) -> tuple[bool, float
     """Sorts what is unsure first, then what is close to the threshold; without one, the highest scores first."""
     own = None if labelling.calibration is None else labelling.calibration.boundaries(entry["class_name"])
     threshold = labelling.threshold if own is None else own.defective_above
-    if threshold is None or entry["pred_score"] is None:
-        return True, -(entry["pred_score"] or 0.0)
-    return entry["pred_label"] != "unsure", abs(entry["pred_score"] - threshold)
+    if threshold is None or entry["image_score"] is None:
+        return True, -(entry["image_score"] or 0.0)
+    return entry["pred_label"] != "unsure", abs(entry["image_score"] - threshold)
 
 
 def _entry(entry: dict[str, Any]) -> str:
@@ -160,7 +160,7 @@ def _entry(entry: dict[str, Any]) -> str:
     data = {
         "path": entry["path"],
         "class-name": entry["class_name"],
-        "score": f"{entry['pred_score']:.6g}",
+        "score": f"{entry['image_score']:.6g}",
         "p": p_value,
         "label": entry["pred_label"] or "",
         "width": str(entry["width"] or ""),
@@ -171,7 +171,7 @@ def _entry(entry: dict[str, Any]) -> str:
     buttons = " ".join(f'<button type="button" value="{word}">{word}</button>' for word in ("good", "defective"))
     return (
         f'<li {attributes}><a href="{link}"><img src="{link}" loading="lazy" alt="heat map over {name}"></a>\n'
-        f"<p><b>{entry['pred_label'] or 'no verdict'}</b>, {entry['pred_score']:.3f}"
+        f"<p><b>{entry['pred_label'] or 'no verdict'}</b>, {entry['image_score']:.3f}"
         f"{f', p = {p_value}' if p_value else ''} {name}{why}</p>\n<p>{buttons}</p></li>"
     )
 

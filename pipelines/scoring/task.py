@@ -79,7 +79,7 @@ class ScoringTask(NamedTuple):
             The detector, with the threads, device and options of the task.
         """
         torch.set_num_threads(self.threads)
-        backbone = Backbone(self.bundle.config.backbone)
+        backbone = Backbone(self.bundle.backbone)
         return Detector(self.bundle, backbone, torch.device(self.device), **dict(self.options))
 
     def predict_all(self, detector: Detector, images: Sequence[tuple[ImageLike, str]]) -> list[Prediction]:

@@ -132,7 +132,7 @@ class Labelling(NamedTuple):
         Returns:
             The decision; one without a label where there is no score.
         """
-        score = row["pred_score"]
+        score = row["image_score"]
         if score is None:
             return Decision(None)
         if self.threshold is not None:

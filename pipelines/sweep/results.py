@@ -21,6 +21,8 @@ from pipelines.sweep.trial import Outcome, TuneSettings, bundle_name
 from pipelines.training.loop import SELECTION
 
 Row = dict[str, Any]
+FIGURES = "validation_"
+"""What keys of figures begin with: shares, which files hold as fractions and people read in percent."""
 
 
 def gather(
@@ -109,7 +111,7 @@ def _write_page(
 
 
 def printable(rows: list[Row]) -> list[Row]:
-    """Rows for a table: short names, figures rounded to four digits, no paths.
+    """Rows for a table: short names, figures in percent, no paths.
 
     Args:
         rows: rows of results.json.
@@ -119,7 +121,9 @@ def printable(rows: list[Row]) -> list[Row]:
     """
     return [
         {
-            _title(key): round(value, 4) if isinstance(value, float) else value
+            _title(key): round(100 * value if key.startswith(FIGURES) else value, 4)
+            if isinstance(value, float)
+            else value
             for key, value in row.items()
             if key != "bundle"
         }
@@ -138,12 +142,12 @@ def best_line(results: dict[str, Any]) -> str:
 
     >>> best_line({"best": {"model.num_prompts": 3, "num_samples": 5, "validation_pixel_ap": 0.4321},
     ...            "validation_images": 9})
-    'num_prompts 3, num_samples 5: validation pixel AP 0.4321 on 9 validation images'
+    'num_prompts 3, num_samples 5: validation pixel AP 43.2 % on 9 validation images'
     """
     best = results["best"]
     settings = {key: value for key, value in best.items() if "." in key}
     parts = [f"{_short(key)} {value}" for key, value in settings.items()] + [f"num_samples {best['num_samples']}"]
-    figure = f"{_title(SELECTION)} {best[SELECTION]:.4f}"
+    figure = f"validation pixel AP {100 * best[SELECTION]:.1f} %"
     return f"{', '.join(parts)}: {figure} on {results['validation_images']} validation images"
 
 
@@ -194,8 +198,11 @@ def plot_pair(path: Path, rows: list[Row], first: str, second: str) -> Path:
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2 if np.isfinite(grid).any() else 0.0
     for (y, x), value in np.ndenumerate(grid):
         if np.isfinite(value):
-            axes.text(x, y, f"{value:.3f}", ha="center", va="center", color="black" if value > middle else "white")
-    figure.colorbar(shown, label=_title(SELECTION))
+            axes.text(
+                x, y, f"{100 * value:.1f}", ha="center", va="center", color="black" if value > middle else "white"
+            )
+    colours = figure.colorbar(shown, label=_title(SELECTION))
+    colours.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}")
     figure.savefig(path, dpi=110)
     return path
 
@@ -228,6 +235,7 @@ def pareto_plot(path: Path, rows: list[Row]) -> Path:
         )
     axes.set_xlabel("seconds per image, one process")
     axes.set_ylabel(_title(SELECTION))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}")
     figure.savefig(path, dpi=110)
     return path
 
@@ -258,4 +266,7 @@ def _short(key: str) -> str:
 
 
 def _title(key: str) -> str:
-    return key.removeprefix("validation_") if key != SELECTION else "validation pixel AP"
+    """A column's name for people; figures are shown in percent."""
+    if not key.startswith(FIGURES):
+        return key
+    return f"{key.removeprefix(FIGURES) if key != SELECTION else 'validation pixel AP'}, %"

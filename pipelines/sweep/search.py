@@ -6,9 +6,10 @@ import json
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bayes_pfl.config import DetectorOptions, Settings
+from bayes_pfl.config.settings import PAPER_LETTERS
 from bayes_pfl.errors import ConfigError
 
 
@@ -42,6 +43,23 @@ class SweepSettings(Settings):
     cpus_per_trial: float = Field(1.0, gt=0, description="logical CPUs of one trial; as many run at once as fit")
     early_stopping: bool = Field(False, description="stop weak trials early (ASHA) by validation pixel AP")
     seed: int = Field(0, ge=0, description="of the random or Bayesian choice")
+
+    @field_validator("grid", "ranges", "log_ranges", mode="before")
+    @classmethod
+    def _letters_written_out(cls, value: Any) -> Any:
+        """B, K, P and Q of the paper, alone or behind `model.`, by their names."""
+        if not isinstance(value, dict):
+            return value
+        written: dict[str, Any] = {}
+        for key, values in value.items():
+            letter = str(key).removeprefix("model.")
+            if letter == "R":
+                raise ValueError("R needs no training of its own: sweep.num_samples=[1, 5] has its values")
+            name = f"model.{PAPER_LETTERS[letter]}" if letter in PAPER_LETTERS else key
+            if name in written:
+                raise ValueError(f"{name} is named twice")
+            written[name] = values
+        return written
 
 
 Overrides = dict[str, Any]

@@ -1,6 +1,6 @@
 """A trained head -> its bundle: the configuration names the very weights of the backbone that it was trained with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def write_bundle(
     head: dict[str, Tensor],
     record: dict[str, Any],
     training: Sequence[SampleRef],
+    earlier: Iterable[str] = (),
 ) -> None:
     """Write a bundle that is refused with any other weights of the backbone.
 
@@ -29,11 +30,12 @@ def write_bundle(
         head: state dict of the method.
         record: where it comes from, as JSON holds it.
         training: samples it was trained on.
+        earlier: SHA-256 of images that the head was trained on before.
 
     Raises:
         BundleError: the folder cannot be written, or holds something else.
     """
     config = run.detector()
     weights = config.backbone.model_copy(update={"weights_sha256": backbone.digest})
-    images = [ref.sha256 for ref in training]
+    images = [*(ref.sha256 for ref in training), *earlier]
     save_bundle(folder, config.model_copy(update={"backbone": weights}), head, record, images)

@@ -13,6 +13,7 @@ from bayes_pfl.data.remote import local_copy
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.data.shards import file_sha256, read_shard
 from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.platform.settings import TrainSettings
@@ -95,7 +96,7 @@ def images_digest(training: Sequence[SampleRef], validation: Sequence[SampleRef]
 
 
 def weights_by_content(settings: RunSettings) -> RunSettings:
-    """The same settings, with local CLIP files, architecture and weights, named by SHA-256 instead of path.
+    """The same settings, with local CLIP files and the head that is gone on from named by SHA-256 instead of path.
 
     Args:
         settings: a run with absolute paths.
@@ -105,7 +106,10 @@ def weights_by_content(settings: RunSettings) -> RunSettings:
     """
     files = {field: Path(getattr(settings.backbone, field)) for field in ("name", "pretrained")}
     named = {field: file_sha256(file) for field, file in files.items() if file.is_file()}
-    return settings.model_copy(update={"backbone": settings.backbone.model_copy(update=named)})
+    data = settings.data
+    if data.init is not None:
+        data = data.model_copy(update={"init": load_bundle(data.init).record["head_sha256"]})
+    return settings.model_copy(update={"backbone": settings.backbone.model_copy(update=named), "data": data})
 
 
 def require_masks(training: Sequence[SampleRef]) -> None:

@@ -26,6 +26,7 @@ from pipelines.training.checkpoints import (
     load_newest,
     read_checkpoint,
 )
+from pipelines.training.initial import initial_head
 from pipelines.training.validation import validate
 
 STOP_FILE = "stopped.json"
@@ -91,6 +92,9 @@ class _Loop:
         device = torch.device("cuda") if settings.cluster.use_gpu else torch.device("cpu")
         steps_per_epoch = len(global_batches(len(self.training), settings.training.batch_size, 0, 0))
         self.trainer = Trainer(settings, Backbone(settings.backbone).to(device), device, steps_per_epoch, self.workers)
+        start = initial_head(settings, self.trainer.backbone)
+        if start is not None:
+            self.trainer.model.load_state_dict(start.weights)
         folder, kind = settings.data.features, self.trainer.method.feature_kind
         self.shards = FeatureShards(folder, self.trainer.backbone, kind) if folder else None
         self.history: list[dict[str, float]] = []

@@ -20,12 +20,15 @@ def with_absolute_paths(settings: RunSettings) -> RunSettings:
     Returns:
         The same run for any process of this machine; URIs and names of published weights stay.
     """
-    features = settings.data.features and absolute(settings.data.features)
+    data = settings.data
+    places = {"train": absolute(data.train), "features": data.features and absolute(data.features)}
+    if data.init is not None and Path(data.init).is_dir():
+        places["init"] = absolute(data.init)
     storage = settings.cluster.storage and absolute(settings.cluster.storage).rstrip("/")
     return settings.model_copy(
         update={
             "backbone": _absolute_files(settings.backbone),
-            "data": settings.data.model_copy(update={"train": absolute(settings.data.train), "features": features}),
+            "data": data.model_copy(update=places),
             "cluster": settings.cluster.model_copy(update={"storage": storage}),
             "output": absolute(settings.output).rstrip("/"),
             "tracking": resolved(settings.tracking),

@@ -119,11 +119,13 @@ def epoch_line(history: list[dict[str, float]], index: int) -> str:
 
     >>> epoch_line([{"total": 2.0, "stage": 1}, {"total": 1.5, "stage": 1, "images_per_second": 12.3}], 1)
     'total 1.5 (-0.5)  images_per_second 12.3'
+    >>> epoch_line([{"total": 2.0, "stage": 1, "validation_pixel_ap": 0.4321}], 0)
+    'total 2  validation_pixel_ap 43.2 %'
     """
     metrics = history[index]
     before = history[index - 1] if index > 0 and history[index - 1]["stage"] == metrics["stage"] else None
     change = "" if before is None else f" ({metrics['total'] - before['total']:+.4g})"
     parts = [f"total {metrics['total']:.4g}{change}"]
-    parts += [f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics]
+    parts += [f"{name} {100 * metrics[name]:.1f} %" for name in SHOWN if name in metrics]
     parts += [f"images_per_second {metrics['images_per_second']:.3g}"] if "images_per_second" in metrics else []
     return "  ".join(parts)

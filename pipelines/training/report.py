@@ -1,6 +1,6 @@
 """A training run -> a page: loss and validation by epoch, and heat maps of a few images, also as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,11 +38,15 @@ def write_training_report(
     images = [report_image(detector, ref, VALIDATION_SAMPLES) for ref in chosen(refs)]
     for index, image in enumerate(images):
         overlay(image.image, image.anomaly_map).save(folder / f"heat-{index}.png")
-    rows = [
-        {key: int(value) if key in ("epoch", "stage") else value for key, value in entry.items()} for entry in history
-    ]
-    write_report(folder / "report.html", "Training", [ReportTable("Epochs", rows)], {"Sample images": images})
+    table = ReportTable("Epochs, validation figures in percent", [_row(entry) for entry in history])
+    write_report(folder / "report.html", "Training", [table], {"Sample images": images})
     return folder
+
+
+def _row(entry: Mapping[str, float]) -> dict[str, float]:
+    """An epoch for people."""
+    whole = {key: int(value) for key, value in entry.items() if key in ("epoch", "stage")}
+    return {key: 100 * value if key.startswith("validation_") else value for key, value in entry.items()} | whole
 
 
 def chosen(refs: Sequence[SampleRef]) -> list[SampleRef]:

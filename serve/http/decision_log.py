@@ -57,7 +57,7 @@ class Decided(NamedTuple):
             "num_samples": question.num_samples,
             "seed": question.seed,
             "bits": question.bits,
-            "pred_score": answer.image_score,
+            "image_score": answer.image_score,
             "uncertainty": answer.uncertainty,
             "p_value": ruling.p_value,
             "threshold": ruling.threshold,

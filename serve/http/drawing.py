@@ -77,7 +77,7 @@ def find_regions(anomaly_map: np.ndarray, threshold: float, width: int, height: 
                 y=top,
                 width=right - left,
                 height=bottom - top,
-                pred_score=float(peaks[index]),
+                score=float(peaks[index]),
                 area=float(sizes[index] / anomaly_map.size),
             )
         )

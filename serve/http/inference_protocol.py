@@ -96,9 +96,11 @@ async def _read_request(request: Request, service: Service) -> tuple[InferReques
     if not images:
         raise Problem(400, f"Input image is empty. {EXPECTED}")
     try:
-        names = [fold_spaces(name.decode()).strip() or "object" for name in values.get("class_name", [b"object"])]
+        names = [fold_spaces(name.decode()).strip() for name in values.get("class_name", [b"object"])]
     except UnicodeDecodeError as error:
         raise Problem(400, f"A class_name is not UTF-8. {EXPECTED}") from error
+    if not all(names):
+        raise Problem(400, "A class_name is blank; say what the image shows, such as 'metal nut', or leave it out.")
     if len(names) not in (1, len(images)):
         raise Problem(400, f"{len(names)} class names for {len(images)} images. {EXPECTED}")
     return given, images, names if len(names) == len(images) else names * len(images)

@@ -83,13 +83,13 @@ def _add_maps(router: APIRouter, service: Service) -> None:
         openapi_extra=IMAGE_BODY,
     )
     async def anomaly_map(request: Request, options: Annotated[MapOptions, Query()]) -> Response:
-        """Draw the anomaly map of one image; the header X-Pred-Score has its score."""
+        """Draw the anomaly map of one image; the header X-Image-Score has its score."""
         data, request_id = await image_body(request), request.state.request_id
         answer, ruling = await service.raw(data, options.model, options.question(), request_id)
         assert answer.anomaly_map is not None
         content = await asyncio.to_thread(drawing.encode_map, answer.anomaly_map, options.kind)
         headers = {
-            "X-Pred-Score": repr(answer.image_score),
+            "X-Image-Score": repr(answer.image_score),
             "X-Model-Version": answer.model.version,
             "X-Model-Kind": answer.model.kind,
         }

@@ -4,7 +4,8 @@ import base64
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from bayes_pfl.config import NumSamples, Settings
 from bayes_pfl.inference.view import RegionOfInterest, View
@@ -30,8 +31,29 @@ def fold_spaces(value: Any) -> Any:
     return re.sub(r"\s", " ", value) if isinstance(value, str) else value
 
 
+def refuse_blank(value: str) -> str:
+    """Refuse a class name without a word.
+
+    Args:
+        value: the name, without spaces around it.
+
+    Returns:
+        The same.
+
+    Raises:
+        PydanticCustomError: it is blank.
+    """
+    if not value:
+        raise PydanticCustomError("blank", "is blank; say what the image shows, such as 'metal nut', or leave it out")
+    return value
+
+
 ClassName = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), BeforeValidator(fold_spaces)
+    str,
+    StringConstraints(strip_whitespace=True, max_length=1000),
+    BeforeValidator(fold_spaces),
+    AfterValidator(refuse_blank),
+    Field(json_schema_extra={"minLength": 1}),
 ]
 Name = Annotated[str, StringConstraints(max_length=63)]
 
@@ -253,7 +275,7 @@ class Region(Answer):
     y: int
     width: int
     height: int
-    pred_score: float = Field(description="largest value of the map inside")
+    score: float = Field(description="largest value of the map inside")
     area: float = Field(description="share of the image it covers, 0 to 1")
 
 
@@ -274,7 +296,7 @@ class Timings(Answer):
 class Score(Answer):
     """The judgement of one image."""
 
-    pred_score: float = Field(description="image score: the higher, the more anomalous")
+    image_score: float = Field(description="image score: the higher, the more anomalous")
     pred_label: Label | None = Field(
         description="by `threshold`, where one decides: defective from it on; else by the calibration"
     )

@@ -180,7 +180,7 @@ class Service:
         await self._settle(Decided(client.name, request_id, prepared.sha256, question, looked_at, answer, ruling))
         total_ms = (time.perf_counter() - start) * 1000
         return Score(
-            pred_score=answer.image_score,
+            image_score=answer.image_score,
             **ruled(ruling),
             looked_at=looked_at,
             uncertainty=answer.uncertainty,

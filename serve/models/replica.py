@@ -14,7 +14,7 @@ import torch
 
 from bayes_pfl import Detector
 from bayes_pfl.clip.backbone import Backbone
-from bayes_pfl.config import DetectorOptions
+from bayes_pfl.config import DetectorOptions, ModelConfig
 from bayes_pfl.decisions.calibration import CALIBRATION
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, Bundle, load_bundle, resolve
@@ -269,13 +269,11 @@ def load_newer(settings: ReplicaSettings, current: str | None) -> LoadedModel | 
         BackboneError: its CLIP cannot be built.
     """
     torch.set_num_threads(settings.threads)
-    bundle = load_bundle(resolve(settings.source))
+    bundle = load_bundle(resolve(settings.source), settings.weights)
     identity = identify(bundle, settings)
     if identity == current:
         return None
-    detector = Detector(
-        bundle, Backbone(bundle.config.backbone), torch.device(settings.device), **dict(settings.options)
-    )
+    detector = Detector(bundle, Backbone(bundle.backbone), torch.device(settings.device), **dict(settings.options))
     self_test(detector)
     judge = Judge(bundle, settings.options.precision)
     info = describe_bundle(bundle, settings.source)._replace(calibration=judge.version)
@@ -313,14 +311,15 @@ def describe_bundle(bundle: Bundle, source: str) -> ModelInfo:
     config = bundle.config
     # The small CLIP inside the package has only ever seen generated images, whatever head is trained on it.
     demonstration = bool(bundle.kind) or config.backbone.pretrained.startswith("package:")
+    flow = config.model if isinstance(config.model, ModelConfig) and config.model.has_uncertainty else None
     return ModelInfo(
         version=bundle.version,
         kind="demonstration" if demonstration else "untrained" if bundle.needs_no_training else "trained",
         source=source if source == EMBEDDED or source.startswith("models:/") else bundle.folder.name,
         backbone=config.backbone.name.removeprefix("package:").rpartition("/")[2].removesuffix(".json"),
         image_size=config.backbone.image_size,
-        num_prompts=getattr(config.model, "num_prompts", None),
-        flow_length=getattr(config.model, "flow_length", None),
+        num_prompts=flow.num_prompts if flow else None,
+        flow_length=flow.flow_length if flow else None,
         threshold=config.scoring.threshold,
         threshold_for=config.scoring.threshold_for or WHOLE.name(config.backbone.image_size),
         calibration=None,

@@ -81,7 +81,7 @@ def rows_of(capsys):
 class TestCalibrate:
     def test_thresholds_are_scores_of_the_images(self, bundle, good, calibrated, capsys):
         assert score(bundle, good, "--class-name", "gear", "--json") == 0
-        scores = sorted(row["pred_score"] for row in rows_of(capsys).values())
+        scores = sorted(row["image_score"] for row in rows_of(capsys).values())
         boundaries = read_calibration(calibrated).boundaries("gear")
         assert boundaries.defective_above == scores[-1]  # floor(0.1 x 13) = 1: the highest of 12
         assert boundaries.good_up_to in scores[:-1]
@@ -299,7 +299,7 @@ class TestScore:
         rows, calibration = rows_of(capsys), read_calibration(calibrated)
         boundaries = calibration.boundaries("gear")
         for row in rows.values():
-            expected = calibration.verdict("gear", row["pred_score"], row["uncertainty"], row["sha256"])
+            expected = calibration.verdict("gear", row["image_score"], row["uncertainty"], row["sha256"])
             assert (row["pred_label"], row["p_value"]) == (expected.label, expected.p_value)
             assert (row["unsure_because"] is None) == (row["pred_label"] != "unsure")
         assert {row["pred_label"] for row in rows.values()} >= {"unsure"}
@@ -443,7 +443,7 @@ class TestReview:
     def test_without_any_threshold_the_highest_scores_come_first(self, bundle, good, tmp_path):
         assert score(bundle, good, "--class-name", "gear", "--review", tmp_path / "review") == 0
         table = pq.read_table(tmp_path / "review" / "scores.parquet").to_pylist()
-        by_score = sorted(table, key=lambda row: -row["pred_score"])
+        by_score = sorted(table, key=lambda row: -row["image_score"])
         rows = list(csv.DictReader((tmp_path / "review" / "review.csv").open(newline="")))
         assert [row["path"] for row in rows] == [row["sample_id"] for row in by_score]
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -53,6 +54,19 @@ def test_what_is_wrong_is_said(
     assert "--shm-size" in findings["shared memory"]["problem"]
     assert "BAYES_PFL_HOME" in findings["disk"]["problem"]
     assert "sqlite" in findings["MLflow"]["problem"]
+
+
+def test_weights_in_the_cache_are_named_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository, commit = "models--timm--vit_large_patch14_clip_336.openai", "0" * 40
+    folder = tmp_path / repository / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (tmp_path / repository / "refs").mkdir()
+    (tmp_path / repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert doctor.cached_weights() == []
+    (folder / "open_clip_model.safetensors").write_bytes(b"weights")
+    assert "ViT-L-14-336 openai" in doctor.cached_weights()
+    assert not any("ViT-B-16 " in line for line in doctor.cached_weights())
 
 
 def test_a_cluster_that_does_not_answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

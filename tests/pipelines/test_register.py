@@ -105,7 +105,7 @@ def test_a_worse_model_is_refused_with_both_numbers_unless_forced(store, bundle)
     within = finished_run(store, bundle, PIXEL | {"pixel_ap": 0.395})
     assert register(store, within)["version"] == 2
     worse = finished_run(store, bundle, PIXEL | {"pixel_ap": 0.30})
-    with pytest.raises(BundleError, match=r"held-out pixel_ap is 0\.3000, version 2 \(champion\) has 0\.3950"):
+    with pytest.raises(BundleError, match=r"held-out pixel_ap is 30\.00 %, version 2 \(champion\) has 39\.50 %"):
         register(store, worse)
     assert present_model(store, "champion").version == 2
     assert register(store, worse, margin=0.2, alias="challenger")["overridden"] == ""
@@ -174,7 +174,9 @@ def test_compare_and_evaluations():
     }
     assert compare({}, {}, None, 0.01, "version 1") == ""
     assert compare({"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.505}}, None, 0.01, "version 1") == ""
-    assert "0.5000" in compare({"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.52}}, None, 0.01, "version 1")
+    assert "is 50.00 %, version 1 has 52.00 % (margin 1 %)" in compare(
+        {"a": {"pixel_ap": 0.5}}, {"a": {"pixel_ap": 0.52}}, None, 0.01, "version 1"
+    )
 
 
 class Refusing(BaseHTTPRequestHandler):

@@ -13,17 +13,14 @@ from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
 from pipelines.cli import main
 from pipelines.embedded_study import (
-    ABLATIONS,
     ONE_PROMPT,
     Images,
     StudySettings,
-    _method_jobs,
     embedded_recipe,
     planned,
     study,
     varied,
 )
-from pipelines.study.methods import TRAINED, UNTRAINED, method_job, method_run
 from pipelines.study.report import samples_plot
 
 pytestmark = pytest.mark.ray
@@ -39,8 +36,6 @@ def done(tmp_path_factory, ray_session):
         settings = StudySettings(
             seeds=2,
             baseline_seeds=1,
-            ablation_seeds=0,
-            method_seeds=0,
             draw_seeds=2,
             num_samples=(1, 10),
             categories="validation",
@@ -111,7 +106,7 @@ def test_jobs_are_named_by_what_decides_them(done):
         return {job.file for job in planned(settings.model_copy(update=changes), recipe, images, images)}
 
     assert names(output="elsewhere", workers=1) == names()
-    assert len(names(ablation_seeds=2) - names()) == 2 * len(ABLATIONS)
+    assert len(names(baseline_seeds=4) - names(baseline_seeds=2)) == 2 * len(ONE_PROMPT)
     assert not names() & names(num_samples=(1, 5)) & {n for n in names() if "Bayes-PFL" in n}
 
 
@@ -125,24 +120,8 @@ def test_the_recipe_is_that_of_the_shipped_head():
 
 
 def test_the_command_names_a_wrong_setting(capsys):
-    assert main(["evaluate", "--embedded", "--set", "ablation_seed=1"]) == 2
-    assert "did you mean 'ablation_seeds'" in capsys.readouterr().err
-
-
-def test_compared_methods_are_trained_and_measured_under_the_recipe_s_conditions(tmp_path):
-    images = Images(str(painted_shards(tmp_path, ("carpet",), seed=3, normal=1, defective=1)), "")
-    recipe = embedded_recipe()
-    short = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 1, "batch_size": 2})})
-    runs = [(method_run(short, UNTRAINED["CLIP-AD (SDP)"], {}, 0), False)]
-    runs += [(method_run(short, *TRAINED[name], 1), True) for name in ("APRIL-GAN", "AdaCLIP")]
-    for run, trains in runs:
-        assert (run.backbone.image_size, run.scoring.smoothing_sigma_px) == (112, recipe.scoring.smoothing_sigma_px)
-        assert run.training.epochs == 1
-        (row,) = method_job(run, images, images, trains)["rows"]
-        assert set(row["mean"]) >= {"image_auroc", "pixel_auroc", "pixel_pro", "pixel_ap"}
-    settings = StudySettings(method_seeds=3, seeds=1, baseline_seeds=0, ablation_seeds=0)
-    jobs = _method_jobs(settings, recipe, images, images, "data")
-    assert len(jobs) == len(UNTRAINED) + 3 * len(TRAINED) == len({job.file for job in jobs})
+    assert main(["evaluate", "--embedded", "--set", "baseline_seed=1"]) == 2
+    assert "did you mean 'baseline_seeds'" in capsys.readouterr().err
 
 
 def test_a_single_draw_is_plotted_without_a_band(tmp_path):

@@ -162,9 +162,9 @@ def test_verdicts_and_what_a_person_says_of_them(browser: Any, tmp_path: Path) -
         (tmp_path / "downloads" / name).touch()
     listed = read_list(tmp_path / "downloads" / "verdicts.csv")
     assert [(Path(image.path).name, image.label) for image in listed] == list(zip(files, (-1, 0, 1), strict=True))
-    assert list(rows[0]) == ["path", "class_name", "pred_score", "p_value", "pred_label", "verdict"]
+    assert list(rows[0]) == ["path", "class_name", "image_score", "p_value", "pred_label", "verdict"]
     assert [row["path"] for row in rows] == list(files)
-    assert [float(row["pred_score"]) for row in rows] == [images[at].score for at in order]
+    assert [float(row["image_score"]) for row in rows] == [images[at].score for at in order]
     assert [float(row["p_value"]) for row in rows] == [verdicts[at].p_value for at in order]
     assert [(row["pred_label"], row["verdict"]) for row in rows] == [
         ("good", ""),

@@ -58,7 +58,7 @@ def ask(program: Program, number: int) -> tuple[int, str, int, float]:
     """Status, version, picture's number and score of one request."""
     answer = program.post(PICTURES[number % 4], class_name="nut", num_samples=3, seed=2)
     content = answer.json()
-    return answer.status_code, content.get("model", {}).get("version", ""), number % 4, content.get("pred_score", 0.0)
+    return answer.status_code, content.get("model", {}).get("version", ""), number % 4, content.get("image_score", 0.0)
 
 
 def test_it_scores_as_the_library_does(program: Program, expected: dict[str, list[float]]) -> None:
@@ -143,7 +143,7 @@ def test_told_to_stop_it_finishes_what_it_began(program: Program, expected: dict
         begun.sendall(PICTURES[0][100:])
         answer = b"".join(iter(lambda: begun.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["pred_score"] == list(expected.values())[1][0]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["image_score"] == list(expected.values())[1][0]
     assert program.process.wait(STOP_S) == 0
     assert not any(map(psutil.pid_exists, started))
     check_address(str(address.hostname), int(address.port or 0))

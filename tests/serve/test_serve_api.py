@@ -30,7 +30,7 @@ def test_scores_equal_the_library_to_the_bit(
     data = encoded(picture(3), kind, **options)
     expected = detector.predict([data], ["metal nut"], num_samples=7, seed=5)[0]
     answer = post(client, "/v1/score", data, class_name="metal nut", num_samples=7, seed=5, map="npy").json()
-    assert answer["pred_score"] == expected.image_score
+    assert answer["image_score"] == expected.image_score
     assert answer["uncertainty"] == expected.uncertainty
     sent = np.load(io.BytesIO(base64.b64decode(answer["anomaly_map"]["data"])), allow_pickle=False)
     assert np.array_equal(sent, expected.anomaly_map)
@@ -41,7 +41,7 @@ def test_scores_equal_the_library_to_the_bit(
 def test_seed_and_class_name_reach_the_model(client: TestClient) -> None:
     data = encoded(picture(1))
     scores = {
-        post(client, "/v1/score", data, class_name=name, seed=seed).json()["pred_score"]
+        post(client, "/v1/score", data, class_name=name, seed=seed).json()["image_score"]
         for name in ("nut", "skin")
         for seed in (0, 1)
     }
@@ -59,7 +59,7 @@ def test_map_files_hold_the_library_s_map(client: TestClient, detector: Detector
     assert np.abs(np.asarray(gray) / 65535 - expected).max() <= 0.5 / 65535 + 1e-7
     plain = post(client, "/v1/map", data, kind="npy")
     assert np.array_equal(np.load(io.BytesIO(plain.content), allow_pickle=False), expected)
-    assert float(plain.headers["x-pred-score"]) == detector.predict([data], ["object"])[0].image_score
+    assert float(plain.headers["x-image-score"]) == detector.predict([data], ["object"])[0].image_score
 
 
 def test_label_and_threshold(client: TestClient) -> None:
@@ -68,13 +68,13 @@ def test_label_and_threshold(client: TestClient) -> None:
     assert unknown["pred_label"] is None
     assert unknown["threshold"] is None
     assert unknown["regions"] == []
-    score = unknown["pred_score"]
+    score = unknown["image_score"]
     for threshold, label in ((score, "defective"), (np.nextafter(score, 1), "good"), (0.0, "defective")):
         answer = post(client, "/v1/score", data, threshold=repr(float(threshold))).json()
         assert (answer["pred_label"], answer["threshold"]) == (label, threshold)
     known = post(client, "/v1/score", data, model="known").json()
     assert known["threshold"] == 0.4
-    assert known["pred_label"] == ("defective" if known["pred_score"] >= 0.4 else "good")
+    assert known["pred_label"] == ("defective" if known["image_score"] >= 0.4 else "good")
     assert known["regions"] == post(client, "/v1/score", data, model="known", threshold=0.4).json()["regions"] != []
 
 
@@ -82,7 +82,7 @@ def test_as_many_samples_as_the_threshold_needs(client: TestClient, detector: De
     data = encoded(picture(1))
     (expected,) = detector.predict([data], ["object"], "auto", 3, threshold=0.9)
     answer = post(client, "/v1/score", data, num_samples="auto", threshold=0.9, seed=3).json()
-    assert answer["pred_score"] == expected.image_score
+    assert answer["image_score"] == expected.image_score
     refused = post(client, "/v1/score", data, num_samples="auto")
     assert (refused.status_code, "needs a threshold" in refused.text) == (422, True)
     tiled = post(client, "/v1/score", data, num_samples="auto", threshold=0.9, tile=True)
@@ -99,7 +99,7 @@ def test_regions_and_mask_cover_what_reaches_the_threshold(client: TestClient, d
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["pred_mask"]["data"]))))
     assert np.array_equal(mask == 255, anomaly_map >= level)
     assert sum(region["area"] for region in answer["regions"]) == pytest.approx((anomaly_map >= level).mean())
-    assert max(region["pred_score"] for region in answer["regions"]) == anomaly_map.max()
+    assert max(region["score"] for region in answer["regions"]) == anomaly_map.max()
     covered = np.zeros((56, 112), bool)
     for box in answer["regions"]:
         covered[box["y"] : box["y"] + box["height"], box["x"] : box["x"] + box["width"]] = True
@@ -118,7 +118,7 @@ def test_batch_answers_in_order_and_refuses_only_what_is_broken(client: TestClie
     assert answer.status_code == 200
     results = answer.json()["results"]
     expected = detector.predict(files, ["nut", "skin"])
-    assert [results[0]["pred_score"], results[2]["pred_score"]] == [one.image_score for one in expected]
+    assert [results[0]["image_score"], results[2]["image_score"]] == [one.image_score for one in expected]
     assert [results[1]["status"], results[3]["status"]] == [415, 422]
 
 
@@ -131,7 +131,7 @@ def test_batch_answers_in_order_and_refuses_only_what_is_broken(client: TestClie
         ({"threshold": "nan"}, "threshold"),
         ({"threshold": "inf"}, "threshold"),
         ({"map": "gif"}, "map"),
-        ({"class_name": " "}, "class_name"),
+        ({"class_name": " "}, "class_name: is blank; say what the image shows"),
         ({"class_name": "x" * 101}, "class_name"),
         ({"class_name": "nut\x00"}, "control characters"),
         ({"class_name": "\U0001f9e9" * 60}, "room for 72"),

@@ -58,9 +58,9 @@ def test_forms_are_told_how(url: str) -> None:
     ],
 )
 def test_base64_as_programs_write_it(client: TestClient, text: str) -> None:
-    expected = client.post("/v1/score", content=IMAGE).json()["pred_score"]
+    expected = client.post("/v1/score", content=IMAGE).json()["image_score"]
     batch = client.post("/v1/score:batch", json={"images": [{"image": text}]}).json()["results"][0]
-    assert batch["pred_score"] == expected
+    assert batch["image_score"] == expected
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}
     answer = client.post("/v2/models/first/infer", json={"inputs": [tensor]}).json()
     assert answer["outputs"][0]["data"] == [expected]
@@ -70,12 +70,14 @@ def test_base64_as_programs_write_it(client: TestClient, text: str) -> None:
     ("coding", "compress"), [("gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress)]
 )
 def test_compressed_bodies(client: TestClient, coding: str, compress: Any) -> None:
-    expected = client.post("/v1/score", content=IMAGE).json()["pred_score"]
+    expected = client.post("/v1/score", content=IMAGE).json()["image_score"]
     headers = {"Content-Encoding": coding}
-    assert client.post("/v1/score", content=compress(IMAGE), headers=headers).json()["pred_score"] == expected
+    assert client.post("/v1/score", content=compress(IMAGE), headers=headers).json()["image_score"] == expected
     batch = compress(b'{"images":[{"image":"' + TEXT.encode() + b'"}]}')
     headers["Content-Type"] = "application/json"
-    assert client.post("/v1/score:batch", content=batch, headers=headers).json()["results"][0]["pred_score"] == expected
+    assert (
+        client.post("/v1/score:batch", content=batch, headers=headers).json()["results"][0]["image_score"] == expected
+    )
     assert client.post("/v1/score:batch", content=batch[:-9], headers=headers).status_code == 400
     assert client.post("/v1/score:batch", content=batch + b"x", headers=headers).status_code == 400
     plain = {"Content-Encoding": "Identity"}
@@ -95,8 +97,8 @@ def test_head_and_options(url: str, path: str) -> None:
 
 
 def test_class_names_are_text(client: TestClient) -> None:
-    plain = client.post("/v1/score?class_name=metal%20nut", content=IMAGE).json()["pred_score"]
-    assert client.post("/v1/score?class_name=metal%C2%A0nut", content=IMAGE).json()["pred_score"] == plain
+    plain = client.post("/v1/score?class_name=metal%20nut", content=IMAGE).json()["image_score"]
+    assert client.post("/v1/score?class_name=metal%C2%A0nut", content=IMAGE).json()["image_score"] == plain
     for query in ("class_name=%ff", "class_name=a&class_name=b"):
         assert client.post(f"/v1/score?{query}", content=IMAGE).status_code == 400
     image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [TEXT]}
@@ -110,7 +112,7 @@ def test_a_long_class_name_is_refused_alone(client: TestClient) -> None:
     long = "\U0001f9e9" * 30
     images = [{"image": TEXT}, {"image": TEXT, "class_name": long * 3}, {"image": TEXT, "class_name": long}]
     results = client.post("/v1/score:batch", json={"images": [*images, {"image": TEXT}]}).json()["results"]
-    assert ["pred_score" in result for result in results] == [True, False, True, True]
+    assert ["image_score" in result for result in results] == [True, False, True, True]
     assert results[1]["status"] == 422
 
 

@@ -148,7 +148,7 @@ def test_scores_over_ray_equal_the_library(running: Running, detector: Detector)
     answer = requests.post(
         f"{running.url}/v1/score", params={"class_name": "nut", "seed": 3}, data=data, headers=PNG, timeout=60
     )
-    assert answer.json()["pred_score"] == expected.image_score
+    assert answer.json()["image_score"] == expected.image_score
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert requests.get(f"{running.url}/v2/health/ready", timeout=60).status_code == 200
 
@@ -163,7 +163,7 @@ def test_a_new_champion_takes_over_without_a_failed_request(running: Running) ->
         load.after(10)
     assert set(load.statuses) == {200}
     assert len({answer["model"]["version"] for answer in load.answers}) == 2
-    assert len({(answer["model"]["version"], answer["pred_score"]) for answer in load.answers}) == 2
+    assert len({(answer["model"]["version"], answer["image_score"]) for answer in load.answers}) == 2
     assert replica_pids("model-moving") == before
 
 
@@ -244,7 +244,7 @@ def test_prometheus_sees_requests_scores_and_batches(running: Running) -> None:
 
     def exported() -> bool:
         text = requests.get(metrics, timeout=30).text
-        wanted = ("requests", "request_seconds", "pred_score", "batch_images", "stream_evidence", "stream_alarm")
+        wanted = ("requests", "request_seconds", "image_score", "batch_images", "stream_evidence", "stream_alarm")
         return all(f"bayes_pfl_{name}" in text for name in wanted)
 
     wait_until(exported, 60)

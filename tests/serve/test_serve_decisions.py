@@ -72,7 +72,7 @@ def test_labels_of_each_kind_are_the_library_s(client: TestClient, calibration: 
     for image in [*painted("brick wall", NEW), *painted("brick wall", range(3), "crack")]:
         expected = calibration.verdict("brick wall", image.score, image.uncertainty, image.sha256)
         answer = ask(client, image, class_name=" Brick  WALL")
-        assert answer["pred_score"] == image.score
+        assert answer["image_score"] == image.score
         assert (answer["pred_label"], answer["p_value"]) == (expected.label, expected.p_value)
         assert answer["unsure_because"] == expected.unsure_because
         assert (answer["no_label_because"], answer["no_calibration_because"]) == (None, None)
@@ -144,7 +144,7 @@ def test_where_the_calibration_does_not_apply_the_model_s_threshold_does(client:
     ):
         answer = ask(client, image, model="single", **query)
         assert (answer["threshold"], answer["no_label_because"]) == (0.7, None)
-        assert answer["pred_label"] == ("defective" if answer["pred_score"] >= 0.7 else "good")
+        assert answer["pred_label"] == ("defective" if answer["image_score"] >= 0.7 else "good")
         assert part in answer["no_calibration_because"]
     tiled = ask(client, image, model="single", tile="true")
     assert tiled["pred_label"] is None

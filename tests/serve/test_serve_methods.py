@@ -37,7 +37,7 @@ def test_a_score_without_uncertainty(client: TestClient, windows: Path) -> None:
     (expected,) = Detector.load(windows).predict([file], ["nut"])
     answer = client.post("/v1/score", params={"class_name": "nut"}, content=file)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["pred_score"] == expected.image_score
+    assert answer.json()["image_score"] == expected.image_score
     assert answer.json()["uncertainty"] is None
     drawn = client.post("/v1/map", params={"class_name": "nut"}, content=file)
     assert drawn.status_code == 200
@@ -77,9 +77,9 @@ def test_a_method_is_served_by_its_name(
     app = local_app(settings, {model.name: LocalHandle(model.replica.source)}, {})
     with TestClient(app, base_url="http://127.0.0.1") as session:
         answer = session.post("/v1/score", params={"class_name": "nut"}, content=file)
-    assert answer.json()["pred_score"] == expected.image_score
+    assert answer.json()["image_score"] == expected.image_score
     (other,) = Detector.load(windows).predict([file], ["nut"])
-    assert answer.json()["pred_score"] != other.image_score
+    assert answer.json()["image_score"] != other.image_score
     with pytest.raises(SystemExit):
         parser.parse_args(["--model", str(windows), "--method", "winclip"])
     assert "not allowed with argument --model" in capsys.readouterr().err

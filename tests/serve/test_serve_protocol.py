@@ -64,6 +64,8 @@ def test_triton_s_client_hears_what_is_wrong(url: str) -> None:
         client.infer("unknown", inputs_of([encoded(picture())], ["nut"], True))
     with pytest.raises(InferenceServerException, match=r"^\[415\] The body is no usable image"):
         client.infer("first", inputs_of([b"junk"], ["nut"], True))
+    with pytest.raises(InferenceServerException, match=r"^\[400\] A class_name is blank; say what the image shows"):
+        client.infer("first", inputs_of([encoded(picture())], ["\u00a0"], True))
     assert not client.is_model_ready("unknown")
     client.close()
 

@@ -40,7 +40,7 @@ def test_views_give_the_numbers_of_the_library(
     data = encoded(picture(3, width=150, height=80))
     expected = detector.predict_view(data, "plate", view, 3, 5)
     answer = post(client, data, class_name="plate", num_samples=3, seed=5, map="npy", **query).json()
-    assert (answer["pred_score"], answer["uncertainty"]) == (expected.image_score, expected.uncertainty)
+    assert (answer["image_score"], answer["uncertainty"]) == (expected.image_score, expected.uncertainty)
     assert np.array_equal(sent_map(answer), expected.anomaly_map)
     assert (answer["anomaly_map"]["width"], answer["anomaly_map"]["height"]) == (150, 80)
     assert answer["looked_at"] == view.name(56)
@@ -54,7 +54,7 @@ def test_bits_are_as_said(client: TestClient, detector: Detector) -> None:
     for query, bits in (({}, 10), ({"bits": 12}, 12)):
         (expected,) = detector.predict([decode_image(data, bits=bits)], ["plate"], 3)
         answer = post(client, data, class_name="plate", num_samples=3, **query).json()
-        assert answer["pred_score"] == expected.image_score
+        assert answer["image_score"] == expected.image_score
         body = {
             "inputs": [
                 {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(data).decode()]},
@@ -82,7 +82,7 @@ def test_a_mask_tells_the_region_of_a_whole_batch(client: TestClient, detector: 
     view = View(None, RegionOfInterest.from_mask(encoded(inside)))
     for file, result in zip(files[:2], results, strict=False):
         expected = detector.predict_view(file, "object", view, 2)
-        assert result["pred_score"] == expected.image_score
+        assert result["image_score"] == expected.image_score
         assert np.array_equal(sent_map(result), expected.anomaly_map)
         assert (sent_map(result)[inside == 0] == 0).all()
     assert results[2]["status"] == 422
@@ -102,7 +102,7 @@ def test_the_models_threshold_is_for_whole_images_and_says_so(client: TestClient
         "the model's threshold is for whole images at 56 px, not for tiles of 56 px that overlap by 0.5; send threshold"
     )
     given = post(client, data, model="known", num_samples=1, tile="true", threshold="0.3").json()
-    assert (given["threshold"], given["pred_label"]) == (0.3, "defective" if given["pred_score"] >= 0.3 else "good")
+    assert (given["threshold"], given["pred_label"]) == (0.3, "defective" if given["image_score"] >= 0.3 else "good")
     none = post(client, data, model="first", num_samples=1).json()
     assert none["no_label_because"] == (
         "the model has no threshold and no calibration: make one with `bayes-pfl calibrate`, or send threshold"

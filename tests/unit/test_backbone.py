@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from small import random_bundle
 from torch.nn import functional as F
 
 from bayes_pfl.clip import digests
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.digests import weights_digest
-from bayes_pfl.config import BackboneConfig
-from bayes_pfl.errors import BackboneError
+from bayes_pfl.config import BackboneConfig, DetectorConfig, read_config
+from bayes_pfl.errors import BackboneError, ConfigError
+from bayes_pfl.inference.bundle import load_bundle, save_bundle
+from bayes_pfl.inference.detector import Detector
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 
 NAME = "package:embedded/bayes-pfl-embedded.json"
 RECORDED = Path(__file__).parents[1] / "parity" / "recorded.npz"
@@ -120,3 +124,68 @@ def test_a_remembered_digest_is_of_one_way_of_resizing_positions(tmp_path, monke
     )
     changes = [{}, {"position_resize": "bilinear"}, {"position_resize": "bicubic"}, {"image_size": 56}]
     assert len({digests._note(config.model_copy(update=change)) for change in changes}) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers"),
+    [
+        ("ViT-L-14-336", 518, (6, 12, 18, 24)),
+        ("ViT-B-16", 224, (3, 6, 9, 12)),
+        ("ViT-H-14-378", 378, (8, 16, 24, 32)),
+        ("EVA02-B-16", 224, (3, 6, 9, 12)),
+        (NAME, 112, (3, 6, 9, 12)),
+    ],
+)
+def test_an_architecture_says_its_own_size_and_layers(name, size, layers):
+    config = BackboneConfig(name=name)
+    assert (config.image_size, config.feature_layers) == (size, layers)
+    given = BackboneConfig(name=name, image_size=56, feature_layers=(2,))
+    assert (given.image_size, given.feature_layers) == (56, (2,))
+    assert BackboneConfig(name=name, image_size=56).feature_layers == layers
+
+
+def test_the_default_backbone_and_unknown_names_stay_as_they_were():
+    for values in ({}, {"name": "ViT-Nothing"}, {"name": "nowhere.json"}):
+        config = BackboneConfig(**values)
+        assert (config.image_size, config.feature_layers) == (518, (6, 12, 18, 24))
+
+
+def test_a_method_reads_layers_as_deep_of_another_architecture():
+    def layers(method, name):
+        backbone = read_config(DetectorConfig, None, [f"model.method={method}", f"backbone.name={name}"]).backbone
+        return backbone.image_size, backbone.feature_layers
+
+    assert layers("anomaly_clip", "ViT-B-16") == (224, (12,))
+    assert layers("april_gan", "ViT-B-16") == (224, (3, 6, 9, 12))
+    assert layers("april_gan", "ViT-L-14-336") == (518, (6, 12, 18, 24))
+    assert layers("clip_ad", "ViT-B-16-plus-240") == (240, (3, 6, 9, 12))
+
+
+def test_a_file_of_weights_that_moved_is_named_by_an_option_and_checked(tmp_path):
+    folder = random_bundle(tmp_path / "bundle")
+    with np.load(RECORDED, allow_pickle=False) as file:
+        clip = {name.removeprefix("clip/"): torch.from_numpy(file[name]) for name in file.files if name[:5] == "clip/"}
+    save_file(clip, tmp_path / "clip.safetensors")
+    (tmp_path / "moved-test-clip.json").write_text(
+        json.dumps({"embed_dim": 64, "vision_cfg": VISION, "text_cfg": TEXT})
+    )
+    backbone = Backbone(
+        BackboneConfig(name=str(tmp_path / "moved-test-clip.json"), pretrained=str(tmp_path / "clip.safetensors"))
+    )
+    bundle, settings = load_bundle(folder), backbone.config.model_copy(update={"weights_sha256": backbone.digest})
+    config = bundle.config.model_copy(update={"backbone": settings})
+    save_bundle(folder, config, BayesPFL(config.model, Widths.from_backbone(backbone)).state_dict(), {}, [])
+    image = np.full((40, 50, 3), 99, np.uint8)
+    (before,) = Detector.load(folder).predict([image], ["gear"], 1)
+    (tmp_path / "clip.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(BackboneError, match=r"There is no file .*clip\.safetensors, .*--weights FILE"):
+        Detector.load(folder)
+    moved = Detector.load(folder, weights=tmp_path / "elsewhere.safetensors")
+    assert moved.predict([image], ["gear"], 1)[0].image_score == before.image_score
+    assert moved.config == config
+    with pytest.raises(ConfigError, match="There is no file"):
+        Detector.load(folder, weights=tmp_path / "nowhere.safetensors")
+    clip["visual.proj"] = clip["visual.proj"] + 1
+    save_file(clip, tmp_path / "other.safetensors")
+    with pytest.raises(BackboneError, match="use the weights the model was trained on"):
+        Detector.load(folder, weights=tmp_path / "other.safetensors")

@@ -1,5 +1,6 @@
 """The command line: quick help, every command's help, clear errors."""
 
+import importlib
 import importlib.metadata
 import os
 import signal
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bayes_pfl.config import read_config
 from pipelines.cli import COMMANDS, ENDPOINT, main
+from pipelines.platform.settings import TrainSettings
+from pipelines.platform.settings_table import settings_rows, settings_table
 
 
 def test_help_names_every_command_without_loading_torch():
@@ -105,6 +109,42 @@ def test_a_misspelt_command_or_option_names_the_nearest(words, usage, meant, cap
     error = capsys.readouterr().err
     assert f"usage: {usage}" in error
     assert meant in error
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "evaluate", "features", "ingest", "pretrain", "compare"])
+def test_settings_are_a_table_of_every_key(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--settings"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    kind = importlib.import_module(COMMANDS[command][0]).SETTINGS
+    for key, default, sentence in settings_rows(kind):
+        line = next(line for line in shown.splitlines() if line.split()[0] == key)
+        assert default in line or default in shown, key
+        assert " ".join(sentence.split()[:3]) in " ".join(shown.split()), key
+        value = read_config(kind, None, [f"{key}={default}"])
+        usual = kind()
+        for part in key.split("."):
+            value, usual = getattr(value, part), getattr(usual, part)
+        assert value == usual, key
+
+
+def test_the_table_fits_a_narrow_terminal():
+    lines = settings_table(TrainSettings, 100).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "training.epochs" in {line.split()[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "meant"), [("serve", "--prot", "--port"), ("reference", "--clas-name", "--class-name")]
+)
+def test_the_endpoints_programs_name_the_nearest_option(command, option, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, *(["photos", "--model", "bundle"] if command == "reference" else []), option, "3"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: bayes-pfl {command}")
+    assert f"did you mean '{meant}'?" in shown
 
 
 def test_proxies_of_the_environment_never_catch_this_machine(monkeypatch, capsys):

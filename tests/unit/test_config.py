@@ -6,6 +6,8 @@ import pytest
 
 from bayes_pfl.config import DetectorConfig, ModelConfig, RunConfig, parse_config, published_variant, read_config
 from bayes_pfl.errors import ConfigError
+from pipelines.evaluate import EvaluateSettings
+from pipelines.sweep.trial import TuneSettings
 
 
 def test_overrides_and_files_meet(tmp_path):
@@ -26,7 +28,6 @@ def test_overrides_and_files_meet(tmp_path):
         ("training.epochs.x=1", "epochs"),
         ("model.attention_head=4", "did you mean 'model.variant.attention_heads'"),
         ("num_prompts=4", "did you mean 'model.num_prompts'"),
-        ("model.B=4", "did you mean 'model.num_prompts'"),
         ("scoring={text_weight: 0, map_weight: 0}", "cannot both be 0"),
         ("scoring.smoothing_sigma_px=.inf", "finite number"),
         ("scoring.threshold=.nan", "finite number"),
@@ -107,6 +108,35 @@ def test_a_setting_changed_in_dumped_values_at_its_old_place_takes_effect():
     values = RunConfig().model_dump()
     values["model"]["residual_attention"] = False
     assert not parse_config(RunConfig, values, "a sweep").model.variant.residual_attention
+
+
+def test_letters_of_the_paper_are_names():
+    run = read_config(RunConfig, None, ["model.B=4", "K=2", "P=7", "model.Q=6", "R=5"])
+    assert (run.model.num_prompts, run.model.flow_length) == (4, 2)
+    assert (run.model.context_tokens, run.model.state_tokens, run.training.num_samples) == (7, 6, 5)
+    with pytest.raises(ConfigError, match=r"--set model\.B=0: model\.num_prompts: Input should be greater"):
+        read_config(RunConfig, None, ["model.B=0"])
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.R'"):
+        read_config(RunConfig, None, ["model.R=1"])
+    with pytest.raises(ConfigError, match=r"--set model\.B=1: unknown key 'model\.num_prompts'"):
+        read_config(RunConfig, None, ["model.method=winclip", "model.B=1"])
+
+
+def test_a_letter_that_may_mean_two_settings_is_refused():
+    with pytest.raises(ConfigError, match=r"'R' may mean training\.num_samples or sweep\.num_samples: write which"):
+        read_config(TuneSettings, None, ["R=5"])
+    assert read_config(TuneSettings, None, ["sweep.R=[5]"]).sweep.num_samples == (5,)
+    assert read_config(EvaluateSettings, None, ["R=auto"]).num_samples == "auto"
+
+
+def test_a_grid_takes_letters_too():
+    sweep = read_config(TuneSettings, None, ["sweep.grid={B: [1, 3], model.K: [2]}", "sweep.ranges={P: [2, 9]}"]).sweep
+    assert sweep.grid == {"model.num_prompts": (1, 3), "model.flow_length": (2,)}
+    assert sweep.ranges == {"model.context_tokens": (2, 9)}
+    with pytest.raises(ConfigError, match=r"R needs no training of its own: sweep\.num_samples=\[1, 5\] has"):
+        read_config(TuneSettings, None, ["sweep.grid={R: [1, 3]}"])
+    with pytest.raises(ConfigError, match=r"model\.num_prompts is named twice"):
+        read_config(TuneSettings, None, ["sweep.grid={B: [1], model.num_prompts: [2]}"])
 
 
 def test_a_mistake_is_told_where_it_was_made(tmp_path):

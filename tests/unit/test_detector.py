@@ -226,7 +226,7 @@ def test_what_people_try_first_is_answered_with_a_sentence(tmp_path):
 def test_the_package_shows_what_it_has(detector):
     assert {"Detector", "Prediction", "__version__"} <= set(dir(bayes_pfl))
     assert bayes_pfl.__version__ == importlib.metadata.version("bayes-pfl")
-    assert repr(detector).startswith(f"Detector(bundle ({detector.bundle.version}), package:embedded")
+    assert repr(detector).startswith(f"Detector(bundle ({detector.bundle.version}), bayes_pfl on ")
     assert "64 px, cpu, float32" in repr(detector)
     assert "standard deviation of the image score" in str(Prediction.__doc__)
 

@@ -91,6 +91,28 @@ VARIANTS = {
         ModelConfig(num_prompts=2, variant=WITHOUT_PARTS),
         LossConfig(orthogonal_weight=0.3, kl_weight=1.0),
     ),
+    "ISD-ISD": (
+        ModelConfig(num_prompts=2, flow_length=2, variant=PromptFlowVariant(states_from_image=True)),
+        LossConfig(kl_weight=1.0),
+    ),
+    "IAD-IAD": (
+        ModelConfig(num_prompts=2, flow_length=2, variant=PromptFlowVariant(agnostic_context=True)),
+        LossConfig(kl_weight=1.0),
+    ),
+    "both the other way round": (
+        ModelConfig(
+            num_prompts=1,
+            flow_length=1,
+            variant=PromptFlowVariant(
+                agnostic_context=True,
+                states_from_image=True,
+                separate_state_flows=True,
+                amortized_context_flow=True,
+                condition_on_patches=False,
+            ),
+        ),
+        LossConfig(),
+    ),
     "released": (
         published_variant(ModelConfig(num_prompts=3, context_tokens=2, flow_length=2)),
         LossConfig(
@@ -119,9 +141,11 @@ def test_losses_and_gradients_are_those_of_the_equations(backbone, model_config,
     features, tokens, images = images_of(backbone, count, seed=2)
     label = torch.tensor(labels)
     mask = (torch.rand(count, size, size) < 0.3).float() * label.view(-1, 1, 1)
-    noise = Noise(torch.randn(count, 1, widths.text), torch.randn(1, widths.text), torch.randn(1, widths.text))
+    by_image = (count,) if model_config.variant.states_from_image else ()
+    states = [torch.randn(*by_image, 1, widths.text) for _ in range(2)]
+    noise = Noise(torch.randn(count, 1, widths.text), *states)
     bank = slice(1, 2) if loss_config.variant.one_prompt_per_step else slice(None)
-    step = Step(images, noise.context[:, 0], noise.normal[0], noise.abnormal[0], label, mask, bank)
+    step = Step(images, noise.context[:, 0], noise.normal[..., 0, :], noise.abnormal[..., 0, :], label, mask, bank)
     expected, _ = training_losses(model, backbone.clip.state_dict(), step, loss_config)
     expected["total"].backward()
     theirs = {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -38,7 +38,15 @@ RELEASED = PromptFlowVariant(
     mapped_classification=True, attention_pooling=True, amortized_context_flow=True, attention_normalized_keys=True,
     separate_state_flows=True,
 )  # fmt: skip
-IN_ORDER = PromptFlowVariant(draws_in_order=True)
+VARIANTS = {  # sentences are missing: their tokens are counted, which tensors without data do not allow
+    "paper": PromptFlowVariant(),
+    "released": RELEASED,
+    "in order": PromptFlowVariant(draws_in_order=True),
+    "text ensemble": PromptFlowVariant(text_ensemble=True),
+    "ISD-ISD": PromptFlowVariant(states_from_image=True),
+    "IAD-IAD": PromptFlowVariant(agnostic_context=True),
+    "agnostic": PromptFlowVariant(prompts="agnostic", deep_blocks=3),
+}
 CUDA, META = torch.device("cuda"), torch.device("meta")
 IMAGES = [np.zeros((80, 90, 3), np.uint8)] * 3
 NAMES = ["plate", "metal nut", "cable with a clamp"]
@@ -54,11 +62,16 @@ def backbone() -> Backbone:
     return Backbone(BACKBONE)
 
 
+def model_of(variant: PromptFlowVariant) -> ModelConfig:
+    sizes = {"num_prompts": 2, "flow_length": 2} if variant.prompts == "flow" else {}
+    return ModelConfig(variant=variant, **sizes)
+
+
 def detector(backbone: Backbone, variant: PromptFlowVariant, **options: Any) -> Detector:
     """A detector of random weights on a device that is not there."""
     config = DetectorConfig(
         backbone=BACKBONE,
-        model=ModelConfig(num_prompts=2, flow_length=2, variant=variant),
+        model=model_of(variant),
         scoring=ScoringConfig(smoothing_sigma_px=1, threshold=0.5),
     )
     weights = BayesPFL(config.model, Widths.from_backbone(backbone)).state_dict()
@@ -66,7 +79,7 @@ def detector(backbone: Backbone, variant: PromptFlowVariant, **options: Any) -> 
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"deterministic": True}])
-@pytest.mark.parametrize("variant", [PromptFlowVariant(), RELEASED, IN_ORDER], ids=["paper", "released", "in order"])
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 def test_predictions(launches: ModuleType, backbone: Backbone, variant: PromptFlowVariant, options: Any) -> None:
     with launches.fake_device():
         model = detector(backbone, variant, **options)
@@ -109,11 +122,10 @@ def test_a_tensor_that_is_left_behind_is_found(launches: ModuleType, backbone: B
             model.predict(IMAGES, NAMES, 2)
 
 
-def trainer(backbone: Backbone, **training: Any) -> Trainer:
-    second = "second_stage_epochs" in training
+def trainer(backbone: Backbone, variant: PromptFlowVariant = VARIANTS["paper"], **training: Any) -> Trainer:
     run = RunConfig(
         backbone=BACKBONE,
-        model=ModelConfig(num_prompts=2, flow_length=2, variant=RELEASED if second else PromptFlowVariant()),
+        model=model_of(variant),
         loss=LossConfig(variant=LossVariant()),
         training=TrainingConfig(batch_size=6, epochs=3, gradient_clip_norm=1.0, **training),
     )
@@ -127,20 +139,28 @@ def step(model: Trainer) -> None:
 
 @pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
 @pytest.mark.parametrize(
-    "training",
-    [{}, {"accumulation_parts": 3}, {"mixed_precision": True}, {"second_stage_epochs": 1}],
-    ids=["plain", "accumulated", "mixed", "two stages"],
+    ("variant", "training"),
+    [
+        ("paper", {}),
+        ("paper", {"accumulation_parts": 3}),
+        ("paper", {"mixed_precision": True}),
+        ("released", {"second_stage_epochs": 1}),
+        ("ISD-ISD", {"accumulation_parts": 3}),
+        ("IAD-IAD", {}),
+        ("agnostic", {"mixed_precision": True}),
+    ],
+    ids=str,
 )
-def test_training_steps(launches: ModuleType, backbone: Backbone, training: dict[str, Any]) -> None:
+def test_training_steps(launches: ModuleType, backbone: Backbone, variant: str, training: dict[str, Any]) -> None:
     with launches.fake_training():
-        model = trainer(backbone, **training)
+        model = trainer(backbone, VARIANTS[variant], **training)
         step(model)
         if "second_stage_epochs" in training:
             model.begin_second_stage()
             step(model)
         state = model.state()
         assert {value.device.type for value in state.tensors.values()} == {"cpu"}
-        other = trainer(backbone, **training)
+        other = trainer(backbone, VARIANTS[variant], **training)
         other.load_state(state)
         step(other)
 

@@ -68,7 +68,10 @@ class InitialDensity(nn.Module):
 
 
 class ImageSpecificDistribution(nn.Module):
-    """q_K of the context words given the global image feature x (ISD)."""
+    """q_K of the context words given the global image feature x (ISD).
+
+    Given one free vector for all images it is image-agnostic instead (IAD-IAD of Figure 5).
+    """
 
     def __init__(self, density: InitialDensity, flow: PlanarFlow | AmortizedPlanarFlow) -> None:
         super().__init__()
@@ -108,7 +111,8 @@ class ImageSpecificDistribution(nn.Module):
 class ImageAgnosticDistribution(nn.Module):
     """q_K of the state words given a learnable free vector, one for normal, one for abnormal (IAD).
 
-    The two share the density's network (paper); `flows` holds one shared flow or one for each of them.
+    With x beside the free vectors the distributions are image-specific instead (ISD-ISD of Figure 5). The two share the
+    density's network (paper); `flows` holds one shared flow or one for each of them.
     """
 
     def __init__(self, density: InitialDensity, flows: list[PlanarFlow], condition_dim: int) -> None:
@@ -118,25 +122,37 @@ class ImageAgnosticDistribution(nn.Module):
         self.free_normal = nn.Parameter(torch.randn(condition_dim) * 0.02)
         self.free_abnormal = nn.Parameter(torch.randn(condition_dim) * 0.02)
 
-    def draws(self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]) -> list[Draw]:
+    def draws(
+        self,
+        normal: Float[Tensor, "*batch samples dim"],
+        abnormal: Float[Tensor, "*batch samples dim"],
+        condition: Float[Tensor, "batch condition"] | None = None,
+    ) -> list[Draw]:
         """R draws from q0 for each of the two states.
 
         Args:
-            normal: noise of the normal state.
+            normal: noise of the normal state: for all images, or of each one where there is a condition.
             abnormal: noise of the abnormal state.
+            condition: x, which is added to the free vectors: the distribution is then image-specific. Without its free
+                vector a state would have the other one's distribution.
 
         Returns:
             Those of the normal and those of the abnormal state.
         """
-        free, noise = torch.stack([self.free_normal, self.free_abnormal]), torch.stack([normal, abnormal])
-        one_by_one = normal.device.type == "cpu"  # where the states' products keep their shapes
-        groups = zip(free.split(1), noise.split(1), strict=True) if one_by_one else [(free, noise)]
-        starts, log_q0s = (
-            torch.cat(parts) for parts in zip(*(self.density.sample(*each) for each in groups), strict=True)
-        )
-        normal_flow, abnormal_flow = cast("list[PlanarFlow]", [self.flows[0], self.flows[-1]])
-        normal_start, abnormal_start = normal_flow.start(starts[0]), abnormal_flow.start(starts[1])
-        return [Draw(normal_start, log_q0s[0]), Draw(abnormal_start, log_q0s[1])]
+        free, noise = torch.stack([self.free_normal, self.free_abnormal]).unsqueeze(1), torch.stack([normal, abnormal])
+        if condition is None:
+            given, noise = free, noise.unsqueeze(1)
+        else:
+            given = free + condition
+        if normal.device.type == "cpu":  # one by one: the states' products keep their shapes
+            draws = [self.density.sample(*each) for each in zip(given, noise, strict=True)]
+        else:
+            both = self.density.sample(given.flatten(0, 1), noise.flatten(0, 1))
+            draws = list(zip(*(part.chunk(2) for part in both), strict=True))
+        if condition is None:
+            draws = [(start[0], log_q0[0]) for start, log_q0 in draws]
+        flows = cast("list[PlanarFlow]", [self.flows[0], self.flows[-1]])
+        return [Draw(flow.start(start), log_q0) for flow, (start, log_q0) in zip(flows, draws, strict=True)]
 
 
 def offset_samples(draws: Sequence[Draw], epsilon: float) -> list[OffsetSamples]:

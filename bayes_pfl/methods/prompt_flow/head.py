@@ -4,7 +4,7 @@ Every two-way softmax of the paper is a sigmoid of one difference, abnormal minu
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,19 +13,13 @@ from torch import Tensor, nn
 from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder
 from bayes_pfl.config import ModelConfig
+from bayes_pfl.config.wordings import APRIL_GAN_WORDING
+from bayes_pfl.methods.ensemble import wording_tokens
 from bayes_pfl.methods.prompt_flow.attention import ResidualCrossModalAttention, normalize
 from bayes_pfl.methods.prompt_flow.banks import PromptBanks
-from bayes_pfl.methods.prompt_flow.distributions import (
-    Draw,
-    ImageAgnosticDistribution,
-    ImageSpecificDistribution,
-    InitialDensity,
-    OffsetSamples,
-    no_offsets,
-    offset_samples,
-)
-from bayes_pfl.methods.prompt_flow.flow import AmortizedPlanarFlow, PlanarFlow
+from bayes_pfl.methods.prompt_flow.distributions import Draw, OffsetSamples, no_offsets, offset_samples
 from bayes_pfl.methods.prompt_flow.noise import Noise
+from bayes_pfl.methods.prompt_flow.parts import context_distribution, object_prompts, state_distribution
 from bayes_pfl.methods.prompt_flow.pooling import AttentionPooling, MeanPooling
 
 
@@ -79,31 +73,33 @@ class BayesPFL(nn.Module):
 
     def __init__(self, config: ModelConfig, widths: Widths) -> None:
         super().__init__()
-        self.config = config
-        self.banks = PromptBanks(config.num_prompts, config.context_tokens, config.state_tokens, widths.text)
-        self.context = _context_distribution(config, widths) if config.variant.context_from_image else None
-        self.states = _state_distribution(config, widths) if config.variant.state_distribution else None
+        self.config, variant = config, config.variant
+        sizes, flow = (widths.joint, widths.text), variant.prompts == "flow"
+        self.banks = _banks(config, widths.text) if flow else None
+        self.context = context_distribution(config, *sizes) if flow and variant.context_from_image else None
+        self.states = state_distribution(config, *sizes) if flow and variant.state_distribution else None
+        self.object_prompts = object_prompts(config, widths.text) if variant.prompts == "agnostic" else None
         self.projections = nn.ModuleList(
             nn.Linear(widths.patch, widths.joint, bias=False) for _ in range(widths.layers)
         )
         self.attention = (
-            ResidualCrossModalAttention(
-                widths.joint, config.variant.attention_heads, config.variant.attention_query_bias
-            )
-            if config.variant.residual_attention
+            ResidualCrossModalAttention(widths.joint, variant.attention_heads, variant.attention_query_bias)
+            if variant.residual_attention
             else None
         )
         self.pooling = (
-            AttentionPooling(widths.layers * widths.patch, widths.joint, config.variant.pooling_width)
-            if config.variant.attention_pooling
+            AttentionPooling(widths.layers * widths.patch, widths.joint, variant.pooling_width)
+            if variant.attention_pooling
             else MeanPooling(widths.layers * widths.patch, widths.joint)
         )
-        self.class_mapping = nn.Linear(widths.joint, widths.joint) if config.variant.mapped_classification else None
-        self.image_mapping = nn.Linear(widths.joint, widths.joint) if config.variant.mapped_classification else None
+        self.class_mapping = nn.Linear(widths.joint, widths.joint) if variant.mapped_classification else None
+        self.image_mapping = nn.Linear(widths.joint, widths.joint) if variant.mapped_classification else None
         self.pixel_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.image_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         for weight in self.projections.parameters():
             nn.init.normal_(weight, std=0.02)
+        # last: every other part starts as it does without
+        self.free_context = nn.Parameter(torch.randn(widths.joint) * 0.02) if variant.agnostic_context else None
 
     def forward(
         self,
@@ -128,9 +124,23 @@ class BayesPFL(nn.Module):
             All prompts, and the chosen ones' logits.
         """
         prompts = self.prompts(features, class_tokens, noise, encoder)
-        text = prompts.text[:, :, bank]
+        return prompts, self.logits(features, prompts.text[:, :, bank], class_token_only)
+
+    def logits(
+        self, features: Features, text: Float[Tensor, "batch samples bank 2 dim"], class_token_only: bool = False
+    ) -> Logits:
+        """Logits of image and patches against text embeddings.
+
+        Args:
+            features: of the images.
+            text: text embeddings, normal (0) and abnormal (1).
+            class_token_only: the image logits see x_cls alone, the released code's first stage.
+
+        Returns:
+            Those of all prompts.
+        """
         image_logits = self.class_token_logits if class_token_only else self.image_logits
-        return prompts, Logits(self.pixel_logits(self.patch_features(features), text), image_logits(features, text))
+        return Logits(self.pixel_logits(self.patch_features(features), text), image_logits(features, text))
 
     def global_feature(self, features: Features) -> Float[Tensor, "batch dim"]:
         """x = x_cls + x_patch (section 3.5), or one of the two where the other is switched off (Table 2).
@@ -172,7 +182,7 @@ class BayesPFL(nn.Module):
 
         Args:
             context: samples of the context words, for each image.
-            normal: samples of the normal state's words.
+            normal: samples of the normal state's words, for all images or for each one.
             abnormal: samples of the abnormal state's words.
             class_tokens: of the class names.
             encoder: the frozen text encoder.
@@ -181,11 +191,12 @@ class BayesPFL(nn.Module):
             Text embeddings and the samples they come from.
         """
         batch, samples, width = context.offset.shape
+        assert self.banks is not None, "other prompts stand in for the flow's"
         banks, shape = self.banks, (batch, samples, self.config.num_prompts, -1, width)
         scale = self.config.offset_scale
         fused_context = banks.context + scale * context.offset[:, :, None, None]
-        fused_normal = (banks.normal + scale * normal.offset[:, None, None]).expand(shape)
-        fused_abnormal = (banks.abnormal + scale * abnormal.offset[:, None, None]).expand(shape)
+        fused_normal = (banks.normal + scale * normal.offset[..., None, None, :]).expand(shape)
+        fused_abnormal = (banks.abnormal + scale * abnormal.offset[..., None, None, :]).expand(shape)
         text = encoder(
             fused_context.flatten(1, 2), fused_normal.flatten(1, 2), fused_abnormal.flatten(1, 2), class_tokens
         )
@@ -194,6 +205,8 @@ class BayesPFL(nn.Module):
     def sample(self, features: Features, noise: Noise) -> tuple[OffsetSamples, OffsetSamples, OffsetSamples]:
         """Samples of the context's distribution (one per image) and of the two states' (shared by all images).
 
+        Departs from that with `states_from_image`: the states' are one per image too.
+
         Args:
             features: of the images.
             noise: of R samples.
@@ -201,14 +214,15 @@ class BayesPFL(nn.Module):
         Returns:
             Context, normal and abnormal samples.
         """
-        draws = self._context_draws(features, noise.context) + self._state_draws(noise.normal, noise.abnormal)
+        draws = self._context_draws(features, noise.context)
+        draws += self._state_draws(noise.normal, noise.abnormal, features)
         samples = offset_samples(draws, self.config.variant.log_det_epsilon)
         context = samples[: len(samples) % 2] or [no_offsets(noise.context)]
         states = samples[len(samples) % 2 :] or [no_offsets(noise.normal), no_offsets(noise.abnormal)]
         return context[0], states[0], states[1]
 
     def sample_context(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> OffsetSamples:
-        """Samples of the image-specific distribution, or no offset where it is switched off.
+        """Samples of the context's distribution, or no offset where it is switched off.
 
         Args:
             features: of the images.
@@ -221,30 +235,43 @@ class BayesPFL(nn.Module):
         return samples[0] if samples else no_offsets(noise)
 
     def sample_states(
-        self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]
+        self,
+        normal: Float[Tensor, "*batch samples dim"],
+        abnormal: Float[Tensor, "*batch samples dim"],
+        features: Features | None = None,
     ) -> tuple[OffsetSamples, OffsetSamples]:
-        """Samples of the image-agnostic distribution: they depend on no image.
+        """Samples of the states' distribution: they depend on no image, except with `states_from_image`.
 
         Args:
             normal: noise of the normal state.
             abnormal: noise of the abnormal state.
+            features: of the images; only `states_from_image` needs them.
 
         Returns:
-            R samples of each state.
+            R samples of each state, with `states_from_image` for each image.
         """
-        samples = offset_samples(self._state_draws(normal, abnormal), self.config.variant.log_det_epsilon)
+        samples = offset_samples(self._state_draws(normal, abnormal, features), self.config.variant.log_det_epsilon)
         return (samples[0], samples[1]) if samples else (no_offsets(normal), no_offsets(abnormal))
 
+    def _x(self, features: Features) -> Float[Tensor, "batch dim"]:
+        """x, as the distributions see it."""
+        return self.global_feature(features) if self.config.variant.condition_on_patches else features.image
+
     def _context_draws(self, features: Features, noise: Float[Tensor, "batch samples dim"]) -> list[Draw]:
-        """Draws of the image-specific distribution; none where it is switched off."""
+        """Draws of the context's distribution; none where it is switched off."""
         if self.context is None:
             return []
-        on_patches = self.config.variant.condition_on_patches
-        return [self.context.draw(self.global_feature(features) if on_patches else features.image, noise)]
+        free = self.free_context
+        return [self.context.draw(self._x(features) if free is None else free.expand(len(noise), -1), noise)]
 
-    def _state_draws(self, normal: Float[Tensor, "samples dim"], abnormal: Float[Tensor, "samples dim"]) -> list[Draw]:
-        """Draws of the image-agnostic distribution; none where it is switched off."""
-        return [] if self.states is None else self.states.draws(normal, abnormal)
+    def _state_draws(self, normal: Tensor, abnormal: Tensor, features: Features | None) -> list[Draw]:
+        """Draws of the states' distribution; none where it is switched off."""
+        if self.states is None:
+            return []
+        if not self.config.variant.states_from_image:
+            return self.states.draws(normal, abnormal)
+        assert features is not None
+        return self.states.draws(normal, abnormal, self._x(features))
 
     def patch_features(self, features: Features, layers: slice = slice(None)) -> PatchFeatures:
         """F_l: one linear map per layer into the joint space.
@@ -321,31 +348,20 @@ class BayesPFL(nn.Module):
         return torch.einsum("nsbd,nd->nsb", direction, normalize(image)) * self.image_temperature.exp()
 
 
-def other_tokens(config: ModelConfig) -> int:
-    """Tokens of a prompt beside start, class name and end of text: P + Q learned words.
+def other_tokens(config: ModelConfig, tokenizer: Any) -> int:
+    """Tokens of a prompt beside start, class name and end of text: P + Q learned words, or those of a sentence.
 
     Args:
         config: of the head.
+        tokenizer: open_clip's.
 
     Returns:
-        Their number.
+        Their number; 0 where the prompt has no class name.
     """
-    return config.context_tokens + config.state_tokens
+    if config.variant.prompts == "flow":
+        return config.context_tokens + config.state_tokens
+    return wording_tokens(APRIL_GAN_WORDING, tokenizer) if config.variant.prompts == "sentences" else 0
 
 
-def _context_distribution(config: ModelConfig, widths: Widths) -> ImageSpecificDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variant.variance_exponent, config.variant.hidden_width)
-    if config.variant.amortized_context_flow:
-        amortized = AmortizedPlanarFlow(widths.joint, widths.text, config.flow_length, config.variant.log_det_epsilon)
-        return ImageSpecificDistribution(density, amortized)
-    return ImageSpecificDistribution(density, _planar_flow(config, widths))
-
-
-def _state_distribution(config: ModelConfig, widths: Widths) -> ImageAgnosticDistribution:
-    density = InitialDensity(widths.joint, widths.text, config.variant.variance_exponent, config.variant.hidden_width)
-    count = 2 if config.variant.separate_state_flows else 1
-    return ImageAgnosticDistribution(density, [_planar_flow(config, widths) for _ in range(count)], widths.joint)
-
-
-def _planar_flow(config: ModelConfig, widths: Widths) -> PlanarFlow:
-    return PlanarFlow(widths.text, config.flow_length, config.flow_initial_scale, config.variant.log_det_epsilon)
+def _banks(config: ModelConfig, text: int) -> PromptBanks:
+    return PromptBanks(config.num_prompts, config.context_tokens, config.state_tokens, text)

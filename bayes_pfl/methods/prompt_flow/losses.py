@@ -35,7 +35,8 @@ class BatchSums(NamedTuple):
     intersection: Float[Tensor, "layers prompts"]
     probability: Float[Tensor, "layers prompts"]
     orthogonality: Float[Tensor, ""]
-    context_divergence: Float[Tensor, ""]
+    divergences: Float[Tensor, "distributions"]
+    """Of the distributions that depend on the image: the context's, and with `states_from_image` both states'."""
 
 
 class LossTerms(NamedTuple):
@@ -85,10 +86,11 @@ def losses(
         .mean()
     )
     orthogonality = sums.orthogonality / sums.images
-    kl_context = sums.context_divergence / sums.images
-    batch = sums.images if config.variant.state_log_det_over_batch else torch.ones_like(sums.images)
-    kl_normal = (prompts.normal.log_ratio - prompts.normal.log_det / batch).mean()
-    kl_abnormal = (prompts.abnormal.log_ratio - prompts.abnormal.log_det / batch).mean()
+    kl_context, *kl_states = (sums.divergences / sums.images).unbind()
+    if not kl_states:
+        batch = sums.images if config.variant.state_log_det_over_batch else torch.ones_like(sums.images)
+        kl_states = [(state.log_ratio - state.log_det / batch).mean() for state in (prompts.normal, prompts.abnormal)]
+    kl_normal, kl_abnormal = kl_states
     total = classification + focal + dice + config.orthogonal_weight * orthogonality
     total = total + config.kl_weight * (kl_context + kl_normal + kl_abnormal)
     return LossTerms(total, classification, focal, dice, orthogonality, kl_context, kl_normal, kl_abnormal)
@@ -133,6 +135,8 @@ def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossCon
     labels = target.label[:, None, None].expand_as(logits.image)
     classification = F.binary_cross_entropy_with_logits(logits.image, labels, reduction="none")
     foreground = mask.sum()
+    samples = (prompts.context, prompts.normal, prompts.abnormal)
+    by_image = [each for each in samples if each.log_det.dim() == 2]
     return BatchSums(
         images=foreground.new_tensor(float(batch)),
         classification=classification.sum(0).flatten(),
@@ -143,7 +147,7 @@ def batch_sums(prompts: Prompts, logits: Logits, target: Target, config: LossCon
         intersection=by_layer[2],
         probability=by_layer[3],
         orthogonality=orthogonality(prompts.text, config.orthogonal_mean).sum(),
-        context_divergence=prompts.context.divergence().mean(1).sum(),
+        divergences=torch.stack([each.divergence().mean(1).sum() for each in by_image]),
     )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayes_pfl.clip.backbone import Backbone
+from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_tokens
 from bayes_pfl.config import DetectorConfig, ModelConfig
@@ -19,19 +19,20 @@ from bayes_pfl.methods.method import BatchQuery, ImageQuery
 from bayes_pfl.methods.prompt_flow.distributions import OffsetSamples
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise, ordered_noise
+from bayes_pfl.methods.prompt_flow.pairs import mean_pair, without_spread
 
 SAMPLE_GROUP = 5
 """Samples that go through the text encoder together: always as many, so that products have one shape for every R."""
 
-ImageSamples = tuple[Float[Tensor, "1 samples dim"], list[tuple[OffsetSamples, OffsetSamples]]]
-"""Noise of one image's context, and the states' offsets group by group."""
+Text = Float[Tensor, "batch samples bank 2 dim"]
 
 
 class PromptFlow:
     """A trained head on a frozen backbone. Scores depend on image, class name, R and seed alone.
 
     Departs from that where `model.variant.draws_in_order` asks for the released code's noise, which depends on the
-    image's position.
+    image's position. With `model.variant.text_ensemble` the mean pair of all samples' text embeddings meets the image:
+    one prompt of each kind, so there is no uncertainty.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class PromptFlow:
         self.encoder = PromptEncoder(backbone).to(device)
         self.encode_image = backbone.encode_image
         # Caches of functions that do not hold this object: a dropped method is freed at once.
-        self.class_names = backbone.class_names(other_tokens(self.model))
+        self.class_names = backbone.class_names(other_tokens(self.model, backbone.tokenizer))
         self._class_tokens = functools.lru_cache(maxsize=1024)(
             functools.partial(_class_tokens, self.class_names, device)
         )
@@ -64,8 +65,11 @@ class PromptFlow:
             By R.
         """
         starts = range(0, max(num_samples), SAMPLE_GROUP)
+        texts = self._texts(query, starts, self._noise(query, max(num_samples), len(starts) * SAMPLE_GROUP))
+        if self.model.variant.text_ensemble:
+            return {number: self._mean_scores(query.features, texts, number) for number in num_samples}
         maps = self._accumulator(list(num_samples))
-        self._add_groups(maps, query, starts, self._noise(query, max(num_samples), len(starts) * SAMPLE_GROUP))
+        self._add_groups(maps, query.features, texts)
         return {number: maps.result(number) for number in num_samples}
 
     def batch_scores(self, query: BatchQuery, num_samples: int) -> PromptScores:
@@ -83,14 +87,18 @@ class PromptFlow:
         """
         if self.model.variant.draws_in_order:
             raise ConfigError("Images with model.variant.draws_in_order are scored one by one.")
-        width, features = self.backbone.text_width, query.features
-        noise = keyed_noise(query.seed, list(query.noise_keys), num_samples, width).context.to(self.device)
-        context = self.head.sample_context(features, noise)
-        states = self._state_offsets(query.seed, 0, num_samples)
-        prompts = self.head.encode(context, *states, self._class_tokens(*query.class_names), self.encoder)
-        pixel = self.head.pixel_logits(self.head.patch_features(features), prompts.text)
-        size, corners = self.backbone.config.image_size, self.model.variant.upsampled_corners
-        return batch_maps(pixel, self.head.image_logits(features, prompts.text), size, corners)
+        features, variant = query.features, self.model.variant
+        noise = self._keyed_noise(query.seed, query.noise_keys, num_samples)
+        context = self.head.sample_context(features, noise.context)
+        states = (
+            self.head.sample_states(noise.normal, noise.abnormal, features)
+            if variant.states_from_image
+            else self._state_offsets(query.seed, 0, num_samples)
+        )
+        text = self.head.encode(context, *states, self._class_tokens(*query.class_names), self.encoder).text
+        logits = self.head.logits(features, mean_pair(text) if variant.text_ensemble else text)
+        scores = batch_maps(*logits, self.backbone.config.image_size, variant.upsampled_corners)
+        return without_spread(scores) if variant.text_ensemble else scores
 
     def growing_scores(self, query: ImageQuery, most: int) -> Iterator[tuple[int, PromptScores]]:
         """Scores after each group of samples. See `Method.growing_scores`.
@@ -100,7 +108,8 @@ class PromptFlow:
             most: largest number of samples, a multiple of `SAMPLE_GROUP`.
 
         Returns:
-            Pairs of R and the scores of the first R samples.
+            Pairs of R and the scores of the first R samples; of a text ensemble the last alone, since it has no spread
+            that says whether fewer are enough.
 
         Raises:
             ConfigError: `model.variant.draws_in_order` is set: its noise depends on R.
@@ -109,9 +118,12 @@ class PromptFlow:
             raise ConfigError(
                 'num_samples="auto" needs draws that do not depend on R: set model.variant.draws_in_order to false.'
             )
+        if self.model.variant.text_ensemble:
+            yield from self.scores(query, [most]).items()
+            return
         maps = self._accumulator(list(range(SAMPLE_GROUP, most + 1, SAMPLE_GROUP)))
         for start in range(0, most, SAMPLE_GROUP):
-            self._add_groups(maps, query, range(start, start + 1), None)
+            self._add_groups(maps, query.features, self._texts(query, range(start, start + 1), None))
             yield start + SAMPLE_GROUP, maps.result(start + SAMPLE_GROUP)
 
     def _accumulator(self, wanted: list[int]) -> MapAccumulator:
@@ -125,32 +137,46 @@ class PromptFlow:
         noise = ordered_noise(query.seed, query.position, num_samples, self.backbone.text_width)
         return Noise(*(F.pad(part, (0, 0, 0, length - num_samples)).to(self.device) for part in noise))
 
-    def _samples(self, query: ImageQuery, starts: range, noise: Noise | None) -> ImageSamples:
-        """Context noise and state offsets of the groups that begin at `starts`; keyed by the query, or from `noise`."""
-        if noise is None:
-            length, width = starts[-1] + SAMPLE_GROUP, self.backbone.text_width
-            context = keyed_noise(query.seed, [query.noise_key], length, width).context.to(self.device)
-            return context, [self._state_offsets(query.seed, start, start + SAMPLE_GROUP) for start in starts]
-        groups = [slice(start, start + SAMPLE_GROUP) for start in starts]
-        return noise.context, [self.head.sample_states(noise.normal[group], noise.abnormal[group]) for group in groups]
+    def _keyed_noise(self, seed: int, keys: Sequence[bytes], length: int) -> Noise:
+        by_image = self.model.variant.states_from_image
+        noise = keyed_noise(seed, list(keys), length, self.backbone.text_width, by_image)
+        return Noise(*(part.to(self.device) for part in noise))
 
-    def _add_groups(self, maps: MapAccumulator, query: ImageQuery, starts: range, noise: Noise | None) -> None:
-        """Add the groups of samples that begin at `starts`: all texts, then layer by layer: memory holds one layer."""
-        features = query.features
-        context_noise, states = self._samples(query, starts, noise)
-        texts, image_logits = [], []
-        for start, offsets in zip(starts, states, strict=True):
-            context = self.head.sample_context(features, context_noise[:, start : start + SAMPLE_GROUP])
-            prompts = self.head.encode(context, *offsets, self._class_tokens(query.class_name), self.encoder)
-            texts.append(prompts.text)
-            image_logits.append(self.head.image_logits(features, prompts.text)[0])
-        pixel_logits: list[list[Tensor]] = [[] for _ in starts]
+    def _texts(self, query: ImageQuery, starts: range, noise: Noise | None) -> list[Text]:
+        """Text embeddings of the groups of samples that begin at `starts`; keyed by the query, or from `noise`."""
+        features, tokens = query.features, self._class_tokens(query.class_name)
+        shared = noise is None and not self.model.variant.states_from_image
+        noise = noise or self._keyed_noise(query.seed, [query.noise_key], starts[-1] + SAMPLE_GROUP)
+        texts = []
+        for start in starts:
+            stop = start + SAMPLE_GROUP
+            context = self.head.sample_context(features, noise.context[:, start:stop])
+            normal, abnormal = (
+                self._state_offsets(query.seed, start, stop)
+                if shared
+                else self.head.sample_states(
+                    noise.normal[..., start:stop, :], noise.abnormal[..., start:stop, :], features
+                )
+            )
+            texts.append(self.head.encode(context, normal, abnormal, tokens, self.encoder).text)
+        return texts
+
+    def _add_groups(self, maps: MapAccumulator, features: Features, texts: list[Text]) -> None:
+        """Add groups of samples, layer by layer: memory holds one layer."""
+        pixel_logits: list[list[Tensor]] = [[] for _ in texts]
         for layer in range(len(features.patches)):
             patches = self.head.patch_features(features, slice(layer, layer + 1))
             for text, logits in zip(texts, pixel_logits, strict=True):
                 logits.append(self.head.pixel_logits(patches, text)[:, 0])
-        for pixel, image in zip(pixel_logits, image_logits, strict=True):
-            maps.add(torch.cat(pixel), image)
+        for text, pixel in zip(texts, pixel_logits, strict=True):
+            maps.add(torch.cat(pixel), self.head.image_logits(features, text)[0])
+
+    def _mean_scores(self, features: Features, texts: list[Text], num_samples: int) -> PromptScores:
+        """Text ensemble of the first samples, as large as a group of them: products have one shape for every R."""
+        pair = mean_pair(torch.cat(texts, 1)[:, :num_samples])
+        maps = self._accumulator([1])
+        self._add_groups(maps, features, [pair.repeat(1, SAMPLE_GROUP, 1, 1, 1)])
+        return without_spread(maps.result(1))
 
 
 def _class_tokens(class_names: ClassNames, device: torch.device, *names: str) -> ClassTokens:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class Noise(NamedTuple):
-    """Standard-normal noise of R samples; the states' is shared by all images."""
+    """Standard-normal noise of R samples; the states' is shared by all images, unless they depend on the image."""
 
     context: Float[Tensor, "batch samples dim"]
-    normal: Float[Tensor, "samples dim"]
-    abnormal: Float[Tensor, "samples dim"]
+    normal: Float[Tensor, "*batch samples dim"]
+    abnormal: Float[Tensor, "*batch samples dim"]
 
 
-def keyed_noise(seed: int, image_keys: list[bytes], num_samples: int, dim: int) -> Noise:
+def keyed_noise(seed: int, image_keys: list[bytes], num_samples: int, dim: int, states_by_image: bool = False) -> Noise:
     """Noise keyed by seed and image (context), and by the seed alone (states, which are image-agnostic).
 
     Args:
@@ -29,14 +29,18 @@ def keyed_noise(seed: int, image_keys: list[bytes], num_samples: int, dim: int) 
         image_keys: one key for each image, such as the SHA-256 of its pixels.
         num_samples: R.
         dim: width of a text token.
+        states_by_image: key the states by the image too (`model.variant.states_from_image`).
 
     Returns:
         The noise of all images.
     """
-    context = np.stack([_stream(seed, b"context" + key, num_samples, dim) for key in image_keys])
-    normal = _stream(seed, b"normal", num_samples, dim)
-    abnormal = _stream(seed, b"abnormal", num_samples, dim)
-    return Noise(torch.from_numpy(context), torch.from_numpy(normal), torch.from_numpy(abnormal))
+    context, *states = (
+        torch.from_numpy(np.stack([_stream(seed, name + key, num_samples, dim) for key in image_keys]))
+        for name in (b"context", *((b"normal", b"abnormal") if states_by_image else ()))
+    )
+    if not states:
+        states = [torch.from_numpy(_stream(seed, name, num_samples, dim)) for name in (b"normal", b"abnormal")]
+    return Noise(context, *states)
 
 
 def ordered_noise(seed: int, position: int, num_samples: int, dim: int) -> Noise:

@@ -14,14 +14,15 @@ from bayes_pfl.clip.prompt_encoder import ClassTokens, PromptEncoder, pad_class_
 from bayes_pfl.config import ModelConfig, RunConfig
 from bayes_pfl.methods.heads import seeded
 from bayes_pfl.methods.method import Loss, ParameterGroup, TrainingBatch
-from bayes_pfl.methods.prompt_flow.head import BayesPFL, Prompts, Widths, other_tokens
+from bayes_pfl.methods.prompt_flow.head import BayesPFL, Logits, Prompts, Widths, other_tokens
 from bayes_pfl.methods.prompt_flow.losses import Target, losses
 from bayes_pfl.methods.prompt_flow.noise import Noise, keyed_noise
+from bayes_pfl.methods.prompt_flow.pairs import PairText, pair_prompts
 
 SECOND_STAGE = ("class_mapping", "image_mapping", "pooling")
 """Parts of the head that the second stage trains: the maps of the image score."""
 
-PROMPTS = ("banks", "context", "states")
+PROMPTS = ("banks", "context", "states", "free_context", "object_prompts")
 """Parts of the head that learn with `training.prompt_learning_rate`."""
 
 
@@ -32,11 +33,13 @@ class PromptFlowObjective:
         self.run, self.backbone, self.device = run, backbone, device
         assert isinstance(run.model, ModelConfig)
         self.config = run.model
-        self.encoder = PromptEncoder(backbone).to(device)
+        flow = self.config.variant.prompts == "flow"
+        self.encoder = PromptEncoder(backbone).to(device) if flow else None
+        self.pair_text = None if flow else PairText(self.config, backbone)
         widths = Widths.from_backbone(backbone)
         self.head = seeded(lambda: BayesPFL(self.config, widths), run.training.seed).to(device)
         self.encode_image, self.feature_kind = backbone.encode_image, backbone.plain_kind
-        self.class_names = backbone.class_names(other_tokens(self.config))
+        self.class_names = backbone.class_names(other_tokens(self.config, backbone.tokenizer))
         self._tokens = functools.lru_cache(maxsize=4096)(self.class_names.tokens)
 
     def parameter_groups(self, second_stage: bool) -> list[ParameterGroup]:
@@ -76,18 +79,29 @@ class PromptFlowObjective:
             healthy.
         """
         config = self.run.loss
-        class_token_only = config.variant.classify_class_token and not second_stage
-        tokens, noise = self._class_tokens(batch), self._noise(batch, step)
         with bfloat16_products(self.device, self.run.training.mixed_precision):
-            prompts, logits = self.head(batch.features, tokens, noise, self.encoder, self._bank(step), class_token_only)
+            prompts, logits = self._forward(batch, step, config.variant.classify_class_token and not second_stage)
         prompts, logits = _float32(prompts), _float32(logits)
         target = Target(batch.label, batch.mask)
         terms = losses(prompts, logits, target, config, self.config.variant.upsampled_corners, add)
         # the states' divergence does not depend on the images
         shared = config.kl_weight * (terms.kl_normal + terms.kl_abnormal)
         if second_stage:
-            terms, shared = terms._replace(total=terms.classification), torch.zeros_like(shared)
+            terms = terms._replace(total=terms.classification)
+        if second_stage or self.config.variant.states_from_image:
+            shared = torch.zeros_like(shared)
         return Loss(terms.total, shared, terms._asdict(), self._offset_ratios(prompts))
+
+    def _forward(self, batch: TrainingBatch, step: int, class_token_only: bool) -> tuple[Prompts, Logits]:
+        """Prompts of the flow, or those that stand in for it, and the logits of those that this step trains."""
+        if self.pair_text is not None:
+            prompts = pair_prompts(self.pair_text.pairs(self.head.object_prompts, batch.class_names))
+            return prompts, self.head.logits(batch.features, prompts.text, class_token_only)
+        tokens, noise = self._class_tokens(batch), self._noise(batch, step)
+        answer: tuple[Prompts, Logits] = self.head(
+            batch.features, tokens, noise, self.encoder, self._bank(step), class_token_only
+        )
+        return answer
 
     def _class_tokens(self, batch: TrainingBatch) -> ClassTokens:
         return pad_class_tokens([self._tokens(name) for name in batch.class_names], self.device)
@@ -96,7 +110,8 @@ class PromptFlowObjective:
         """Noise keyed by seed, step and image: the same for an image whichever worker has it."""
         training = self.run.training
         seed = (training.seed << 32) + step
-        noise = keyed_noise(seed, list(batch.noise_keys), training.num_samples, self.backbone.text_width)
+        width, by_image = self.backbone.text_width, self.config.variant.states_from_image
+        noise = keyed_noise(seed, list(batch.noise_keys), training.num_samples, width, by_image)
         return Noise(*(part.to(self.device) for part in noise))
 
     def _bank(self, step: int) -> slice:
@@ -111,6 +126,8 @@ class PromptFlowObjective:
     def _offset_ratios(self, prompts: Prompts) -> dict[str, Tensor]:
         """Norm of the sampled offsets over the norm of the bank vectors they are added to."""
         banks = self.head.banks
+        if banks is None:
+            return {}
         pairs = {
             "offset_ratio_context": (prompts.context.offset, banks.context),
             "offset_ratio_state": (torch.cat([prompts.normal.offset, prompts.abnormal.offset]), banks.normal),

@@ -1,0 +1,49 @@
+"""Words of a command line -> options, and the nearest word behind one that does not exist."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Names the nearest option behind one that does not exist."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the options of one command.
+
+        Args:
+            args: words of the command line.
+            namespace: as argparse's.
+
+        Returns:
+            The options.
+        """
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown)
+        return options
+
+    def refuse(self, unknown: Sequence[str]) -> None:
+        """Print the usage and what does not exist, with the nearest that does, and end with exit code 2.
+
+        Args:
+            unknown: words of the command line.
+        """
+        words = [word for action in self._actions for word in action.option_strings]
+        wrong = next((word.split("=")[0] for word in unknown if word.startswith("-")), unknown[0])
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(wrong, words)}")
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Find what was meant by a word that does not exist.
+
+    Args:
+        word: what was written.
+        words: what exists.
+
+    Returns:
+        `, did you mean 'x'?`, or nothing.
+    """
+    close = difflib.get_close_matches(word, words, n=1)
+    return f", did you mean '{close[0]}'?" if close else ""

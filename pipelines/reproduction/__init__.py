@@ -1,0 +1,1 @@
+"""The paper's tables and figures, measured again: datasets -> models -> figures with verdicts."""
