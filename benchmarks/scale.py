@@ -158,7 +158,8 @@ def _chunks(folder: Path) -> Callable[[], Any]:
             row |= {"positions": np.array(positions), "problems": json.dumps([""] * len(positions))}
             row |= {"defects": json.dumps([("good", "scratch")[refs[position].label] for position in positions])}
             row |= pixel_columns([image_pixels(*pair) for pair in zip(maps, masks, strict=True)])
-            columns = ("scores", "uncertainties", "text_scores", "map_parts")
+            row |= {"machines": json.dumps([""] * len(positions))}
+            columns = ("scores", "uncertainties", "text_scores", "map_parts", "milliseconds")
             row |= {name: random.random(len(positions)) for name in columns}
             finished.add(row | {"vanished": np.zeros(len(positions), np.int64)})
 

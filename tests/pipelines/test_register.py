@@ -112,7 +112,7 @@ def test_a_worse_model_is_refused_with_both_numbers_unless_forced(store, bundle)
     forced = register(store, worse, force=True)
     tags = present_model(store, "champion").tags
     assert tags["forced_by"] == forced["forced_by"]
-    assert "0.3950" in tags["forced_over"]
+    assert "39.50 %" in tags["forced_over"]
 
 
 def test_a_model_that_was_not_evaluated_does_not_replace_one_that_was(store, bundle, tmp_path):

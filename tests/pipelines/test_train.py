@@ -181,7 +181,9 @@ def test_evaluations_go_into_the_training_run_and_the_registry_compares_them(run
         found[trained["run_id"]] = result["datasets"]["painted"]["mean"]["values"]["pixel_ap"]
     better, worse = sorted(found, key=found.get, reverse=True)
     assert register(TrackingSettings(), better)["version"] == 1
-    numbers = rf"painted pixel_ap is {found[worse]:.4f}, version 1 \(champion\) has {found[better]:.4f}"
+    numbers = rf"painted pixel_ap is {found[worse]:.2%}, version 1 \(champion\) has {found[better]:.2%}".replace(
+        "%", " %"
+    )
     with pytest.raises(BundleError, match=numbers):
         register(TrackingSettings(), worse, margin=0.0)
     from mlflow import MlflowClient
