@@ -161,9 +161,11 @@ def _difference(comparison: Comparison, made: Mapping[Key, Cell], tolerance: flo
         if value is None:
             return None
         values.append(value)
-        std = made[key].std
-        variance += tolerance**2 if std is None else std**2
-    return values[0] - sum(values[1:]), 0.0 if comparison.of_scatter else math.sqrt(variance)
+        cell = made[key]
+        std = tolerance if cell.std is None else cell.std
+        # a standard deviation of n values has itself one of about std / sqrt(2 (n - 1))
+        variance += std**2 / (2 * (cell.trainings - 1)) if comparison.of_scatter else std**2
+    return values[0] - sum(values[1:]), math.sqrt(variance)
 
 
 def _key(figure: PlannedFigure) -> Key:

@@ -263,7 +263,7 @@ def _epochs(scope: Scope) -> Plan:
     last = f"epoch {scope.epochs}"
     pairs = tuple(Comparison((last, BAYES_PFL, "pixel_ap"), (last, other, "pixel_ap")) for other in titles[1:])
     claims = (Claim("after the last epoch Bayes-PFL has the highest pixel AP", pairs),)
-    return Plan("figure4", "Pixel AP after each epoch (figure 4)", figures, claims)
+    return Plan("figure4", "Pixel AP after each epoch of one training (figure 4)", figures, claims)
 
 
 def _after(epoch: int, scope: Scope, title: str) -> Model:

@@ -95,7 +95,7 @@ class ReproduceSettings(Settings):
         parts = [
             clip,
             f"protocol {self.protocol}",
-            f"{self.trainings} training{'s' * (self.trainings > 1)} of each model",
+            f"up to {self.trainings} training{'s' * (self.trainings > 1)} of each model",
         ]
         parts += [f"{self.epochs} epoch{'s' * (self.epochs > 1)}"] if self.epochs is not None else []
         parts += [f"Bayes-PFL is {self.model}"] if self.model is not None else []

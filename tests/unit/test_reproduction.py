@@ -215,6 +215,8 @@ def sign_of(row: str) -> tuple[Comparison]:
 def test_a_claim_on_scatter_and_one_on_a_sign():
     scatter = Claim("a scatters more", (Comparison(("a", "", "image_ap"), ("b", "", "image_ap"), of_scatter=True),))
     assert checked(scatter, [_cell("a", 1, 0.5), _cell("b", 9, 0.4)], 2.0).verdict == "holds"
+    assert checked(scatter, [_cell("a", 1, 0.4), _cell("b", 9, 0.5)], 2.0).verdict == "within the scatter"
+    assert checked(scatter, [_cell("a", 1, 0.1), _cell("b", 9, 0.5)], 2.0).verdict == "does not hold"
     assert checked(scatter, [_cell("a", 1, 0.5), _cell("b", 9)], 2.0).verdict == "not run"
     partly = Claim("a is above b and c", (*sign_of("b"), *sign_of("c")))
     found = checked(partly, [_cell("a", 9, 0.1), _cell("b", 1, 0.1), _cell("c", None)], 2.0)
