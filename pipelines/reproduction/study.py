@@ -270,4 +270,4 @@ def _other_than_paper(measurement: Measurement, workplace: Workplace) -> str:
     model, datasets = measurement.model, workplace.images
     names = [measurement.dataset, *([model.auxiliary] if workplace.learns(model) else [])]
     remarks = [datasets[name].incomplete for name in names if name in datasets]
-    return next(filter(None, [workplace.settings.not_as_paper, *remarks]), "")
+    return "; ".join(filter(None, [workplace.settings.not_as_paper, *remarks]))
