@@ -52,6 +52,7 @@ def _curves(axes: Any, made: Sequence[Cell]) -> None:
         low, high = ([a + sign * b for a, b in zip(ours, spread, strict=True)] for sign in (-1, 1))
         axes.fill_between(numbers, low, high, color=colour, alpha=0.15)
         axes.plot(numbers, ours, color=colour, marker="o", markersize=3, label=column or "ours")
+    axes.set_xlabel(made[0].row.rpartition(" ")[0].removesuffix(" ="), fontsize=8)
 
 
 def _dots(axes: Any, made: Sequence[Cell]) -> None:
