@@ -10,7 +10,7 @@ class CommandParser(argparse.ArgumentParser):
     """Names the nearest option behind one that does not exist."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the options of one command.
+        """Parse; unknown options are told by the command that does not know them.
 
         Args:
             args: words of the command line.
@@ -21,8 +21,19 @@ class CommandParser(argparse.ArgumentParser):
         """
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.refuse(unknown)
+            self.of_command(options).refuse(unknown)
         return options
+
+    def of_command(self, options: argparse.Namespace) -> "CommandParser":
+        """The parser that was asked: this one, or that of a command below it.
+
+        Args:
+            options: what was parsed.
+
+        Returns:
+            The parser.
+        """
+        return self
 
     def refuse(self, unknown: Sequence[str]) -> None:
         """Print the usage and what does not exist, with the nearest that does, and end with exit code 2.

@@ -79,21 +79,18 @@ class Parser(CommandParser):
             message = f"there is no command '{unknown[1]}'{nearest(unknown[1], names)} (bayes-pfl --help lists them)"
         super().error(message)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; unknown options are told by the command that does not know them.
+    def of_command(self, options: argparse.Namespace) -> CommandParser:
+        """The parser of the command that was typed.
 
         Args:
-            args: words of the command line.
-            namespace: as argparse's.
+            options: what was parsed.
 
         Returns:
-            The options.
+            The parser.
         """
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            commands: Any = self._subparsers
-            commands._group_actions[0].choices[options.command].refuse(unknown)
-        return options
+        commands: Any = self._subparsers
+        parser: CommandParser = commands._group_actions[0].choices[options.command]
+        return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,6 +29,8 @@ from pipelines.features import FeatureSettings, compute_features
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.settings import TrackingSettings, TrainSettings
 from pipelines.platform.tracking import closing, start_run
+from pipelines.reproduction.recipes import embedded_recipe
+from pipelines.reproduction.work import last_words
 from pipelines.study.jobs import Images, dataset_job, head_job, probe_job, prompts_job, rule_job, timing_job
 from pipelines.study.painting import painted_shards
 from pipelines.study.report import metrics_of, printed, summarise, write_study
@@ -157,15 +159,6 @@ def study(settings: StudySettings) -> dict[str, Any]:
     return result
 
 
-def embedded_recipe() -> TrainSettings:
-    """What the shipped head was trained with, as its bundle records it.
-
-    Returns:
-        The training run's settings.
-    """
-    return parse_config(TrainSettings, load_bundle("embedded").record["training"]["settings"], "the embedded bundle")
-
-
 def varied(recipe: TrainSettings, changes: dict[str, dict[str, Any]], seed: int) -> TrainSettings:
     """The recipe with some settings replaced, section by section, and another training seed.
 
@@ -261,7 +254,8 @@ def _run(settings: StudySettings, store: Store, jobs: list[StudyJob]) -> None:
             try:
                 store.write_json(job.file, ray.get(ready))
             except ray.exceptions.RayTaskError as error:
-                reason = str(error.cause).strip().splitlines()[-1]
-                raise TrainingError(f"{job.method}, seed {job.seed}, failed: {reason}. Run it again.") from error
+                raise TrainingError(
+                    f"{job.method}, seed {job.seed}, failed: {last_words(error)}. Run it again."
+                ) from error
             bar.set_postfix_str(f"{job.method} {job.seed}")
             bar.update()

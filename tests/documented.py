@@ -1,12 +1,20 @@
 """The code blocks of README.md and docs/, and how each is marked: what runs it, or what it needs that a test has not."""
 
 import ast
+import contextlib
+import os
 import re
 import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
+PROGRAM = str(Path(sys.executable).with_name("bayes-pfl"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS = {"a GPU", "a cluster", "a dataset", "a network", "minutes"}
 """What a block may need that a test has not."""
@@ -83,3 +91,22 @@ def executed(code: str, page: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(ast.fix_missing_locations(tree), page, "exec"), names)
     return names
+
+
+@contextlib.contextmanager
+def endpoint(words: list[str]) -> Iterator[str]:
+    """A `bayes-pfl serve` of a page on a free port; the value is its HOST:PORT."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [PROGRAM, *words[1:], "--port", str(port), "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout.readline()
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0

@@ -143,7 +143,7 @@ def recipe(title: str, seed: int, scale: Scale, auxiliary: str) -> TrainSettings
     if scale.backbone is not None:
         changes["backbone"] = scale.backbone.model_dump()
     if title in VARIANTS:
-        start = _shipped_head() if scale.embedded else _at_full_size("train_visa.yaml")
+        start = embedded_recipe() if scale.embedded else _at_full_size("train_visa.yaml")
         scaled = EMBEDDED_VARIANTS.get(title, {}) if scale.embedded else {}
         return changed(start, VARIANTS[title] | scaled | changes)
     method = COMPARED[title]
@@ -188,14 +188,18 @@ def nested(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return values
 
 
-def _shipped_head() -> TrainSettings:
-    """What the shipped head was trained with, as its bundle records it."""
+def embedded_recipe() -> TrainSettings:
+    """What the shipped head was trained with, as its bundle records it.
+
+    Returns:
+        The training run's settings.
+    """
     return parse_config(TrainSettings, load_bundle("embedded").record["training"]["settings"], "the embedded bundle")
 
 
 def _scaled(changes: Mapping[str, Any]) -> TrainSettings:
     """A compared method under the conditions of the shipped head: CLIP, smoothing, epochs and images a step."""
-    shipped = _shipped_head()
+    shipped = embedded_recipe()
     same = {
         "backbone.name": "embedded",
         "scoring.smoothing_sigma_px": shipped.scoring.smoothing_sigma_px,

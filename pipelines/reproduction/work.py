@@ -131,13 +131,20 @@ def do_all(jobs: Sequence[PendingJob], actors: Actors, rates: Rates) -> dict[Has
                 job.keep(result)
                 rates.note(job, result["seconds"])
             except ray.exceptions.RayError as error:
-                failures[job.subject] = f"{job.label} failed: {_reason(error)}"
+                failures[job.subject] = f"{job.label} failed: {last_words(error)}"
                 print(failures[job.subject], file=sys.stderr)
             advance(weights[job.subject])
 
 
-def _reason(error: Exception) -> str:
-    """What a task ended with, in one line: the first of its own exception, the last of Ray's."""
+def last_words(error: Exception) -> str:
+    """What a task ended with, in one line: the first of its own exception, the last of Ray's.
+
+    Args:
+        error: Ray's.
+
+    Returns:
+        Words without a full stop; the exception's kind where it has none.
+    """
     cause = getattr(error, "cause", None)
     lines = str(cause or error).strip().splitlines() or [type(cause or error).__name__]
     return lines[0 if cause else -1].rstrip(".")

@@ -24,15 +24,8 @@ from pipelines.reproduction.cells import (
     Cell,
 )
 from pipelines.reproduction.plotting import plot
+from pipelines.scoring.evaluation_tables import TITLES
 
-METRIC_TITLES = {
-    "image_auroc": "image AUROC",
-    "image_f1_max": "image F1-max",
-    "image_ap": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_pro": "PRO",
-    "pixel_ap": "pixel AP",
-}
 OVER_METRICS = ("table2", "table3", "table4")
 """Targets whose columns are the figures; those of the others are methods or models."""
 
@@ -73,7 +66,7 @@ def write_all(folder: Path, result: dict[str, Any]) -> list[Path]:
         for file, text in texts.items():
             _write(folder / file, text)
         with replacing(folder / f"{name}.png") as temporary:
-            plot(temporary, target["target"], made, METRIC_TITLES)
+            plot(temporary, target["target"], made, TITLES)
         files += [folder / file for file in (*texts, f"{name}.png")]
     return files
 
@@ -90,7 +83,7 @@ def tables(name: str, made: Sequence[Cell]) -> dict[str, Table]:
     """
     by_heading: dict[str, Table] = {}
     for cell in made:
-        title = METRIC_TITLES[cell.metric]
+        title = TITLES[cell.metric]
         if name in OVER_METRICS:
             by_heading.setdefault(cell.column, {}).setdefault(cell.row, {})[title] = cell
         else:

@@ -2,15 +2,12 @@
 
 import csv
 import json
-import os
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
+import documented
 import pytest
 
 from bayes_pfl.decisions.calibration import read_calibration
@@ -18,7 +15,6 @@ from bayes_pfl.synthetic import write_dataset
 from pipelines.cli import main
 
 DOCUMENT = Path(__file__).parents[2] / "docs/decisions.md"
-PROGRAM = str(Path(sys.executable).with_name("bayes-pfl"))
 
 
 def commands() -> list[list[str]]:
@@ -71,22 +67,11 @@ def test_the_ten_commands(folder, capsys):
     assert "selected together" in shown
     first, last = (read_calibration(folder / name).boundaries("plate") for name in ("plates", "plates-3"))
     assert (len(first.images), len(last.images)) == (40, 46)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [PROGRAM, *serve[1:], "--port", str(port), "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as process:
-        try:
-            assert process.stdout.readline()
-            answers = [
-                json.loads(subprocess.check_output([word.replace(":8000", f":{port}") for word in words], text=True))
-                for words in (score, promises)
-            ]
-        finally:
-            process.send_signal(signal.SIGTERM)
+    with documented.endpoint(serve) as address:
+        answers = [
+            json.loads(subprocess.check_output([word.replace("127.0.0.1:8000", address) for word in words], text=True))
+            for words in (score, promises)
+        ]
     assert answers[0]["pred_label"] in ("good", "defective", "unsure")
     assert answers[0]["p_value"] >= 1 / 47
     assert answers[1]["classes"][0]["class_name"] == "plate"

@@ -1,15 +1,9 @@
 """The commands of README.md and docs/ whose mark names this test, typed as they stand on painted images, page by page."""
 
-import contextlib
 import csv
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import documented
@@ -24,7 +18,6 @@ from pipelines.cli import main
 
 HERE = "tests/pipelines/test_documented_commands.py"
 BLOCKS = documented.run_by(HERE)
-PROGRAM = str(Path(sys.executable).with_name("bayes-pfl"))
 SERVED = "bayes-pfl serve"
 """The line of README.md that tests/pipelines/test_current_folder.py starts."""
 NEED_A_NETWORK = {"bayes-pfl score part.png --class-name bottle --method winclip"}
@@ -64,25 +57,6 @@ def folder(images, tmp_path, monkeypatch):
     for name in ("HOME", "BAYES_PFL_HOME", "BAYES_PFL_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / ("pages" if name == "HOME" else name)))
     return tmp_path / "pages"
-
-
-@contextlib.contextmanager
-def endpoint(words: list[str]) -> Iterator[str]:
-    """A `bayes-pfl serve` of a page on a free port; the value is its HOST:PORT."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [PROGRAM, *words[1:], "--port", str(port), "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as process:
-        try:
-            assert process.stdout.readline()
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-    assert process.returncode == 0
 
 
 def type_in(words: list[str]) -> int:
@@ -158,7 +132,7 @@ def test_an_endpoint_and_its_clients(folder):
     assert main(calibrate.split()) == 0
     threshold, client, verdicts = of_page("docs/serving.md")
     serve, promises, score = verdicts.commands
-    with endpoint(serve) as address:
+    with documented.endpoint(serve) as address:
         (words,) = threshold.commands
         by_threshold, by_calibration = asked(words, address), asked(score, address)
         assert asked(promises, address)["classes"][0]["class_name"] == "plate"
