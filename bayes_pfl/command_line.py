@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -58,3 +58,25 @@ def nearest(word: str, words: Sequence[str]) -> str:
     """
     close = difflib.get_close_matches(word, words, n=1)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number.
+
+    Args:
+        least: smallest number that makes sense.
+
+    Returns:
+        Text -> number, for argparse's `type`; it refuses what is smaller or no whole number.
+    """
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is too small, give {least} or more")
+        return value
+
+    return number

@@ -6,7 +6,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from bayes_pfl.config import parse_config
 from bayes_pfl.data.walk import skipped_summary
@@ -29,31 +28,13 @@ from pipelines.calibration.model import check_output, earlier_calibration, write
 from pipelines.calibration.picture import draw_scores
 from pipelines.calibration.scores import CalibrationScores, score_images, sorted_scores
 from pipelines.calibration.text import calibration_text
-from pipelines.scoring.command import add_scoring_options, check_scoring_options, make_task
+from pipelines.scoring.command import check_scoring_options, make_task
 from pipelines.scoring.inputs import ImageInput, Inputs, find_inputs
 from pipelines.scoring.lists import UNDECIDED
 from pipelines.scoring.task import ScoringTask
 
 LISTED = 10
 """Images named on the terminal."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl calibrate`.
-
-    Args:
-        parser: gets the options.
-    """
-    add = parser.add_argument
-    images = "image files, folders of them, folders of shards, or CSV files with columns path, class_name, verdict"
-    add("--normal", nargs="+", required=True, metavar="PATH", help=f"good images: {images}")
-    add("--anomalous", nargs="+", default=[], metavar="PATH", help="defective images, the same way: for the recall")
-    for name, field in Rule.model_fields.items():
-        metavar = "COST" if name.startswith("cost") else "SHARE"
-        add(f"--{name.replace('_', '-')}", type=float, metavar=metavar, help=field.description)
-    add("--output", type=Path, required=True, help="folder of the calibrated model; further classes can be added to it")
-    add_scoring_options(parser)
-    add("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:

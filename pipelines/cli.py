@@ -1,7 +1,12 @@
-"""`bayes-pfl`: a command and its options -> an exit code. A program is imported when its command is called."""
+"""`bayes-pfl`: a command and its options -> an exit code.
+
+The options of a command stand in `pipelines/options/`, which needs no torch: what is wrong with them is said at once.
+Its program is imported when they are right.
+"""
 
 import argparse
 import errno
+import gc
 import importlib
 import importlib.metadata
 import io
@@ -15,7 +20,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bayes_pfl.command_line import CommandParser, nearest
+from bayes_pfl.config import read_config
 from bayes_pfl.errors import BayesPFLError, OutputError
+from pipelines.platform.settings_table import settings_option
 
 COMMANDS = {
     "quickstart": (
@@ -110,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser(name).parse_args(given)
     _quiet()
     try:
-        code = int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+        _check_settings(args)
+        code = int(_program(COMMANDS[args.command][0]).run(args))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has seen enough
@@ -131,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(name: str | None) -> Parser:
-    """The whole command line; options of one command alone, whose program is imported."""
+    """The whole command line, with the options of one command alone."""
     parser = Parser(
         prog="bayes-pfl",
         description="Zero-shot anomaly detection with Bayesian Prompt Flow Learning, on Ray.",
@@ -140,18 +148,47 @@ def _parser(name: str | None) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bayes-pfl {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, (module, summary) in COMMANDS.items():
+    for command, (_, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if command == name:
-            program = importlib.import_module(module)
-            program.add_arguments(subparser)
-            if hasattr(program, "SETTINGS"):
-                from pipelines.platform.settings_table import settings_option
-
-                settings_option(subparser, program.SETTINGS)
+            options = options_of(command)
+            options.add_arguments(subparser)
+            if hasattr(options, "SETTINGS"):
+                settings_option(subparser, options.SETTINGS)
     for command, (_, summary) in ENDPOINT.items():
         subparsers.add_parser(command, help=summary, add_help=False)
     return parser
+
+
+def options_of(command: str) -> Any:
+    """The options of a command, which are told apart from its program: that takes seconds to import.
+
+    Args:
+        command: of `COMMANDS`.
+
+    Returns:
+        A module of `pipelines.options`: `add_arguments`, and `SETTINGS` where there are `--config` and `--set`.
+    """
+    return importlib.import_module(COMMANDS[command][0].replace("pipelines.", "pipelines.options."))
+
+
+def _check_settings(args: argparse.Namespace) -> None:
+    """Refuse settings that do not exist or are out of range, before the program is imported."""
+    options = options_of(args.command)
+    if hasattr(options, "SETTINGS"):
+        read_config(options.SETTINGS, args.config, args.set)
+
+
+def _program(module: str) -> Any:
+    """Import a program. What imports leave behind stays, so garbage is not looked for there: that would take 2 s."""
+    if module in sys.modules:
+        return sys.modules[module]
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _version() -> str:
@@ -165,7 +202,7 @@ def _run_endpoint(command: str, arguments: list[str]) -> int:
     """Run a program of the endpoint in this process, so that every signal to the command reaches it."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # while it is imported; process 1 of a container has no defaults
         signal.signal(number, lambda *_: sys.exit(0))
-    return int(importlib.import_module(ENDPOINT[command][0]).main(arguments))
+    return int(_program(ENDPOINT[command][0]).main(arguments))
 
 
 def _avoid_proxies() -> None:

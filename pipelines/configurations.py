@@ -7,18 +7,6 @@ from pathlib import Path
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl configs`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument(
-        "config", nargs="?", type=config_file, metavar="NAME", help="print this one; to change it: ... NAME > mine.yaml"
-    )
-    parser.add_argument("--json", action="store_true", help="print the list as JSON")
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the list, or one file.
 

@@ -48,15 +48,6 @@ class Finding(NamedTuple):
     """What is wrong and what to do; empty if nothing is."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl doctor`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-
-
 def run(args: argparse.Namespace) -> int:
     """Look at everything and print it.
 

@@ -25,7 +25,8 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import index_shards, refs_digest
 from bayes_pfl.errors import TrainingError
 from bayes_pfl.inference.bundle import load_bundle, training_images
-from pipelines.features import FeatureSettings, compute_features
+from pipelines.features import compute_features
+from pipelines.options.features import FeatureSettings
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.settings import TrackingSettings, TrainSettings
 from pipelines.platform.tracking import closing, start_run

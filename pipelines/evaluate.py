@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from bayes_pfl.config import parse_config, read_config
-from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
@@ -22,8 +21,8 @@ from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
-from pipelines.configurations import config_file
 from pipelines.embedded_study import run as run_study
+from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
@@ -41,15 +40,7 @@ from pipelines.scoring.hub_results import HUB_FOLDER, hub_files, model_folder, w
 from pipelines.scoring.images_file import IMAGES_FILE
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.model_card import model_card
-from pipelines.scoring.options import (
-    NUM_SAMPLES,
-    Actors,
-    add_detector_options,
-    add_model,
-    choose_actors,
-    number_of_samples,
-    typed_options,
-)
+from pipelines.scoring.options import Actors, choose_actors
 from pipelines.scoring.protocol import check_protocol, released_scores
 from pipelines.scoring.report_images import extreme_images
 from pipelines.scoring.run_record import latency, run_record, settings_text
@@ -62,48 +53,6 @@ PIPE_COLUMNS = 240
 
 LISTED = 5
 """Images that a line names; metrics.json has all."""
-
-
-SETTINGS = EvaluateSettings
-"""What `--set` and `--settings` are about."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl evaluate`.
-
-    Args:
-        parser: gets the options.
-    """
-    add_model(parser, "bundle by path or URI, embedded, or models:/NAME@ALIAS")
-    parser.add_argument(
-        "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
-    )
-    parser.add_argument("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
-    parser.add_argument("--output", help="folder or URI for the results")
-    parser.add_argument("--max-pixels", type=int, help=f"largest width x height of an image; default {MAX_PIXELS}")
-    parser.add_argument(
-        "--tile", action="store_true", help="look at large images tile by tile, at their own resolution"
-    )
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="with --tile: share that the next tile covers")
-    parser.add_argument("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        "--at", choices=("model", "mask"), help="measure pixels at the size of the model's maps (default) or the masks'"
-    )
-    size.add_argument("--full-resolution", action="store_true", help="the same as --at mask")
-    add_detector_options(parser)
-    parser.add_argument(
-        "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
-    )
-    parser.add_argument("--config", type=config_file, help="YAML file with these and more settings")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument(
-        "--embedded",
-        action="store_true",
-        help="instead: train the embedded recipe anew and measure it beside baselines on held-out generated categories",
-    )
-    parser.add_argument("--seeds", type=int, help="with --embedded: trainings of the full model; default 5")
-    parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import DTYPES, EncodedSample, FeatureKey, read_key, write_features, write_key
 from bayes_pfl.clip.placement import placed
-from bayes_pfl.config import DetectorConfig, DetectorOptions, parse_config, read_config
+from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.pixels import normalized
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import UNAUGMENTED, SampleRef, index_shards, load_samples, mosaic_partners, stack
@@ -26,53 +25,19 @@ from bayes_pfl.inference.detector import BATCH
 from bayes_pfl.inference.encoding import ImageEncoder
 from bayes_pfl.inference.images import noise_key
 from bayes_pfl.methods.builder import frozen_encoder
-from pipelines.configurations import config_file
+from pipelines.options.features import FeatureSettings
+from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.progress import progress
 from pipelines.platform.storage import absolute
 from pipelines.scoring.actors import through_actors
-from pipelines.scoring.options import add_detector_options, choose_actors, typed_options
+from pipelines.scoring.options import choose_actors
 from pipelines.training.decoding import tile_columns, tiles_of
 
 IMAGES_PER_SHARD = 64
 
 DECODED = ("pixels", "masks", "keys")
 """Columns of a row whose views are decoded already."""
-
-
-class FeatureSettings(DetectorConfig):
-    """Which features of which images: `model` and `backbone` as in a training configuration, `scoring` is ignored."""
-
-    shards: str = Field("shards/train", description="folder or URI of shards")
-    split: str | None = Field("test", description="split that is encoded; none: all")
-    output: str = Field("features/train", description="folder or URI for the features")
-    views: int = Field(0, ge=0, description="seeded augmented views of each image, beside the plain one")
-    mosaic_probability: float = Field(
-        0.0, ge=0, le=1, description="share of the anomalous images that become a mosaic, in augmented views"
-    )
-    dtype: str = Field("float16", description="float16, bfloat16 or float32")
-    workers: int = Field(2, ge=1, description="actors that hold a backbone")
-    threads: int = Field(1, ge=1, description="torch threads of an actor")
-    use_gpu: bool | None = Field(None, description="one GPU for every actor; none: where there are GPUs")
-    options: DetectorOptions = DetectorOptions()
-
-
-SETTINGS = FeatureSettings
-"""What `--set` and `--settings` are about."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl features`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument("--shards", help="folder or URI of shards")
-    parser.add_argument("--output", help="folder or URI for the features")
-    add_detector_options(parser)
-    parser.add_argument("--config", type=config_file, help="YAML file; backbone as in a training configuration")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.data.walk import SkippedFile, counts_by_reason, printable
-from bayes_pfl.datasets.catalogue import DATASETS, find, get_dataset
+from bayes_pfl.datasets.catalogue import find, get_dataset
 from bayes_pfl.datasets.checks import check_files, check_listing, check_masks, check_values
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.names import NameChoices
@@ -21,7 +21,6 @@ from bayes_pfl.datasets.own import FOLDER, own_images
 from bayes_pfl.datasets.packing import PackingOptions, ShardTask, plan_shards
 from bayes_pfl.datasets.source import DatasetListing, Source
 from bayes_pfl.errors import ConfigError, DataError
-from pipelines.configurations import config_file
 from pipelines.ingestion.class_names import check_class_names, rename_classes
 from pipelines.ingestion.options import IngestConfig
 from pipelines.ingestion.paths import local_path
@@ -31,60 +30,6 @@ from pipelines.ingestion.workers import pack
 
 OWN_OPTIONS = ("split_names", "normal", "anomalous", "label_from_masks", "annotations")
 """Options that say what folders mean; the fifteen data sets say it themselves."""
-
-
-SETTINGS = IngestConfig
-"""What `--set` and `--settings` are about."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `bayes-pfl ingest`.
-
-    Args:
-        parser: to add them to.
-    """
-    add = parser.add_argument
-    add("dataset", help=f"{', '.join(DATASETS)}, or folder for images of your own")
-    add("--source", required=True, help="the dataset's unpacked folder")
-    add("--output", required=True, help="folder or URI for the shards")
-    add("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
-    add("--subset", choices=("complete", "paper"), help="default: complete")
-    add(
-        "--split",
-        action="append",
-        default=[],
-        metavar="train|test|NAME=SPLIT",
-        help="only train or test; or, for your own images, what a folder is: valid=test, valid=train, valid=none",
-    )
-    add("--normal", action="append", default=[], metavar="NAME", help="a folder of normal images, by name or path")
-    add("--anomalous", action="append", default=[], metavar="NAME", help="a folder of anomalous images")
-    add(
-        "--class-name",
-        action="append",
-        default=[],
-        metavar="[CATEGORY=]NAME",
-        help='what prompts call the images, "metal plate", or those of one category, part_1="metal plate"',
-    )
-    add("--label-from-masks", action="store_true", help="anomalous is what has a mask that marks something")
-    add("--annotations", metavar="FILE", help="COCO, LabelMe, CVAT or YOLO file or folder; default: found by itself")
-    add("--mask-above", type=int, metavar="VALUE", help="a mask's pixel is anomalous above it; default: any not black")
-    add(
-        "--masks-as-stored",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="masks lie on the pixels as stored, before EXIF turns the image; default: as their sizes say",
-    )
-    add("--categories", help="comma-separated; default: all")
-    add("--limit", type=int, metavar="N", help="at most N images, of every category, split and label")
-    add("--max-side", type=int, metavar="PX", help="scale larger images down to this longer side")
-    add(
-        "--bits", type=int, metavar="N", help="of gray images with more than 8; default: as each file or its values say"
-    )
-    add("--strict", action="store_true", help="fail where an image would be set aside, or the summary warns")
-    add("--name", help="name of the dataset in the shards; default: its own, or the folder's")
-    add("--config", type=config_file, help="YAML file with these and more options")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one option")
-    add("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,12 +13,13 @@ import torch
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, DetectorConfig, RunConfig, parse_config
+from bayes_pfl.config.untrained import WITHOUT_TRAINING, untrained_config
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import UNTRAINED, Bundle, save_bundle
 from bayes_pfl.inference.detector import Detector
-from bayes_pfl.inference.untrained import untrained_config
-from bayes_pfl.methods.builder import METHODS, build_trainable_method, needs_training
-from pipelines.reproduction.recipes import COMPARED, Scale, recipe
+from bayes_pfl.methods.builder import METHODS, build_trainable_method
+from pipelines.reproduction.recipes import COMPARED, recipe
+from pipelines.reproduction.settings import Scale
 
 TIMED = 5
 
@@ -32,21 +33,6 @@ COLUMNS = {
     "licence": "licence of its authors",
 }
 """Keys of a row, and their headings."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bayes-pfl methods`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument("method", nargs="?", help="one that needs no training: write a model of it to --output")
-    parser.add_argument("--output", type=Path, help="folder of the model to write")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one of its settings, such as backbone.name"
-    )
-    parser.add_argument("--no-times", action="store_true", help="list at once, without measuring how long images take")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,7 +85,7 @@ def describe(method: str) -> dict[str, Any]:
     trained = "training, or a published checkpoint"
     needs = (
         trained
-        if row.needs_training
+        if method not in WITHOUT_TRAINING
         else "nothing"
         if row.objective is None
         else f"nothing; its variant SDP+: {trained}"
@@ -129,11 +115,11 @@ def milliseconds(method: str, backbone: Backbone) -> float:
     try:
         compared = [recipe(title, 0, Scale(embedded=True), "auxiliary").model for title in COMPARED]
         scaled: dict[str, Any] = {
-            model.method: model.model_dump() for model in compared if needs_training(model.method)
+            model.method: model.model_dump() for model in compared if model.method not in WITHOUT_TRAINING
         }
         values = {"model": scaled.get(method, {"method": method}), "backbone": {"name": "embedded"}}
         run, cpu = parse_config(RunConfig, values, f"method {method}"), torch.device("cpu")
-        weights = build_trainable_method(run, backbone, cpu).head.state_dict() if needs_training(method) else {}
+        weights = {} if method in WITHOUT_TRAINING else build_trainable_method(run, backbone, cpu).head.state_dict()
         detector = Detector(Bundle(Path(), run.detector(), weights, {}), backbone, cpu)
         image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
         times = []

@@ -1,7 +1,6 @@
 """`bayes-pfl pretrain`: painted images and captions -> the embedded CLIP's weights, data-parallel, kept in MLflow."""
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -11,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from bayes_pfl.config import Settings, read_config
+from bayes_pfl.config import read_config
 from bayes_pfl.data.remote import Store
-from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, PretrainingConfig, export_weights, validate
+from bayes_pfl.embedded_training.pretraining import Losses, Pretraining, export_weights, validate
 from bayes_pfl.errors import BayesPFLError, OutputError, TrainingError
 from bayes_pfl.synthetic.batches import training_batch, validation_set
-from pipelines.configurations import config_file
+from pipelines.options.pretrain import PretrainSettings
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
-from pipelines.platform.settings import ClusterSettings, TrackingSettings, home
+from pipelines.platform.settings import home
 from pipelines.platform.tracking import Run, closing, resolved, start_run
 from pipelines.training.checkpoints import load_newest, settle
 from pipelines.training.workers import run_workers
@@ -33,40 +31,6 @@ CURVE_FILE = "curve.json"
 OWNER_FILE = "run.json"
 """Beside the weights: the run that they are of."""
 RUN_FILE = "mlflow_run.txt"
-
-
-class PretrainSettings(Settings):
-    """A pretraining run: the options, and where it happens."""
-
-    pretraining: PretrainingConfig = PretrainingConfig()
-    cluster: ClusterSettings = ClusterSettings(num_workers=1)
-    tracking: TrackingSettings = TrackingSettings()
-    output: str = Field("runs/embedded", description="folder of the resulting weights and their curve")
-
-    def name(self) -> str:
-        """Name of the run: a hash of everything that decides its result, so that the same run is found again.
-
-        Returns:
-            `pretrain-` and 12 hexadecimal digits.
-        """
-        decisive = self.model_copy(update={"tracking": TrackingSettings(), "output": ""})
-        return f"pretrain-{hashlib.sha256(decisive.model_dump_json().encode()).hexdigest()[:12]}"
-
-
-SETTINGS = PretrainSettings
-"""What `--set` and `--settings` are about."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl pretrain`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/pretrain_embedded.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument("--fresh", action="store_true", help="start over instead of going on with the same run")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -48,18 +48,6 @@ OWN_FOLDERS = ("images/auxiliary", "images/held-out", "shards/auxiliary", "shard
 SERVE_TIMEOUT_S = 120
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bayes-pfl quickstart`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument(
-        "--fresh", action="store_true", help="start over instead of going on where an earlier run stopped"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
 def run(args: argparse.Namespace) -> int:
     """Run all stages, print the table, the report's path and what to try next.
 

@@ -19,6 +19,7 @@ from bayes_pfl.decisions.calibration import read_calibration
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
+from pipelines.options.register import MARGIN
 from pipelines.platform.registry import (
     PresentModel,
     add_version,
@@ -32,42 +33,9 @@ from pipelines.platform.settings import TrackingSettings
 from pipelines.platform.tracking import dataset_key
 
 COMPARED = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_pro", "pixel_f1_max")
-MARGIN = 0.01
 
 Evaluations = dict[str, dict[str, float]]
 """Dataset -> metric -> value."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bayes-pfl register`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument(
-        "run_id", nargs="?", metavar="RUN", help="MLflow run of a training, or the folder of a calibrated model of one"
-    )
-    parser.add_argument(
-        "--to-version",
-        type=int,
-        metavar="N",
-        help="go back: let the alias name this version again, instead of a new one",
-    )
-    parser.add_argument(
-        "--name", default=TrackingSettings().model_name, help="name in the registry; default: %(default)s"
-    )
-    parser.add_argument("--alias", default="champion", help="alias that will name this version; default: champion")
-    parser.add_argument(
-        "--evaluation", metavar="DATASET", help="compare on this dataset alone; default: on all that both models have"
-    )
-    parser.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="metrics.json that `bayes-pfl evaluate` wrote for this model"
-    )
-    parser.add_argument(
-        "--margin", type=float, default=MARGIN, help=f"how much worse a metric may be; default: {MARGIN}"
-    )
-    parser.add_argument("--force", action="store_true", help="register although a gate refuses; your name is recorded")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

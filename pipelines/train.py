@@ -17,7 +17,6 @@ from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
 from bayes_pfl.inference.bundle import Bundle, training_images
 from bayes_pfl.methods.builder import frozen_encoder
-from pipelines.configurations import config_file
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import TrainSettings, home
@@ -46,31 +45,6 @@ class Trained(NamedTuple):
     metrics: dict[str, float]
     history: list[dict[str, float]]
     tracking_problem: str
-
-
-SETTINGS = TrainSettings
-"""What `--set` and `--settings` are about."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl train`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/train_visa.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument("--init", metavar="BUNDLE", help="go on from the head of a model (fine-tuning)")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--fresh", action="store_true", help="start over instead of continuing a run of the same settings"
-    )
-    again.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue a run of the same settings, which must exist (without it: if it does)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,21 +18,20 @@ from bayes_pfl.config import DetectorOptions, read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
-from pipelines.configurations import config_file
-from pipelines.features import FeatureSettings, compute_features
+from pipelines.features import compute_features
+from pipelines.options.features import FeatureSettings
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
 from pipelines.sweep.results import best_line, gather, printable
-from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
+from pipelines.sweep.search import Overrides, TuneSettings, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
     FAILED_FILE,
     RESULT_FILE,
     STOPPED_FILE,
     Outcome,
-    TuneSettings,
     outcome_of,
     trial,
     trial_settings,
@@ -52,28 +51,6 @@ from pipelines.training.provenance import flat, provenance
 SWEEP_FILE = "sweep.json"
 OWN_NAMES = ("trials", "results", "features", "ray")
 """Folders that a sweep writes beside its file."""
-
-
-SETTINGS = TuneSettings
-"""What `--set` and `--settings` are about."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `bayes-pfl tune`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/tune_embedded.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--fresh", action="store_true", help="start over instead of finishing a sweep in the same folder"
-    )
-    again.add_argument(
-        "--resume", action="store_true", help="finish a sweep's missing trials; it must exist (without it: if it does)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,9 +16,9 @@ from typing import get_args
 
 from bayes_pfl.command_line import CommandParser
 from bayes_pfl.config import Precision, parse_config
+from bayes_pfl.config.untrained import SCHEME, method_source, with_settings, written_out
 from bayes_pfl.errors import BayesPFLError, BundleError, ConfigError
 from bayes_pfl.inference.bundle import EMBEDDED, resolve
-from bayes_pfl.inference.untrained import SCHEME, method_source, with_settings, written_out
 from bayes_pfl.machine import gpu_share, gpus_here, usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from serve.decision_options import add_decision_options, decision_log_values, drift_values

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bayes_pfl.clip import cross_covariance
 from bayes_pfl.clip.class_names import ClassNames
 from bayes_pfl.clip.digests import digest_of
 from bayes_pfl.clip.loading import SERVED, architecture_text, context_length, load_clip, load_tokenizer, package_path
@@ -165,6 +166,8 @@ class Backbone(nn.Module):
         if isinstance(visual, open_clip.transformer.VisionTransformer):
             grid, width = visual.grid_size, visual.conv1.out_channels
             return (int(grid[0]), int(grid[1])), int(width)
+        if cross_covariance.is_cross_covariance(visual):
+            return cross_covariance.sizes(visual, size)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed
                 patches = Backbone.encode_image(self, torch.zeros(1, 3, size, size)).patches

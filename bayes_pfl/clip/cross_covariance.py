@@ -27,6 +27,20 @@ def is_cross_covariance(visual: Any) -> bool:
     return type(trunk).__name__ == "Xcit" and trunk.global_pool == "token" and trunk.cls_attn_blocks is not None
 
 
+def sizes(visual: Any, image_size: int) -> tuple[tuple[int, int], int]:
+    """Patch grid and width of the patch tokens.
+
+    Args:
+        visual: the encoder.
+        image_size: side of the images, pixels.
+
+    Returns:
+        ((rows, columns), width).
+    """
+    side = -(-image_size // int(visual.trunk.patch_embed.patch_size))  # its strided convolutions pad
+    return (side, side), int(visual.trunk.embed_dim)
+
+
 def embedded(visual: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens dim"]:
     """Class token and patches with their positions.
 

@@ -6,7 +6,7 @@ says which value reproduces it.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Discriminator,
@@ -252,6 +252,9 @@ MethodConfig = Annotated[
     Discriminator(lambda value: _method_name(value)),  # which is defined below
 ]
 """Settings of any method, told apart by `method`; without it they are Bayes-PFL's."""
+
+METHOD_NAMES: tuple[str, ...] = tuple(get_args(kind)[1].tag for kind in get_args(get_args(MethodConfig)[0]))
+"""Values of `method`."""
 
 
 class DetectorConfig(Settings):

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
 from bayes_pfl.config import BackboneConfig, DetectorConfig, parse_config
+from bayes_pfl.config.untrained import SCHEME, read_source, untrained_config
 from bayes_pfl.data.cache import cache_folder
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.model_card import UNTRAINED, model_card
-from bayes_pfl.inference.untrained import SCHEME, read_source, untrained_config
 
 FORMAT = 1
 FILES = ("bundle.json", "head.safetensors", "training_images.txt", "README.md")

@@ -41,8 +41,6 @@ class Row(NamedTuple):
     """Name, venue and, where there is one, the arXiv number."""
     licence: str
     """Of its authors' code and weights: nothing of either is in this package."""
-    needs_training: bool = True
-    """Whether its default settings score only with weights."""
 
 
 def _plain(_: Any, backbone: Backbone) -> FrozenEncoder:
@@ -110,7 +108,6 @@ METHODS: dict[str, Row] = {
         _sentence_tokens,
         "CLIP with sentences in place of learned prompts: a baseline",
         "none but CLIP's own",
-        needs_training=False,
     ),
     "winclip": Row(
         winclip_encoder,
@@ -119,7 +116,6 @@ METHODS: dict[str, Row] = {
         _sentence_tokens,
         "WinCLIP (CVPR 2023), arXiv 2303.14814",
         "no code of its authors; agrees with anomalib's (Apache-2.0)",
-        needs_training=False,
     ),
     "april_gan": Row(
         april_gan_encoder,
@@ -136,7 +132,6 @@ METHODS: dict[str, Row] = {
         _sentence_tokens,
         "CLIP-AD (2023), arXiv 2311.00453",
         "code and weights: none stated",
-        needs_training=False,
     ),
     "anomaly_clip": Row(
         anomaly_clip_encoder,
@@ -156,18 +151,6 @@ METHODS: dict[str, Row] = {
     ),
 }
 """Every method by `model.method`."""
-
-
-def needs_training(method: str) -> bool:
-    """Whether a method can score only with weights, by its default settings.
-
-    Args:
-        method: name of the method.
-
-    Returns:
-        False for the prompt ensemble, for WinCLIP, and for CLIP-AD, whose SDP learns nothing.
-    """
-    return METHODS[method].needs_training
 
 
 def class_names(config: DetectorConfig) -> ClassNames:

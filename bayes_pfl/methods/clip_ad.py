@@ -19,7 +19,6 @@ import json
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import DBSCAN
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -261,5 +260,7 @@ def clusters(model: ClipAdConfig, rows: Float[Tensor, "sentences dim"]) -> Int[T
     Returns:
         Labels from 0 on, -1 for noise.
     """
+    from sklearn.cluster import DBSCAN  # here: it takes most of a second to import, and other methods need none
+
     search = DBSCAN(eps=model.cluster_radius, min_samples=model.cluster_neighbours)
     return torch.from_numpy(search.fit_predict(rows.cpu().numpy()).astype(np.int64))

@@ -28,7 +28,8 @@ from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction.images import MeasuredImages
 from pipelines.reproduction.recipes import nested
 from pipelines.scoring.actors import read_row, truth_mask
-from pipelines.scoring.protocol import Protocol, map_part, released_scores
+from pipelines.scoring.evaluation_settings import Protocol
+from pipelines.scoring.protocol import map_part, released_scores
 from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle
 

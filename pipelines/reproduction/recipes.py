@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bayes_pfl.config import BackboneConfig, parse_config, read_config
+from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.inference.bundle import load_bundle
 from pipelines.configurations import config_file
 from pipelines.platform.settings import TrainSettings
+from pipelines.reproduction.settings import Scale
 
 BAYES_PFL = "Bayes-PFL"
 TEXT_ENSEMBLE = "text ensemble"
@@ -112,17 +113,6 @@ def trains(title: str) -> bool:
         False for WinCLIP.
     """
     return title not in COMPARED or COMPARED[title].trains
-
-
-class Scale(NamedTuple):
-    """What all models of a reproduction have in common."""
-
-    embedded: bool
-    """The small CLIP inside this package."""
-    backbone: BackboneConfig | None = None
-    """Instead of the paper's, at full size."""
-    epochs: int | None = None
-    """Other than those of the recipes."""
 
 
 def recipe(title: str, seed: int, scale: Scale, auxiliary: str) -> TrainSettings:

@@ -1,16 +1,28 @@
 """Settings of a reproduction: which datasets, how many seeds, by which protocol, on which machine."""
 
+from typing import NamedTuple
+
 from pydantic import Field, field_validator
 
 from bayes_pfl.config import BackboneConfig, DetectorOptions, Settings
 from pipelines.platform.settings import TrackingSettings, TrainSettings
-from pipelines.reproduction.recipes import Scale
-from pipelines.scoring.protocol import Protocol
+from pipelines.scoring.evaluation_settings import Protocol
 
 EMBEDDED_SEEDS, PAPER_SEEDS = 2, 5
 
 REPORTED = 10
 """R of every table but the third."""
+
+
+class Scale(NamedTuple):
+    """What all models of a reproduction have in common."""
+
+    embedded: bool
+    """The small CLIP inside this package."""
+    backbone: BackboneConfig | None = None
+    """Instead of the paper's, at full size."""
+    epochs: int | None = None
+    """Other than those of the recipes."""
 
 
 class ReproduceSettings(Settings):

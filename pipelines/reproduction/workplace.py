@@ -14,14 +14,14 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.inference.bundle import Bundle
 from bayes_pfl.machine import describe_machine
 from bayes_pfl.methods.builder import frozen_encoder
-from pipelines.features import FeatureSettings
+from pipelines.options.features import FeatureSettings
 from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction import recipes
 from pipelines.reproduction.images import MeasuredImages
 from pipelines.reproduction.jobs import Conditions, Machine, Scorable, measuring_job, probe_job, timing_job, train_job
 from pipelines.reproduction.plan import Measurement, Model, PlannedTime
-from pipelines.reproduction.recipes import BAYES_PFL, Scale
-from pipelines.reproduction.settings import ReproduceSettings
+from pipelines.reproduction.recipes import BAYES_PFL
+from pipelines.reproduction.settings import ReproduceSettings, Scale
 from pipelines.reproduction.work import PendingJob
 from pipelines.scoring.options import Actors
 from pipelines.training.images import weights_by_content

@@ -1,11 +1,15 @@
 """Settings of an evaluation, from a YAML file or the command line: which model, which images, looked at how."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from bayes_pfl.config import DetectorOptions, NumSamples, Settings
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from pipelines.platform.settings import TrackingSettings
-from pipelines.scoring.protocol import Protocol
+
+Protocol = Literal["image", "released"]
+"""`image`: the score of each image alone; `released`: that of the released code."""
 
 
 class EvaluateSettings(Settings):

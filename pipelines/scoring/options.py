@@ -1,85 +1,12 @@
-"""Command-line options of how a model computes, the same in every program that scores."""
+"""How a model is to compute -> the processes that hold it, before anything takes time."""
 
-import argparse
 import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from bayes_pfl.config import DetectorOptions, Precision
+from bayes_pfl.config import DetectorOptions
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.inference.untrained import method_source
 from pipelines.platform.cluster import gpus_in_reach, require_gpu
-
-NUM_SAMPLES = "Monte Carlo samples, or auto: as many as each score needs to be clear of the threshold; default 10"
-"""Help of `--num-samples`."""
-
-
-def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """`--use-gpu`, `--precision`, `--compiled` and `--deterministic`.
-
-    Args:
-        parser: gets the options.
-    """
-    parser.add_argument(
-        "--use-gpu",
-        action=argparse.BooleanOptionalAction,
-        help="one GPU for every worker; default: where there are GPUs",
-    )
-    for name, field in DetectorOptions.model_fields.items():
-        if name == "precision":
-            parser.add_argument("--precision", choices=get_args(Precision), help=field.description)
-        else:
-            parser.add_argument(f"--{name}", action="store_true", help=field.description)
-
-
-def add_model(parser: argparse.ArgumentParser, description: str, default: str | None = None) -> None:
-    """`--model SOURCE`, and `--method NAME` in its place; `--weights FILE`.
-
-    Args:
-        parser: gets the options.
-        description: help of `--model`.
-        default: model without either.
-    """
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--model", default=default, help=description)
-    either.add_argument(
-        "--method",
-        dest="model",
-        default=argparse.SUPPRESS,
-        type=method_source,
-        metavar="NAME",
-        help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
-    )
-    parser.add_argument(
-        "--weights", metavar="FILE", help="CLIP's weights, if the file has moved since the model was made"
-    )
-
-
-def number_of_samples(text: str) -> int | Literal["auto"]:
-    """The value of `--num-samples`.
-
-    Args:
-        text: as it was typed.
-
-    Returns:
-        R, or `auto`.
-
-    Raises:
-        ValueError: it is neither; argparse says so.
-    """
-    return "auto" if text == "auto" else int(text)
-
-
-def typed_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What was typed of them.
-
-    Args:
-        args: parsed options.
-
-    Returns:
-        Values by field of `DetectorOptions`; none for what was left out.
-    """
-    return {name: value for name in DetectorOptions.model_fields if (value := getattr(args, name))}
 
 
 class Actors(NamedTuple):

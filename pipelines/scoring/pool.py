@@ -4,15 +4,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pipelines.options.scoring import PART_IMAGES
 from pipelines.platform.cluster import start_ray
 from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.results import ScoredImage
 from pipelines.scoring.stages import Predictor, score_piece, score_pieces
 from pipelines.scoring.task import ScoringTask
-
-PART_IMAGES = 16
-"""What a killed run loses at most, and what one process scores without asking Ray for help."""
 
 
 def make_parts(images: Sequence[ImageInput]) -> list[list[int]]:

@@ -5,7 +5,6 @@ the released evaluations of Bayes-PFL and CLIP-AD do. The other methods' release
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +13,7 @@ from bayes_pfl.config import ScoringConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.prediction import Prediction, smoothed
 from bayes_pfl.inference.view import WHOLE, View
-
-Protocol = Literal["image", "released"]
-"""`image`: the score of each image alone; `released`: that of the released code."""
+from pipelines.scoring.evaluation_settings import Protocol
 
 PART_WEIGHTS = {"bayes_pfl": (0.5, 0.5), "clip_ad": (1.0, 1.0)}
 """Of text score and map, each scaled by its minimum and maximum over a category; other methods do not scale."""

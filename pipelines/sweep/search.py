@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from bayes_pfl.config import DetectorOptions, Settings
 from bayes_pfl.config.settings import PAPER_LETTERS
 from bayes_pfl.errors import ConfigError
+from pipelines.platform.settings import TrainSettings
 
 
 class SweepSettings(Settings):
@@ -64,6 +65,13 @@ class SweepSettings(Settings):
 
 Overrides = dict[str, Any]
 """Dotted setting -> value: one combination."""
+
+
+class TuneSettings(TrainSettings):
+    """A training run and what a sweep varies of it."""
+
+    sweep: SweepSettings = SweepSettings()
+    output: str = Field("runs/sweep", description="folder for results.csv, results.json, report.html and the trials")
 
 
 def combine(sweep: SweepSettings) -> list[Overrides]:

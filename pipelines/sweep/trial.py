@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import FeatureShards, collate
@@ -24,9 +23,8 @@ from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import Trainer
-from pipelines.platform.settings import TrainSettings
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, start_run
-from pipelines.sweep.search import Overrides, SweepSettings, trial_name
+from pipelines.sweep.search import Overrides, SweepSettings, TuneSettings, trial_name
 from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle
 from pipelines.training.loop import SELECTION
@@ -35,13 +33,6 @@ from pipelines.training.validation import by_category, current_detector, predict
 
 TIMED_RUNS = 3
 RESULT_FILE, STOPPED_FILE, FAILED_FILE = "result.json", "stopped.json", "failed.json"
-
-
-class TuneSettings(TrainSettings):
-    """A training run and what a sweep varies of it."""
-
-    sweep: SweepSettings = SweepSettings()
-    output: str = Field("runs/sweep", description="folder for results.csv, results.json, report.html and the trials")
 
 
 def trial_settings(settings: TuneSettings, overrides: Overrides) -> TuneSettings:

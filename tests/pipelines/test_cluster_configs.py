@@ -9,8 +9,8 @@ import yaml
 
 from bayes_pfl.config import published_variant, read_config
 from pipelines.platform.settings import TrainSettings
-from pipelines.sweep.search import combine
-from pipelines.sweep.trial import TuneSettings, trial_settings
+from pipelines.sweep.search import TuneSettings, combine
+from pipelines.sweep.trial import trial_settings
 from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
 
 CONFIGS = Path(__file__).parents[2] / "configs"

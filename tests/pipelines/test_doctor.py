@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from pipelines import doctor
+from pipelines.cli import options_of
 
 
 def examine(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
     parser = argparse.ArgumentParser()
-    doctor.add_arguments(parser)
+    options_of("doctor").add_arguments(parser)
     code = doctor.run(parser.parse_args(["--json"]))
     answer = json.loads(capsys.readouterr().out)
     return code, {finding["name"]: finding for finding in answer["findings"]}

@@ -26,7 +26,8 @@ from bayes_pfl.data.samples import (
 from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.training.trainer import Trainer
-from pipelines.features import FeatureSettings, compute_features
+from pipelines.features import compute_features
+from pipelines.options.features import FeatureSettings
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings
 from pipelines.train import train
 from pipelines.training.batches import epoch_plan, feature_batches

@@ -11,7 +11,7 @@ from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import load_bundle, save_bundle, training_images
 from pipelines.cli import main
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
-from pipelines.sweep.trial import TuneSettings
+from pipelines.sweep.search import TuneSettings
 from pipelines.train import train
 from pipelines.training.images import run_name, split_samples
 from pipelines.tune import tune

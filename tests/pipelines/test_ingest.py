@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import painted
@@ -25,6 +26,7 @@ from bayes_pfl.datasets.output import claim
 from bayes_pfl.datasets.packing import pack_shard
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
 from pipelines import datasets, ingest
+from pipelines.cli import options_of
 from pipelines.ingest import IngestConfig
 from pipelines.platform.storage import dataset_manifest
 
@@ -32,9 +34,9 @@ PROJECT = Path(__file__).parents[2]
 ONE_ROW = IngestConfig(rows_per_shard=1)
 
 
-def call(program: object, *arguments: object) -> int:
+def call(program: ModuleType, *arguments: object) -> int:
     parser = argparse.ArgumentParser()
-    program.add_arguments(parser)
+    options_of(program.__name__.removeprefix("pipelines.")).add_arguments(parser)
     return program.run(parser.parse_args([str(argument) for argument in arguments]))
 
 

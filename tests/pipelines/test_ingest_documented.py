@@ -10,6 +10,7 @@ import painted
 import pytest
 
 from pipelines import ingest
+from pipelines.cli import options_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs/datasets.md"
 TEXTS = {
@@ -35,7 +36,7 @@ def test_a_row(have: str, options: str, result: str, tmp_path: Path, capsys: pyt
         else:
             tree.image(path)
     parser = argparse.ArgumentParser()
-    ingest.add_arguments(parser)
+    options_of("ingest").add_arguments(parser)
     typed = shlex.split(options.partition("`")[2].partition("`")[0])
     source, output = str(tree.root), str(tmp_path / "shards")
     assert ingest.run(parser.parse_args(["folder", "--source", source, "--output", output, "--json", *typed])) == 0

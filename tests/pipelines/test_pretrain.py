@@ -15,7 +15,7 @@ from bayes_pfl.config import read_config
 from bayes_pfl.embedded_training.pretraining import Pretraining, export_weights
 from bayes_pfl.synthetic.batches import training_batch
 from pipelines.cli import main
-from pipelines.pretrain import PretrainSettings
+from pipelines.options.pretrain import PretrainSettings
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs/pretrain_embedded.yaml"

@@ -24,8 +24,8 @@ from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from pipelines.platform.settings import ClusterSettings, DataSettings
 from pipelines.sweep.results import pareto_front
-from pipelines.sweep.search import SweepSettings, combine, optuna_search, space, trial_name
-from pipelines.sweep.trial import SELECTION, TuneSettings, trial_settings
+from pipelines.sweep.search import SweepSettings, TuneSettings, combine, optuna_search, space, trial_name
+from pipelines.sweep.trial import SELECTION, trial_settings
 from pipelines.tune import clear, ended, tune
 
 GRID = {"model.num_prompts": (1, 2), "model.flow_length": (0,)}

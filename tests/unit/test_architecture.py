@@ -44,7 +44,7 @@ def test_files_are_short_and_say_what_they_are(path):
 def test_every_configuration_loads(path):
     from bayes_pfl.config import read_config
     from pipelines.platform.settings import TrainSettings
-    from pipelines.tune import TuneSettings
+    from pipelines.sweep.search import TuneSettings
 
     kinds = {"train": TrainSettings, "tune": TuneSettings}
     kind = kinds.get(path.stem.split("_")[0])

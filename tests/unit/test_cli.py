@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bayes_pfl.config import read_config
-from pipelines.cli import COMMANDS, ENDPOINT, main
+from pipelines.cli import COMMANDS, ENDPOINT, main, options_of
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.settings_table import settings_rows, settings_table
 
@@ -23,6 +23,39 @@ def test_help_names_every_command_without_loading_torch():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert all(command in answer.stdout for command in [*COMMANDS, *ENDPOINT])
+
+
+def test_wrong_options_of_every_command_are_refused_without_importing_its_program():
+    program = (
+        "import sys\nfrom pipelines.cli import COMMANDS, main\n"
+        "for command in COMMANDS:\n"
+        "    try: main([command, '--no-such-option'])\n"
+        "    except SystemExit as ended: assert ended.code == 2\n"
+        "assert main(['train', '--set', 'backbone.nmae=x']) == 2\n"
+        "print(sorted({'torch', 'open_clip', 'ray', 'mlflow', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+    assert "unknown key 'backbone.nmae'; did you mean 'name'?" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["score", "x.png", "--num-samples", "0"], "argument --num-samples: 0 is too small, give 1 or more"),
+        (["score", "x.png", "--workers", "two"], "argument --workers: 'two' is no whole number"),
+        (
+            ["evaluate", "--method", "winclpi"],
+            "argument --method: There is no method 'winclpi'; did you mean 'winclip'?",
+        ),
+        (["score", "x.png", "--method", "april_gan"], "must be trained"),
+    ],
+)
+def test_wrong_values_of_options_are_refused_in_words(words, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -117,7 +150,7 @@ def test_settings_are_a_table_of_every_key(command, capsys):
         main([command, "--settings"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    kind = importlib.import_module(COMMANDS[command][0]).SETTINGS
+    kind = options_of(command).SETTINGS
     for key, default, sentence in settings_rows(kind):
         line = next(line for line in shown.splitlines() if line.split()[0] == key)
         assert default in line or default in shown, key

@@ -16,6 +16,7 @@ from bayes_pfl.clip.blocks import (
     steps,
     value_attention,
 )
+from bayes_pfl.clip.cross_covariance import sizes
 from bayes_pfl.clip.windows import window_features, window_patches
 from bayes_pfl.config import BackboneConfig, DetectorConfig
 from bayes_pfl.inference.detector import Detector
@@ -26,6 +27,14 @@ from pipelines.cli import main
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return Backbone(BackboneConfig(name="embedded"))
+
+
+@pytest.mark.parametrize("size", [64, 100, 112])
+def test_sizes_are_those_of_a_plain_pass(backbone: Backbone, size: int) -> None:
+    grid, width = sizes(backbone.clip.visual, size)
+    with torch.no_grad():
+        patches = backbone.encode_image(torch.zeros(1, 3, size, size)).patches
+    assert patches.shape[2:] == (grid[0] * grid[1], width)
 
 
 def test_blocks_are_those_of_a_plain_pass(backbone: Backbone) -> None:

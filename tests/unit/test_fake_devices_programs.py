@@ -24,9 +24,11 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.images import noise_key
 from bayes_pfl.training.trainer import Trainer
 from pipelines import features as features_program
-from pipelines.features import Encoder, FeatureSettings
+from pipelines.features import Encoder
+from pipelines.options.features import FeatureSettings
 from pipelines.platform.settings import DataSettings, TrainSettings
-from pipelines.sweep.trial import TuneSettings, evaluate_trial
+from pipelines.sweep.search import TuneSettings
+from pipelines.sweep.trial import evaluate_trial
 from pipelines.training.batches import feature_epochs
 from pipelines.training.decoding import tile_columns
 from pipelines.training.validation import validate

@@ -14,7 +14,8 @@ from bayes_pfl.data.samples import index_shards, load_samples
 from bayes_pfl.errors import DataError
 from bayes_pfl.methods.builder import frozen_encoder
 from bayes_pfl.training.trainer import Trainer
-from pipelines.features import Encoder, FeatureSettings, _plan
+from pipelines.features import Encoder, _plan
+from pipelines.options.features import FeatureSettings
 
 MODELS = {
     "clip_ad": {"linear_layers": True},

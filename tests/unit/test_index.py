@@ -25,6 +25,7 @@ from bayes_pfl.data.shards import iterate_rows, read_manifest, shard_paths
 from bayes_pfl.datasets.output import begin, claim, finish
 from bayes_pfl.errors import ConfigError, DataError
 from pipelines import datasets
+from pipelines.cli import options_of
 from pipelines.training.images import require_selection
 
 
@@ -57,7 +58,7 @@ def rewritten(path: Path, change) -> None:
 
 def verify(*arguments) -> int:
     parser = argparse.ArgumentParser()
-    datasets.add_arguments(parser)
+    options_of("datasets").add_arguments(parser)
     return datasets.run(parser.parse_args(["verify", *map(str, arguments)]))
 
 

@@ -7,10 +7,10 @@ import pytest
 from vision import small_clip
 
 from bayes_pfl.config import ClipAdConfig, DetectorConfig, ModelConfig, WinClipConfig, read_config
+from bayes_pfl.config.untrained import method_source, read_source, written_out
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.bundle import load_bundle, training_images
 from bayes_pfl.inference.detector import Detector
-from bayes_pfl.inference.untrained import method_source, read_source, written_out
 from bayes_pfl.methods.builder import METHODS
 from pipelines.cli import main
 from pipelines.platform.settings import TrainSettings

@@ -11,13 +11,8 @@ from torch.nn import functional as F
 
 from bayes_pfl.config import parse_config
 from bayes_pfl.embedded_training.losses import dense_loss, multi_positive, own_pair_loss, patch_targets
-from bayes_pfl.embedded_training.pretraining import (
-    ARCHITECTURE,
-    Pretraining,
-    PretrainingConfig,
-    export_weights,
-    validate,
-)
+from bayes_pfl.embedded_training.pretraining import ARCHITECTURE, Pretraining, export_weights, validate
+from bayes_pfl.embedded_training.recipe import PretrainingConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.synthetic.batches import BatchOptions, training_batch, validation_set
 from bayes_pfl.synthetic.captions import CaptionPair, is_true

@@ -30,8 +30,8 @@ from pipelines.reproduction.plan import (
     measurements,
     planned,
 )
-from pipelines.reproduction.recipes import BAYES_PFL, COMPARED, METHODS, VARIANTS, Scale, recipe
-from pipelines.reproduction.settings import ReproduceSettings
+from pipelines.reproduction.recipes import BAYES_PFL, COMPARED, METHODS, VARIANTS, recipe
+from pipelines.reproduction.settings import ReproduceSettings, Scale
 from pipelines.reproduction.writing import tables, write_all
 
 LEVELS = {name: dataset.metrics for name, dataset in DATASETS.items()}
@@ -360,9 +360,10 @@ def _without_catching(main, words):
     import argparse
 
     from pipelines import reproduce
+    from pipelines.cli import options_of
 
     parser = argparse.ArgumentParser()
-    reproduce.add_arguments(parser)
+    options_of("reproduce").add_arguments(parser)
     reproduce.run(parser.parse_args(words[1:]))
 
 

@@ -13,8 +13,9 @@ from bayes_pfl.config import TrainingConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import index_shards
 from bayes_pfl.errors import ConfigError, DataError, OutputError
+from pipelines.options.pretrain import PretrainSettings
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
-from pipelines.pretrain import PretrainSettings, pretrain
+from pipelines.pretrain import pretrain
 from pipelines.train import train
 from pipelines.training.images import require_masks, require_selection, run_name, split_samples, weights_by_content
 from pipelines.training.places import with_absolute_paths

@@ -48,7 +48,7 @@ def test_a_detector_needs_no_training(backbone, method):
 
 
 def test_what_needs_training_is_told(backbone):
-    with pytest.raises(ConfigError, match=r"'april_gan' must be trained.* winclip and clip_ad need no training"):
+    with pytest.raises(ConfigError, match=r"'april_gan' must be trained.* winclip, clip_ad need no training"):
         Detector.of("april_gan", backbone.config)
     with pytest.raises(ConfigError, match="did you mean 'winclip'"):
         Detector.of("win_clip", backbone.config)

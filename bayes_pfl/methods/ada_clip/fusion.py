@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,6 +42,9 @@ def partition(
     Returns:
         Patches in descending order, and their clusters.
     """
+    from sklearn.cluster import KMeans  # here: scikit-learn takes most of a second to import, other methods need none
+    from sklearn.exceptions import ConvergenceWarning
+
     count = min(logits.shape[1], model.clusters * model.patches_per_cluster)
     chosen = logits.detach().mean(0).sigmoid().topk(count).indices
     rows = patches.detach()[:, chosen].transpose(0, 1).flatten(1).float().cpu().numpy()

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from bayes_pfl.config import BackboneConfig, DetectorConfig, read_config
+from bayes_pfl.config.run import METHOD_NAMES, BackboneConfig, DetectorConfig
+from bayes_pfl.config.settings import read_config
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.methods.builder import METHODS, needs_training
 
 SCHEME = "method"
 """Of model sources `method:/NAME`, which every command takes in place of a bundle."""
+
+WITHOUT_TRAINING = ("prompt_ensemble", "winclip", "clip_ad")
+"""Methods that score without weights of their own by their default settings: CLIP-AD's SDP learns nothing."""
 
 
 def method_source(method: str, overrides: Sequence[str] = ()) -> str:
@@ -94,14 +97,13 @@ def untrained_config(
     Raises:
         ConfigError: there is no such method, it must be trained, or a setting does not exist.
     """
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, 1, 0.0)[0]
-        raise ConfigError(f"There is no method '{method}'; did you mean '{near}'? There are {', '.join(METHODS)}.")
-    if needs_training(method):
-        free = [name for name in METHODS if not needs_training(name)]
+    if method not in METHOD_NAMES:
+        near = difflib.get_close_matches(method, METHOD_NAMES, 1, 0.0)[0]
+        raise ConfigError(f"There is no method '{method}'; did you mean '{near}'? There are {', '.join(METHOD_NAMES)}.")
+    if method not in WITHOUT_TRAINING:
         raise ConfigError(
-            f"The method '{method}' must be trained, or imported from a published checkpoint; {' and '.join(free)} "
-            "need no training."
+            f"The method '{method}' must be trained, or imported from a published checkpoint; "
+            f"{', '.join(WITHOUT_TRAINING)} need no training."
         )
     config = read_config(DetectorConfig, None, [f"model.method={method}", *overrides])
     return config if backbone is None else config.model_copy(update={"backbone": backbone})

@@ -1,0 +1,17 @@
+"""The options of `bayes-pfl configs`."""
+
+import argparse
+
+from pipelines.configurations import config_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl configs`.
+
+    Args:
+        parser: gets the options.
+    """
+    parser.add_argument(
+        "config", nargs="?", type=config_file, metavar="NAME", help="print this one; to change it: ... NAME > mine.yaml"
+    )
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")

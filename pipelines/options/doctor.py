@@ -1,0 +1,12 @@
+"""The options of `bayes-pfl doctor`."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl doctor`.
+
+    Args:
+        parser: gets the options.
+    """
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")

@@ -1,0 +1,45 @@
+"""The options and settings of `bayes-pfl pretrain`."""
+
+import argparse
+import hashlib
+
+from pydantic import Field
+
+from bayes_pfl.config import Settings
+from bayes_pfl.embedded_training.recipe import PretrainingConfig
+from pipelines.configurations import config_file
+from pipelines.platform.settings import ClusterSettings, TrackingSettings
+
+
+class PretrainSettings(Settings):
+    """A pretraining run: the options, and where it happens."""
+
+    pretraining: PretrainingConfig = PretrainingConfig()
+    cluster: ClusterSettings = ClusterSettings(num_workers=1)
+    tracking: TrackingSettings = TrackingSettings()
+    output: str = Field("runs/embedded", description="folder of the resulting weights and their curve")
+
+    def name(self) -> str:
+        """Name of the run: a hash of everything that decides its result, so that the same run is found again.
+
+        Returns:
+            `pretrain-` and 12 hexadecimal digits.
+        """
+        decisive = self.model_copy(update={"tracking": TrackingSettings(), "output": ""})
+        return f"pretrain-{hashlib.sha256(decisive.model_dump_json().encode()).hexdigest()[:12]}"
+
+
+SETTINGS = PretrainSettings
+"""What `--set` and `--settings` are about."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `bayes-pfl pretrain`.
+
+    Args:
+        parser: gets the options.
+    """
+    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/pretrain_embedded.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of going on with the same run")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")

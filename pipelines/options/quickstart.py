@@ -1,0 +1,15 @@
+"""The options of `bayes-pfl quickstart`."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line of `bayes-pfl quickstart`.
+
+    Args:
+        parser: gets the options.
+    """
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over instead of going on where an earlier run stopped"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
