@@ -27,7 +27,8 @@ from bayes_pfl.datasets.catalogue import find, get_dataset
 from bayes_pfl.datasets.output import begin, claim, finish
 from bayes_pfl.datasets.packing import PackingOptions, pack_shard, plan_shards
 from bayes_pfl.datasets.source import Source
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 
 ROWS_PER_SHARD = 16
 

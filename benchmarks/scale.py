@@ -60,7 +60,8 @@ def _save(path: Path, pixels: np.ndarray) -> None:
 
 
 def _ingest(folder: Path) -> Callable[[], Any]:
-    from pipelines.ingest import IngestConfig, ingest
+    from pipelines.ingest import ingest
+    from pipelines.options.ingest import IngestConfig
     from pipelines.platform.cluster import start_ray
 
     start_ray()

@@ -25,7 +25,8 @@ import yaml
 
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 
 BANKS, LENGTHS, SAMPLES = (1, 3), (0, 10), (1, 3, 5, 10, 20)
 VALIDATION = AUXILIARY[0].replace(" ", "_")

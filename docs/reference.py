@@ -53,8 +53,10 @@ def settings_classes() -> list[type[Settings]]:
     classes: dict[str, type[Settings]] = {"ServeSettings": ServeSettings}
     for path in sorted((ROOT / "pipelines").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "read_config":
-                name = ast.unparse(node.args[0])
+            if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "read_config":
+                continue
+            if isinstance(node.args[0], ast.Name):
+                name = node.args[0].id
                 module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 classes[name] = getattr(importlib.import_module(module), name)
     order = [*TITLES, *sorted(set(classes) - set(TITLES))]

@@ -22,6 +22,7 @@ from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
+from pipelines.options.evaluate import EvaluateSettings
 from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
@@ -33,7 +34,6 @@ from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_mod
 from pipelines.scoring.decided import decide_all, decision_tables, decisions_made, labelling_of
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import FinishedEvaluation, keep_earlier
-from pipelines.scoring.evaluation_settings import EvaluateSettings
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
 from pipelines.scoring.hub_results import HUB_FOLDER, hub_files, model_folder, write_hub_files

@@ -22,11 +22,11 @@ from bayes_pfl.datasets.packing import PackingOptions, ShardTask, plan_shards
 from bayes_pfl.datasets.source import DatasetListing, Source
 from bayes_pfl.errors import ConfigError, DataError
 from pipelines.ingestion.class_names import check_class_names, rename_classes
-from pipelines.ingestion.options import IngestConfig
 from pipelines.ingestion.paths import local_path
 from pipelines.ingestion.progress import Progress
 from pipelines.ingestion.summary import summary_text
 from pipelines.ingestion.workers import pack
+from pipelines.options.ingest import IngestConfig
 
 OWN_OPTIONS = ("split_names", "normal", "anomalous", "label_from_masks", "annotations")
 """Options that say what folders mean; the fifteen data sets say it themselves."""

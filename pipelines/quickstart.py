@@ -30,9 +30,10 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import end_with_parent
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import AUXILIARY, HELD_OUT
-from pipelines.configurations import config_file
 from pipelines.evaluate import EvaluateSettings, evaluate
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.config_files import config_file
+from pipelines.options.ingest import IngestConfig
 from pipelines.platform.html import percent_rows, table
 from pipelines.platform.mlflow_store import check_store, tracking_uri
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrackingSettings, TrainSettings, home

@@ -20,13 +20,14 @@ from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.features import compute_features
 from pipelines.options.features import FeatureSettings
+from pipelines.options.tune import TuneSettings
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
 from pipelines.sweep.results import best_line, gather, printable
-from pipelines.sweep.search import Overrides, TuneSettings, combine, optuna_search, space, trial_name
+from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
     FAILED_FILE,
     RESULT_FILE,

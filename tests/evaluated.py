@@ -14,13 +14,13 @@ from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.metrics import PixelHistogram
 from bayes_pfl.metrics.streaming import image_pixels
+from pipelines.options.evaluate import EvaluateSettings
 from pipelines.platform.html import ReportImage
 from pipelines.platform.settings import TrackingSettings
 from pipelines.platform.tracking import Run
 from pipelines.scoring.decided import decide_all, decisions_made
 from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.evaluation_files import FinishedEvaluation
-from pipelines.scoring.evaluation_settings import EvaluateSettings
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured
 from pipelines.scoring.hub_results import hub_files
 from pipelines.scoring.model_card import model_card

@@ -10,7 +10,8 @@ from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.inference.bundle import save_bundle
 from bayes_pfl.methods.prompt_flow.head import BayesPFL, Widths
 from bayes_pfl.synthetic import write_dataset
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 
 BACKBONE = BackboneConfig(
     name="package:embedded/bayes-pfl-embedded.json", pretrained="random:0", image_size=64, feature_layers=(3, 6, 9, 12)

@@ -2,9 +2,9 @@
 
 import argparse
 
-from pipelines.configurations import config_file
+from pipelines.options.config_files import config_file
+from pipelines.options.evaluate import EvaluateSettings
 from pipelines.options.model import NUM_SAMPLES, add_detector_options, number_of_samples
-from pipelines.scoring.evaluation_settings import EvaluateSettings
 
 RESAMPLES = 10_000
 """More than evaluate's: after Holm's correction over a hundred differences a p-value must still be able to be small."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.configurations import config_file
+from pipelines.options.config_files import config_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

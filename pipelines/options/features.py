@@ -5,7 +5,7 @@ import argparse
 from pydantic import Field
 
 from bayes_pfl.config import DetectorConfig, DetectorOptions
-from pipelines.configurations import config_file
+from pipelines.options.config_files import config_file
 from pipelines.options.model import add_detector_options
 
 

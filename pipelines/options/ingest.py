@@ -1,10 +1,84 @@
-"""The options of `bayes-pfl ingest`."""
+"""The options and settings of `bayes-pfl ingest`."""
 
 import argparse
+from typing import Literal
 
+from pydantic import Field
+
+from bayes_pfl.config import Settings
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.catalogue import DATASETS
-from pipelines.configurations import config_file
-from pipelines.ingestion.options import IngestConfig
+from pipelines.options.config_files import config_file
+
+
+class IngestConfig(Settings):
+    """What to take from a dataset, and how to store it."""
+
+    layout: Literal["published", "meta", "rearranged"] | None = Field(
+        default=None, description="form in which the dataset lies on disk; none: recognised by itself"
+    )
+    subset: Literal["complete", "paper"] = Field(
+        default="complete", description="the dataset as published, or the paper's evaluation set"
+    )
+    splits: tuple[Literal["train", "test"], ...] = Field(default=(), description="only these splits; none: both")
+    categories: tuple[str, ...] = Field(default=(), description="only these categories; none: all")
+    split_names: dict[str, Literal["train", "test", "none"]] = Field(
+        default={}, description="for images of your own: the split of a folder by its name; none: leave it out"
+    )
+    normal: tuple[str, ...] = Field(
+        default=(), description="for images of your own: folders of normal images, by name or path from the source"
+    )
+    anomalous: tuple[str, ...] = Field(
+        default=(), description="for images of your own: folders of anomalous images, each a kind of defect"
+    )
+    class_names: dict[str, str] = Field(
+        default={}, description="what prompts call the images of a category, by category; the key '' stands for all"
+    )
+    label_from_masks: bool = Field(
+        default=False,
+        description="for images of your own: where no folder says it, an image is anomalous if its mask marks a pixel",
+    )
+    annotations: str | None = Field(
+        default=None,
+        min_length=1,
+        description="for images of your own: COCO, LabelMe, CVAT or YOLO file or folder; none: found by itself",
+    )
+    mask_above: int | None = Field(
+        default=None,
+        ge=0,
+        lt=65_536,
+        description="a mask's pixel is anomalous above this value; none: the dataset's own, or any not black",
+    )
+    masks_as_stored: bool | None = Field(
+        default=None,
+        description="masks were drawn on pixels as stored, before EXIF turns the image; none: as the masks' sizes say",
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="at most so many images, taken in turn from all categories, splits and labels"
+    )
+    max_side_px: int | None = Field(
+        default=None,
+        ge=16,
+        description="scale larger images down to this longer side, pixels; none: keep the files as they are",
+    )
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="set larger images aside, pixels")
+    bits: int | None = Field(
+        default=None,
+        ge=9,
+        le=16,
+        description="of gray images with more than 8, which are stored with 8; none: as each file says or its values",
+    )
+    strict: bool = Field(default=False, description="anything that the summary warns of is an error")
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="value of the column `dataset`; none: the dataset's name, or the folder's own",
+    )
+    rows_per_shard: int = Field(default=256, ge=1, description="most images in one shard")
+    bytes_per_shard: int = Field(
+        default=64 * 2**20, ge=1, description="most bytes in one shard, unless one image has more"
+    )
+
 
 SETTINGS = IngestConfig
 """What `--set` and `--settings` are about."""

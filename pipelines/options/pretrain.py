@@ -7,7 +7,7 @@ from pydantic import Field
 
 from bayes_pfl.config import Settings
 from bayes_pfl.embedded_training.recipe import PretrainingConfig
-from pipelines.configurations import config_file
+from pipelines.options.config_files import config_file
 from pipelines.platform.settings import ClusterSettings, TrackingSettings
 
 

@@ -14,8 +14,9 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.description import Dataset, plain
 from bayes_pfl.datasets.source import Source
 from bayes_pfl.errors import DataError, OutputError
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
 from pipelines.ingestion.paths import local_path
+from pipelines.options.ingest import IngestConfig
 from pipelines.scoring.figures import images_digest
 from pipelines.study.painting import painted_shards
 

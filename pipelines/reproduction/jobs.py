@@ -24,11 +24,11 @@ from bayes_pfl.inference.images import PreparedImage, prepare_image
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, image_metrics, metrics_by_category
 from bayes_pfl.metrics.streaming import image_pixels
 from bayes_pfl.training.trainer import Trainer
+from pipelines.options.evaluate import Protocol
 from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction.images import MeasuredImages
 from pipelines.reproduction.recipes import nested
 from pipelines.scoring.actors import read_row, truth_mask
-from pipelines.scoring.evaluation_settings import Protocol
 from pipelines.scoring.protocol import map_part, released_scores
 from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle

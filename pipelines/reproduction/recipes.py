@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.inference.bundle import load_bundle
-from pipelines.configurations import config_file
+from pipelines.options.config_files import config_file
 from pipelines.platform.settings import TrainSettings
 from pipelines.reproduction.settings import Scale
 

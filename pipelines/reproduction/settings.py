@@ -5,8 +5,8 @@ from typing import NamedTuple
 from pydantic import Field, field_validator
 
 from bayes_pfl.config import BackboneConfig, DetectorOptions, Settings
+from pipelines.options.evaluate import Protocol
 from pipelines.platform.settings import TrackingSettings, TrainSettings
-from pipelines.scoring.evaluation_settings import Protocol
 
 EMBEDDED_SEEDS, PAPER_SEEDS = 2, 5
 

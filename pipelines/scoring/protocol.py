@@ -13,7 +13,7 @@ from bayes_pfl.config import ScoringConfig
 from bayes_pfl.errors import ConfigError
 from bayes_pfl.inference.prediction import Prediction, smoothed
 from bayes_pfl.inference.view import WHOLE, View
-from pipelines.scoring.evaluation_settings import Protocol
+from pipelines.options.evaluate import Protocol
 
 PART_WEIGHTS = {"bayes_pfl": (0.5, 0.5), "clip_ad": (1.0, 1.0)}
 """Of text score and map, each scaled by its minimum and maximum over a category; other methods do not scale."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import SPLITS
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 
 PAINTING_SEEDS = {"auxiliary": 101, "held-out": 202, "validation": 303}
 

@@ -14,9 +14,10 @@ import numpy as np
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
+from pipelines.options.tune import TuneSettings
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportTable, write_report
-from pipelines.sweep.search import TuneSettings, trial_name
+from pipelines.sweep.search import trial_name
 from pipelines.sweep.trial import Outcome, bundle_name
 from pipelines.training.loop import SELECTION
 

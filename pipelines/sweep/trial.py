@@ -23,8 +23,9 @@ from bayes_pfl.errors import BayesPFLError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, metrics_by_category
 from bayes_pfl.training.trainer import Trainer
+from pipelines.options.tune import SweepSettings, TuneSettings
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, start_run
-from pipelines.sweep.search import Overrides, SweepSettings, TuneSettings, trial_name
+from pipelines.sweep.search import Overrides, trial_name
 from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle
 from pipelines.training.loop import SELECTION

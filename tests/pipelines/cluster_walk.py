@@ -16,7 +16,8 @@ from bayes_pfl.config import ModelConfig, TrainingConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.synthetic import write_dataset
 from pipelines.evaluate import EvaluateSettings, evaluate
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
 from pipelines.train import train
 from pipelines.training.images import run_name, split_samples

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from bayes_pfl.config import published_variant, read_config
+from pipelines.options.tune import TuneSettings
 from pipelines.platform.settings import TrainSettings
-from pipelines.sweep.search import TuneSettings, combine
+from pipelines.sweep.search import combine
 from pipelines.sweep.trial import trial_settings
 from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
 

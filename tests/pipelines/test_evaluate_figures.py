@@ -16,7 +16,8 @@ from bayes_pfl.metrics.resampling import image_weights
 from bayes_pfl.synthetic import write_dataset
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateSettings, evaluate
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.images_file import read_images
 

@@ -10,8 +10,8 @@ from bayes_pfl.data.samples import index_shards
 from bayes_pfl.errors import BundleError, ConfigError
 from bayes_pfl.inference.bundle import load_bundle, save_bundle, training_images
 from pipelines.cli import main
+from pipelines.options.tune import TuneSettings
 from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
-from pipelines.sweep.search import TuneSettings
 from pipelines.train import train
 from pipelines.training.images import run_name, split_samples
 from pipelines.tune import tune

@@ -27,7 +27,7 @@ from bayes_pfl.datasets.packing import pack_shard
 from bayes_pfl.errors import BayesPFLError, ConfigError, DataError, OutputError
 from pipelines import datasets, ingest
 from pipelines.cli import options_of
-from pipelines.ingest import IngestConfig
+from pipelines.options.ingest import IngestConfig
 from pipelines.platform.storage import dataset_manifest
 
 PROJECT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ import painted
 import pytest
 
 from bayes_pfl.errors import DataError
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 
 
 def counts(tree: painted.Tree, **options: object) -> dict[str, tuple[int, int, int]]:

@@ -22,9 +22,10 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.shards import read_manifest
 from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
+from pipelines.options.tune import SweepSettings, TuneSettings
 from pipelines.platform.settings import ClusterSettings, DataSettings
 from pipelines.sweep.results import pareto_front
-from pipelines.sweep.search import SweepSettings, TuneSettings, combine, optuna_search, space, trial_name
+from pipelines.sweep.search import combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import SELECTION, trial_settings
 from pipelines.tune import clear, ended, tune
 

@@ -43,8 +43,8 @@ def test_files_are_short_and_say_what_they_are(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_loads(path):
     from bayes_pfl.config import read_config
+    from pipelines.options.tune import TuneSettings
     from pipelines.platform.settings import TrainSettings
-    from pipelines.sweep.search import TuneSettings
 
     kinds = {"train": TrainSettings, "tune": TuneSettings}
     kind = kinds.get(path.stem.split("_")[0])

@@ -7,7 +7,7 @@ import pytest
 from bayes_pfl.config import DetectorConfig, ModelConfig, RunConfig, parse_config, published_variant, read_config
 from bayes_pfl.errors import ConfigError
 from pipelines.evaluate import EvaluateSettings
-from pipelines.sweep.search import TuneSettings
+from pipelines.options.tune import TuneSettings
 
 
 def test_overrides_and_files_meet(tmp_path):

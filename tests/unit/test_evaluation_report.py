@@ -17,8 +17,8 @@ from sklearn.metrics import brier_score_loss, f1_score
 
 from bayes_pfl.config import read_config
 from bayes_pfl.metrics import PixelHistogram, image_best_f1
+from pipelines.options.evaluate import EvaluateSettings
 from pipelines.scoring.evaluation_report import SECTIONS
-from pipelines.scoring.evaluation_settings import EvaluateSettings
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.reliability import reliability
 from pipelines.scoring.report_charts import LabelledScores

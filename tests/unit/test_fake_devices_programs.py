@@ -26,8 +26,8 @@ from bayes_pfl.training.trainer import Trainer
 from pipelines import features as features_program
 from pipelines.features import Encoder
 from pipelines.options.features import FeatureSettings
+from pipelines.options.tune import TuneSettings
 from pipelines.platform.settings import DataSettings, TrainSettings
-from pipelines.sweep.search import TuneSettings
 from pipelines.sweep.trial import evaluate_trial
 from pipelines.training.batches import feature_epochs
 from pipelines.training.decoding import tile_columns

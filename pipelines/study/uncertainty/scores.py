@@ -12,7 +12,8 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, refs_digest
 from bayes_pfl.data.shards import replacing
 from bayes_pfl.decisions.records import ScoredImages
-from pipelines.ingest import IngestConfig, ingest
+from pipelines.ingest import ingest
+from pipelines.options.ingest import IngestConfig
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.progress import progress
 from pipelines.scoring.actors import read_row

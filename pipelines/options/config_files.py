@@ -1,0 +1,31 @@
+"""What `--config` names -> a YAML file: of the user, or one that comes along."""
+
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def shipped() -> dict[str, str]:
+    """The configurations that come along.
+
+    Returns:
+        The first sentence of each file's header by its name.
+    """
+    files = sorted(CONFIGS.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {
+        str(path.relative_to(CONFIGS).with_suffix("")): path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        for path in files
+    }
+
+
+def config_file(text: str) -> Path:
+    """The value of `--config`: a file, or the name of one that comes along, with or without folder and ending.
+
+    Args:
+        text: what was typed.
+
+    Returns:
+        The file; one that does not exist where there is neither, and reading it says so.
+    """
+    name = text.removeprefix("configs/").removesuffix(".yaml")
+    return CONFIGS / f"{name}.yaml" if not Path(text).exists() and name in shipped() else Path(text)
