@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bayes_pfl.data.shards import replacing
 from bayes_pfl.embedded_training.losses import dense_loss, multi_positive, own_pair_loss, patch_targets
+from bayes_pfl.embedded_training.recipe import PretrainingConfig
 from bayes_pfl.metrics import image_metrics, pixel_metrics
 from bayes_pfl.synthetic.batches import CaptionBatch, ValidationSet
 from bayes_pfl.synthetic.captions import DAMAGED, FLAWLESS
