@@ -28,8 +28,8 @@ from pipelines.calibration.model import check_output, earlier_calibration, write
 from pipelines.calibration.picture import draw_scores
 from pipelines.calibration.scores import CalibrationScores, score_images, sorted_scores
 from pipelines.calibration.text import calibration_text
-from pipelines.scoring.command import check_scoring_options, make_task
-from pipelines.scoring.inputs import ImageInput, Inputs, find_inputs
+from pipelines.scoring.command import make_task
+from pipelines.scoring.inputs import ImageInput, Inputs, find_inputs, make_view
 from pipelines.scoring.lists import UNDECIDED
 from pipelines.scoring.task import ScoringTask
 
@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         Exit code.
     """
     rule = _rule(args)
-    view = check_scoring_options(args)
-    if args.num_samples == "auto":
-        raise ConfigError("--num-samples auto needs a threshold, which is made here: give a number.")
+    view = make_view(args.tile, args.overlap, args.roi)
     normal = _of_kind(find_inputs(args.normal, args.class_name, args.class_name_from), 0)
     anomalous = (
         _of_kind(find_inputs(args.anomalous, args.class_name, args.class_name_from), 1) if args.anomalous else []

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -22,37 +23,33 @@ from typing import Any, NoReturn
 from bayes_pfl.command_line import CommandParser, nearest
 from bayes_pfl.config import read_config
 from bayes_pfl.errors import BayesPFLError, OutputError
-from pipelines.platform.settings_table import settings_option
 
 COMMANDS = {
     "quickstart": (
         "pipelines.quickstart",
-        "the main job on generated images: ingest, train, evaluate, register, serve, report",
+        "run the main job on painted images: ingest, train, evaluate, register, serve",
     ),
-    "doctor": ("pipelines.doctor", "what this machine has, a self-test, and what to do where something is wrong"),
+    "doctor": ("pipelines.doctor", "say what this machine has, test it, and say what to do where something is wrong"),
     "generate": ("pipelines.generate", "paint surfaces, objects and medical-like images with exact defect masks"),
     "configs": ("pipelines.configurations", "list the configurations that come along, or print one"),
     "methods": ("pipelines.methods", "list the methods, or write a model of one that needs no training"),
     "datasets": ("pipelines.datasets", "list the known datasets, or verify a folder against one"),
-    "ingest": ("pipelines.ingest", "a dataset's folder -> Arrow shards"),
-    "features": ("pipelines.features", "shards -> frozen features, computed once for training and sweeps"),
-    "train": ("pipelines.train", "shards of an auxiliary dataset -> a trained model (Ray Train)"),
+    "ingest": ("pipelines.ingest", "read a dataset's folder into Arrow shards"),
+    "features": ("pipelines.features", "compute frozen features of shards once, for training and sweeps"),
+    "train": ("pipelines.train", "train a model on shards of an auxiliary dataset (Ray Train)"),
     "tune": ("pipelines.tune", "sweep B, K, R and other settings (Ray Tune)"),
-    "evaluate": ("pipelines.evaluate", "shards of unseen datasets -> metrics, table, report"),
-    "compare": ("pipelines.compare", "two models or evaluations on the same images -> what differs, and how surely"),
-    "score": ("pipelines.score", "images, folders or shards -> scores, heat maps, gallery"),
-    "calibrate": ("pipelines.calibrate", "a model and good images -> a model that decides, with stated error rates"),
-    "register": ("pipelines.register", "make a training run's model champion"),
-    "import": ("pipelines.import_published", "the authors' published weights -> a model"),
-    "reproduce": ("pipelines.reproduce", "measure again what a page of docs/ says: uncertainty"),
+    "evaluate": ("pipelines.evaluate", "measure a model on unseen datasets: metrics, table, report"),
+    "compare": ("pipelines.compare", "compare two models on the same images: what differs, and how surely"),
+    "score": ("pipelines.score", "score images, folders or shards: image scores, heat maps, gallery"),
+    "calibrate": ("pipelines.calibrate", "make a model that decides, with stated error rates, from good images"),
+    "register": ("pipelines.register", "make a training's model the champion of the registry"),
+    "import": ("pipelines.import_published", "make a model of the authors' published weights"),
+    "reproduce": ("pipelines.reproduce", "measure the paper's tables and figures again, or what uncertainty is worth"),
     "pretrain": ("pipelines.pretrain", "train the small embedded CLIP from nothing (Ray Train)"),
 }
 ENDPOINT = {
     "serve": ("serve.main", "score images over HTTP (Ray Serve)"),
-    "reference": (
-        "serve.reference",
-        "keep with a model how usual images score, so that the endpoint can measure drift",
-    ),
+    "reference": ("serve.reference", "keep with a model how usual images score, for the endpoint to measure drift"),
 }
 """Commands of the endpoint, which is a program of its own and parses its own options."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -117,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser(name).parse_args(given)
     _quiet()
     try:
-        _check_settings(args)
+        _check(args)
         code = int(_program(COMMANDS[args.command][0]).run(args))
         sys.stdout.flush()
         return code
@@ -153,8 +150,8 @@ def _parser(name: str | None) -> Parser:
         if command == name:
             options = options_of(command)
             options.add_arguments(subparser)
-            if hasattr(options, "SETTINGS"):
-                settings_option(subparser, options.SETTINGS)
+            subparser.formatter_class = argparse.RawDescriptionHelpFormatter
+            subparser.epilog = "examples:\n" + textwrap.indent(options.EXAMPLES, "  ")
     for command, (_, summary) in ENDPOINT.items():
         subparsers.add_parser(command, help=summary, add_help=False)
     return parser
@@ -167,16 +164,19 @@ def options_of(command: str) -> Any:
         command: of `COMMANDS`.
 
     Returns:
-        A module of `pipelines.options`: `add_arguments`, and `SETTINGS` where there are `--config` and `--set`.
+        A module of `pipelines.options`: `add_arguments` and `EXAMPLES`; `SETTINGS` where there are `--config` and
+        `--set`, `check(args)` where options can exclude each other.
     """
     return importlib.import_module(COMMANDS[command][0].replace("pipelines.", "pipelines.options."))
 
 
-def _check_settings(args: argparse.Namespace) -> None:
-    """Refuse settings that do not exist or are out of range, before the program is imported."""
+def _check(args: argparse.Namespace) -> None:
+    """Refuse settings that do not exist and options that exclude each other, before the program is imported."""
     options = options_of(args.command)
     if hasattr(options, "SETTINGS"):
         read_config(options.SETTINGS, args.config, args.set)
+    if hasattr(options, "check"):
+        options.check(args)
 
 
 def _program(module: str) -> Any:

@@ -49,8 +49,6 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         ConfigError: an option is out of range, or the output is a URI.
         DataError: there is nothing to evaluate, or the evaluations are of different images.
     """
-    if args.resamples < 100 or args.images < 0 or args.seed < 0:
-        raise ConfigError("--resamples is at least 100, --images and --seed are at least 0.")
     if args.output is not None and is_remote(args.output):
         raise ConfigError("A comparison is written to this machine: give --output a folder, and copy it afterwards.")
     output = Path(absolute(args.output or str(home() / "comparison")))

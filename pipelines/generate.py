@@ -33,8 +33,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.output is None:
         raise ConfigError("Say where to write with --output FOLDER.")
-    if args.seed < 0:
-        raise ConfigError(f"--seed {args.seed} is negative; give 0 or more.")
     output = local_path(args.output, "--output")
     categories = chosen_categories(args.categories)
     began = time.monotonic()

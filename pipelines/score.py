@@ -13,15 +13,13 @@ import pyarrow.compute as pc
 from bayes_pfl.data.walk import counts_by_reason, skipped_summary
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
-from bayes_pfl.errors import ConfigError
-from bayes_pfl.inference.view import View
 from pipelines.options.scoring import PART_IMAGES
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
 from pipelines.scoring.coco import coco_document, write_coco
-from pipelines.scoring.command import check_scoring_options, make_task, nothing_scored
+from pipelines.scoring.command import make_task, nothing_scored
 from pipelines.scoring.gallery import labels_in_words
-from pipelines.scoring.inputs import ImageInput, find_inputs
+from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
 from pipelines.scoring.pool import make_parts, score_parts
 from pipelines.scoring.results import (
     PART,
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         Exit code: 1 if an image scores above --fail-above.
     """
-    view = _check(args)
+    view = make_view(args.tile, args.overlap, args.roi)
     inputs = find_inputs(args.images, args.class_name, args.class_name_from)
     task = make_task(args, view, inputs.images)
     typed = [f"--{name.replace('_', '-')}" for name in ("threshold", "fail_above") if getattr(args, name) is not None]
@@ -84,19 +82,6 @@ def run(args: argparse.Namespace) -> int:
     if not summary["scored"]:
         raise nothing_scored(summary["unreadable"][0]["error"])
     return _fail_above(args.fail_above, rows)
-
-
-def _check(args: argparse.Namespace) -> View:
-    """The way of looking. Refuses options that make no sense, before anything takes time."""
-    if args.region_threshold is not None and args.coco is None:
-        raise ConfigError("--region-threshold is of regions: give --coco too.")
-    if args.store_threshold is not None and not Path(args.model).is_dir():
-        raise ConfigError(f"--store-threshold writes into the model: give --model as its folder, not {args.model}.")
-    for name in ("threshold", "fail_above", "region_threshold", "store_threshold", "false_discoveries"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}; it is between 0 and 1.")
-    return check_scoring_options(args)
 
 
 def _fail_above(limit: float | None, rows: pa.Table) -> int:

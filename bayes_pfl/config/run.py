@@ -158,9 +158,7 @@ class DetectorOptions(Settings):
     compiled: bool = Field(
         False, description="hand the image encoder to torch.compile: minutes for the first image, then faster"
     )
-    deterministic: bool = Field(
-        False, description="score one by one on a GPU too, where images are otherwise scored in batches"
-    )
+    deterministic: bool = Field(False, description="score images one by one on a GPU too; default: in batches there")
 
 
 class TrainingConfig(Settings):

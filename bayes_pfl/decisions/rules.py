@@ -20,7 +20,10 @@ class Rule(Settings):
         None, gt=0, lt=1, description="share of defective images in use, for costs; none: as in the images given"
     )
     confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="of statements about this very calibration, and of the band of unsure images"
+        0.95,
+        ge=0.5,
+        lt=1,
+        description="confidence of statements about this calibration, and of the band of unsure images",
     )
 
     @model_validator(mode="after")

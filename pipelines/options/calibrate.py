@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 
 from bayes_pfl.decisions.rules import Rule
-from pipelines.options.scoring import add_scoring_options
+from bayes_pfl.errors import ConfigError
+from pipelines.options.scoring import add_scoring_options, check_scoring_options
+
+EXAMPLES = """\
+bayes-pfl calibrate --normal good/ --class-name "metal plate" --false-alarms 0.05 --output models/plates
+bayes-pfl calibrate --normal good/ --anomalous bad/ --class-name bottle --recall 0.95 --output models/bottles
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +22,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     images = "image files, folders of them, folders of shards, or CSV files with columns path, class_name, verdict"
     add("--normal", nargs="+", required=True, metavar="PATH", help=f"good images: {images}")
-    add("--anomalous", nargs="+", default=[], metavar="PATH", help="defective images, the same way: for the recall")
+    add("--anomalous", nargs="+", default=[], metavar="PATH", help="defective images, in the same forms; for --recall")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the calibrated model; further classes can be added to it",
+    )
     for name, field in Rule.model_fields.items():
         metavar = "COST" if name.startswith("cost") else "SHARE"
         add(f"--{name.replace('_', '-')}", type=float, metavar=metavar, help=field.description)
-    add("--output", type=Path, required=True, help="folder of the calibrated model; further classes can be added to it")
     add_scoring_options(parser)
-    add("--json", action="store_true", help="print one JSON object instead of a table")
+    add("--json", action="store_true", help="print the result as JSON instead of a table")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that exclude each other.
+
+    Args:
+        args: parsed options.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if args.num_samples == "auto":
+        raise ConfigError("--num-samples auto needs a threshold, which is made here: give a number.")
+    check_scoring_options(args)

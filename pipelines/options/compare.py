@@ -2,7 +2,8 @@
 
 import argparse
 
-from pipelines.options.config_files import config_file
+from bayes_pfl.command_line import at_least
+from pipelines.options.config_files import add_settings
 from pipelines.options.evaluate import EvaluateSettings
 from pipelines.options.model import NUM_SAMPLES, add_detector_options, number_of_samples
 
@@ -14,6 +15,10 @@ LISTED = 20
 SETTINGS = EvaluateSettings
 """What `--set` and `--settings` are about."""
 
+EXAMPLES = """\
+bayes-pfl compare runs/visa models:/bayes-pfl@champion --shards shards/mvtec
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl compare`.
@@ -21,23 +26,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    source = "bundle by path or URI, embedded, models:/NAME@ALIAS, method:/NAME, or folder of a finished evaluation"
-    parser.add_argument("a", metavar="A", help=source)
-    parser.add_argument("b", metavar="B", help="the same")
-    parser.add_argument("--shards", action="append", help="folder of shards that models are evaluated on; repeatable")
-    parser.add_argument("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
-    parser.add_argument(
+    add = parser.add_argument
+    source = "folder or URI of a model, embedded, models:/NAME@ALIAS, method:/NAME, or folder of a finished evaluation"
+    add("a", metavar="A", help=source)
+    add("b", metavar="B", help="the other one, in the same form")
+    add("--shards", action="append", metavar="DIR", help="folder or URI of shards to evaluate models on; repeatable")
+    add("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
+    add(
         "--at",
         choices=("mask", "model"),
         default="mask",
-        help="measure pixels at the masks' size (default), or at that of each model's maps",
+        help="measure pixels at the masks' size, or at that of each model's maps; default: mask",
     )
-    parser.add_argument("--output", help="folder for the comparison; default: comparison/ under BAYES_PFL_HOME")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help=f"resampled sets; default {RESAMPLES}")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling; default 0")
-    parser.add_argument("--images", type=int, default=LISTED, metavar="N", help=f"images listed; default {LISTED}")
+    add("--output", metavar="DIR", help="folder for the comparison; default: comparison/ under BAYES_PFL_HOME")
+    add(
+        "--resamples",
+        type=at_least(100),
+        default=RESAMPLES,
+        metavar="N",
+        help=f"resampled sets of images behind every interval; default: {RESAMPLES}",
+    )
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of the resampling; default: 0")
+    add("--images", type=at_least(0), default=LISTED, metavar="N", help=f"images that are listed; default: {LISTED}")
     add_detector_options(parser)
-    parser.add_argument("--allow-overlap", action="store_true", help="evaluate images that were trained on")
-    parser.add_argument("--config", type=config_file, help="YAML file with settings of evaluate, the same for both")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting of evaluate")
-    parser.add_argument("--json", action="store_true", help="print comparison.json instead of tables")
+    add("--allow-overlap", action="store_true", help="evaluate images that were trained on, and mark the result")
+    add_settings(parser, SETTINGS)
+    add("--json", action="store_true", help="print comparison.json instead of tables")

@@ -1,8 +1,31 @@
-"""What `--config` names -> a YAML file: of the user, or one that comes along."""
+"""`--config`, `--set` and `--settings`; what `--config` names -> a YAML file: of the user, or one that comes along."""
 
+import argparse
 from pathlib import Path
 
+from bayes_pfl.config import Settings
+from pipelines.platform.settings_table import settings_option
+
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
+    """`--config FILE`, `--set KEY=VALUE` and `--settings`.
+
+    Args:
+        parser: gets the options.
+        kind: the command's settings.
+    """
+    parser.add_argument(
+        "--config",
+        type=config_file,
+        metavar="FILE",
+        help="YAML file of settings, or the name of one that comes along (bayes-pfl configs lists them)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; repeatable"
+    )
+    settings_option(parser, kind)
 
 
 def shipped() -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 import argparse
 
+EXAMPLES = """\
+bayes-pfl doctor
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl doctor`.
@@ -9,4 +13,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON instead of text")

@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from bayes_pfl.command_line import at_least
 from bayes_pfl.config import DetectorOptions, NumSamples, Settings
 from bayes_pfl.data.preprocess import MAX_PIXELS
-from pipelines.options.config_files import config_file
-from pipelines.options.model import NUM_SAMPLES, add_detector_options, add_model, number_of_samples
+from pipelines.options.config_files import add_settings
+from pipelines.options.model import NUM_SAMPLES, add_detector_options, add_looking, add_model, number_of_samples
 from pipelines.platform.settings import TrackingSettings
 
 Protocol = Literal["image", "released"]
@@ -61,6 +62,11 @@ class EvaluateSettings(Settings):
 SETTINGS = EvaluateSettings
 """What `--set` and `--settings` are about."""
 
+EXAMPLES = """\
+bayes-pfl evaluate --model runs/visa --shards shards/mvtec
+bayes-pfl evaluate --method winclip --shards shards/mvtec --shards shards/btad
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl evaluate`.
@@ -68,33 +74,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    add_model(parser, "bundle by path or URI, embedded, or models:/NAME@ALIAS")
-    parser.add_argument(
-        "--shards", action="append", help="folder of shards, by path or URI; may be given several times"
-    )
-    parser.add_argument("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
-    parser.add_argument("--output", help="folder or URI for the results")
-    parser.add_argument("--max-pixels", type=int, help=f"largest width x height of an image; default {MAX_PIXELS}")
-    parser.add_argument(
-        "--tile", action="store_true", help="look at large images tile by tile, at their own resolution"
-    )
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="with --tile: share that the next tile covers")
-    parser.add_argument("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image")
+    add = parser.add_argument
+    add_model(parser, "embedded")
+    add("--shards", action="append", metavar="DIR", help="folder or URI of shards, a dataset each; repeatable")
+    add("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
+    add("--output", metavar="DIR", help="folder or URI for the results; default: evaluation/ under BAYES_PFL_HOME")
+    add_looking(parser)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--at", choices=("model", "mask"), help="measure pixels at the size of the model's maps (default) or the masks'"
+        "--at",
+        choices=("model", "mask"),
+        help="measure pixels at the size of the model's maps, or at that of the masks; default: model",
     )
     size.add_argument("--full-resolution", action="store_true", help="the same as --at mask")
     add_detector_options(parser)
-    parser.add_argument(
-        "--allow-overlap", action="store_true", help="evaluate images that were trained on; marks the result"
-    )
-    parser.add_argument("--config", type=config_file, help="YAML file with these and more settings")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument(
+    add("--allow-overlap", action="store_true", help="evaluate images that were trained on, and mark the result")
+    add_settings(parser, SETTINGS)
+    add(
         "--embedded",
         action="store_true",
-        help="instead: train the embedded recipe anew and measure it beside baselines on held-out generated categories",
+        help="instead: train the embedded model anew and measure it beside baselines on held-out painted categories",
     )
-    parser.add_argument("--seeds", type=int, help="with --embedded: trainings of the full model; default 5")
-    parser.add_argument("--json", action="store_true", help="print metrics.json instead of a table")
+    add("--seeds", type=at_least(1), metavar="N", help="with --embedded: trainings of the full model; default: 5")
+    add("--json", action="store_true", help="print metrics.json instead of a table")

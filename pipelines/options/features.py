@@ -5,7 +5,7 @@ import argparse
 from pydantic import Field
 
 from bayes_pfl.config import DetectorConfig, DetectorOptions
-from pipelines.options.config_files import config_file
+from pipelines.options.config_files import add_settings
 from pipelines.options.model import add_detector_options
 
 
@@ -29,6 +29,10 @@ class FeatureSettings(DetectorConfig):
 SETTINGS = FeatureSettings
 """What `--set` and `--settings` are about."""
 
+EXAMPLES = """\
+bayes-pfl features --shards shards/visa --output features/visa --set backbone.name=ViT-L-14-336
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl features`.
@@ -36,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--shards", help="folder or URI of shards")
-    parser.add_argument("--output", help="folder or URI for the features")
+    parser.add_argument("--shards", metavar="DIR", help="folder or URI of shards")
+    parser.add_argument("--output", metavar="DIR", help="folder or URI for the features")
     add_detector_options(parser)
-    parser.add_argument("--config", type=config_file, help="YAML file; backbone as in a training configuration")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_settings(parser, SETTINGS)
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON instead of text")

@@ -2,31 +2,34 @@
 
 import argparse
 
+from bayes_pfl.command_line import at_least
 from bayes_pfl.synthetic.splits import SPLITS
+
+EXAMPLES = """\
+bayes-pfl generate --output images --categories plate --normal 4 --defective 3
+bayes-pfl generate --list
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `bayes-pfl generate`.
+    """The command line of `bayes-pfl generate`.
 
     Args:
-        parser: to add them to.
+        parser: gets the options.
     """
-    parser.add_argument("--output", help="folder to create")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--output", metavar="DIR", help="folder to create")
+    add(
         "--categories",
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help=f"category names, or sets of them: all, {', '.join(SPLITS)} (default: all)",
+        help=f"categories, or sets of them: all, {', '.join(SPLITS)}; default: all",
     )
-    parser.add_argument(
-        "--defects", nargs="+", metavar="KIND", help="only these kinds (default: all that the split allows)"
-    )
-    parser.add_argument("--seed", type=int, default=7, help="same seed, same images (default: 7)")
-    parser.add_argument("--size", type=int, default=128, help="side of the images, pixels (default: 128)")
-    parser.add_argument(
-        "--normal", type=int, default=20, help="flawless images per category, for train/ and for test/ (default: 20)"
-    )
-    parser.add_argument("--defective", type=int, default=20, help="defective images per category (default: 20)")
-    parser.add_argument("--list", action="store_true", help="list categories and their kinds of defects, then stop")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add("--defects", nargs="+", metavar="KIND", help="only these kinds of defects; default: all that the set allows")
+    add("--seed", type=at_least(0), default=7, metavar="N", help="the same seed paints the same images; default: 7")
+    add("--size", type=int, default=128, metavar="PX", help="side of the images, pixels; default: 128")
+    add("--normal", type=int, default=20, metavar="N", help="good images a category, in train/ and test/; default: 20")
+    add("--defective", type=int, default=20, metavar="N", help="defective images a category; default: 20")
+    add("--list", action="store_true", help="list the categories and their kinds of defects, and stop")
+    add("--json", action="store_true", help="print the result as JSON instead of text")

@@ -3,23 +3,28 @@
 import argparse
 from pathlib import Path
 
+from bayes_pfl.command_line import at_least
+
+EXAMPLES = """\
+bayes-pfl import train_visa.pth --backbone ViT-L-14-336 --output models/visa
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bayes-pfl import`.
+    """The command line of `bayes-pfl import`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument("weights", type=Path, help="the authors' .pth file, such as train_visa.pth or epoch_15.pth")
-    parser.add_argument(
-        "--backbone", help="open_clip architecture or JSON file; default: what the method was published with"
-    )
-    parser.add_argument("--pretrained", help="CLIP weights: open_clip tag or file; default as published")
-    parser.add_argument("--image-size", type=int, metavar="PX", help="side of the input image; default as published")
-    parser.add_argument(
+    add = parser.add_argument
+    add("weights", type=Path, metavar="FILE", help="the authors' .pth file, such as train_visa.pth or epoch_15.pth")
+    add("--backbone", metavar="NAME", help="open_clip architecture or JSON file; default: as published")
+    add("--pretrained", metavar="TAG|FILE", help="CLIP's weights, an open_clip tag or a file; default: as published")
+    add("--image-size", type=at_least(1), metavar="PX", help="side of the input image, pixels; default: as published")
+    add(
         "--released-draws",
         action="store_true",
-        help="Bayes-PFL: draw noise in the images' order and keep the first one's states, as the released code does",
+        help="Bayes-PFL: draw noise in the order of the images and keep the first one's states, as the released code",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle to write")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the model to write")
+    add("--json", action="store_true", help="print the result as JSON instead of text")

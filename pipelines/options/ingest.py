@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from bayes_pfl.command_line import at_least
 from bayes_pfl.config import Settings
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.datasets.catalogue import DATASETS
-from pipelines.options.config_files import config_file
+from pipelines.options.config_files import add_settings
 
 
 class IngestConfig(Settings):
@@ -83,19 +84,47 @@ class IngestConfig(Settings):
 SETTINGS = IngestConfig
 """What `--set` and `--settings` are about."""
 
+EXAMPLES = """\
+bayes-pfl ingest visa --source VisA_20220922 --output shards/visa
+bayes-pfl ingest folder --source photos --class-name "metal plate" --output shards/plates
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `bayes-pfl ingest`.
+    """The command line of `bayes-pfl ingest`.
 
     Args:
-        parser: to add them to.
+        parser: gets the options.
     """
     add = parser.add_argument
-    add("dataset", help=f"{', '.join(DATASETS)}, or folder for images of your own")
-    add("--source", required=True, help="the dataset's unpacked folder")
-    add("--output", required=True, help="folder or URI for the shards")
-    add("--layout", choices=("published", "meta", "rearranged"), help="default: recognised by itself")
-    add("--subset", choices=("complete", "paper"), help="default: complete")
+    add("dataset", metavar="DATASET", help=f"{', '.join(DATASETS)}, or folder for images of your own")
+    add("--source", required=True, metavar="DIR", help="the dataset's unpacked folder")
+    add("--output", required=True, metavar="DIR", help="folder or URI for the shards")
+    add(
+        "--layout",
+        choices=("published", "meta", "rearranged"),
+        help="form of the folder; default: recognised by itself",
+    )
+    add("--subset", choices=("complete", "paper"), help="all images, or the paper's evaluation set; default: complete")
+    _add_own(parser)
+    add("--categories", metavar="NAME,NAME", help="only these categories; default: all")
+    add("--limit", type=at_least(1), metavar="N", help="at most N images, of every category, split and label")
+    add("--max-side", type=at_least(16), metavar="PX", help="scale larger images down to this longer side, pixels")
+    add(
+        "--bits",
+        type=at_least(9),
+        metavar="N",
+        help="bits of gray images that have more than 8, up to 16; default: as each file or its values say",
+    )
+    add("--strict", action="store_true", help="fail where an image would be set aside, or the summary warns")
+    add("--name", help="name of the dataset in the shards; default: the dataset's own, or the folder's")
+    add_settings(parser, SETTINGS)
+    add("--json", action="store_true", help="print the summary as JSON instead of text")
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    """What folders, names and masks mean, mostly for images of one's own."""
+    add = parser.add_argument
     add(
         "--split",
         action="append",
@@ -103,32 +132,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="train|test|NAME=SPLIT",
         help="only train or test; or, for your own images, what a folder is: valid=test, valid=train, valid=none",
     )
-    add("--normal", action="append", default=[], metavar="NAME", help="a folder of normal images, by name or path")
-    add("--anomalous", action="append", default=[], metavar="NAME", help="a folder of anomalous images")
+    add("--normal", action="append", default=[], metavar="NAME", help="folder of good images, by name or path")
+    add("--anomalous", action="append", default=[], metavar="NAME", help="folder of defective images, by name or path")
     add(
         "--class-name",
         action="append",
         default=[],
         metavar="[CATEGORY=]NAME",
-        help='what prompts call the images, "metal plate", or those of one category, part_1="metal plate"',
+        help='what the images show, "metal plate", or those of one category, part_1="metal plate"; repeatable',
     )
-    add("--label-from-masks", action="store_true", help="anomalous is what has a mask that marks something")
+    add("--label-from-masks", action="store_true", help="an image is defective if its mask marks something")
     add("--annotations", metavar="FILE", help="COCO, LabelMe, CVAT or YOLO file or folder; default: found by itself")
-    add("--mask-above", type=int, metavar="VALUE", help="a mask's pixel is anomalous above it; default: any not black")
+    add(
+        "--mask-above",
+        type=at_least(0),
+        metavar="VALUE",
+        help="a pixel of a mask is anomalous above this value; default: if it is not black",
+    )
     add(
         "--masks-as-stored",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="masks lie on the pixels as stored, before EXIF turns the image; default: as their sizes say",
     )
-    add("--categories", help="comma-separated; default: all")
-    add("--limit", type=int, metavar="N", help="at most N images, of every category, split and label")
-    add("--max-side", type=int, metavar="PX", help="scale larger images down to this longer side")
-    add(
-        "--bits", type=int, metavar="N", help="of gray images with more than 8; default: as each file or its values say"
-    )
-    add("--strict", action="store_true", help="fail where an image would be set aside, or the summary warns")
-    add("--name", help="name of the dataset in the shards; default: its own, or the folder's")
-    add("--config", type=config_file, help="YAML file with these and more options")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one option")
-    add("--json", action="store_true", help="print the summary as JSON")

@@ -3,17 +3,26 @@
 import argparse
 from pathlib import Path
 
+EXAMPLES = """\
+bayes-pfl methods --no-times
+bayes-pfl methods winclip --output models/winclip
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bayes-pfl methods`.
+    """The command line of `bayes-pfl methods`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument("method", nargs="?", help="one that needs no training: write a model of it to --output")
-    parser.add_argument("--output", type=Path, help="folder of the model to write")
+    parser.add_argument("method", nargs="?", metavar="METHOD", help="write a model of this one; it needs no training")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the model to write")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one of its settings, such as backbone.name"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting of the method, such as backbone.name; repeatable",
     )
-    parser.add_argument("--no-times", action="store_true", help="list at once, without measuring how long images take")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--no-times", action="store_true", help="do not measure how long an image takes: list at once")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON instead of a table")

@@ -3,12 +3,15 @@
 import argparse
 from typing import Any, Literal, get_args
 
-from bayes_pfl.command_line import at_least
+from bayes_pfl.command_line import at_least, share
 from bayes_pfl.config import DetectorOptions, Precision
 from bayes_pfl.config.untrained import method_source, untrained_config
+from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ConfigError
 
-NUM_SAMPLES = "Monte Carlo samples, or auto: as many as each score needs to be clear of the threshold; default 10"
+NUM_SAMPLES = (
+    "Monte Carlo samples, or auto: as many as make clear on which side of the threshold a score is; default: 10"
+)
 """Help of `--num-samples`."""
 
 
@@ -21,35 +24,62 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--use-gpu",
         action=argparse.BooleanOptionalAction,
-        help="one GPU for every worker; default: where there are GPUs",
+        help="a GPU for every process; default: where there are GPUs",
     )
     for name, field in DetectorOptions.model_fields.items():
         if name == "precision":
-            parser.add_argument("--precision", choices=get_args(Precision), help=field.description)
+            parser.add_argument("--precision", choices=get_args(Precision), help=f"precision {field.description}")
         else:
             parser.add_argument(f"--{name}", action="store_true", help=field.description)
 
 
-def add_model(parser: argparse.ArgumentParser, description: str, default: str | None = None) -> None:
+def add_looking(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """`--max-pixels`, `--tile`, `--overlap` and `--roi`: how images are looked at.
+
+    Args:
+        parser: gets the options.
+        default: of `--max-pixels`, where no settings have one.
+    """
+    add = parser.add_argument
+    add(
+        "--max-pixels",
+        type=at_least(1),
+        default=default,
+        metavar="N",
+        help=f"largest width x height of an image, pixels; default: {MAX_PIXELS:,}",
+    )
+    add("--tile", action="store_true", help="look at large images tile by tile, at their own resolution")
+    add(
+        "--overlap", type=share, metavar="SHARE", help="with --tile: share of a tile that the next covers; default: 0.5"
+    )
+    add("--roi", metavar="X,Y,W,H|MASK", help="look at this part alone: pixels, or a mask image of the images' size")
+
+
+def add_model(parser: argparse.ArgumentParser, usual: str, default: str | None = None) -> None:
     """`--model SOURCE`, and `--method NAME` in its place; `--weights FILE`.
 
     Args:
         parser: gets the options.
-        description: help of `--model`.
-        default: model without either.
+        usual: model without either, for the help.
+        default: of `--model`, where no settings have one.
     """
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--model", default=default, help=description)
+    either.add_argument(
+        "--model",
+        default=default,
+        metavar="MODEL",
+        help=f"folder or URI of a model, embedded, or models:/NAME@ALIAS; default: {usual}",
+    )
     either.add_argument(
         "--method",
         dest="model",
         default=argparse.SUPPRESS,
         type=untrained_method,
         metavar="NAME",
-        help="in place of --model: a method that needs no training, such as winclip (`bayes-pfl methods` lists them)",
+        help="instead of --model: a method that needs no training, such as winclip (bayes-pfl methods lists them)",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="CLIP's weights, if the file has moved since the model was made"
+        "--weights", metavar="FILE", help="CLIP's weights, where the file has moved since the model was made"
     )
 
 

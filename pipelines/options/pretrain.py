@@ -7,7 +7,7 @@ from pydantic import Field
 
 from bayes_pfl.config import Settings
 from bayes_pfl.embedded_training.recipe import PretrainingConfig
-from pipelines.options.config_files import config_file
+from pipelines.options.config_files import add_settings
 from pipelines.platform.settings import ClusterSettings, TrackingSettings
 
 
@@ -32,6 +32,10 @@ class PretrainSettings(Settings):
 SETTINGS = PretrainSettings
 """What `--set` and `--settings` are about."""
 
+EXAMPLES = """\
+bayes-pfl pretrain --config pretrain_embedded
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl pretrain`.
@@ -39,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/pretrain_embedded.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    add_settings(parser, SETTINGS)
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on with the same run")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of text")

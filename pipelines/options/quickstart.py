@@ -2,14 +2,16 @@
 
 import argparse
 
+EXAMPLES = """\
+bayes-pfl quickstart
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bayes-pfl quickstart`.
+    """The command line of `bayes-pfl quickstart`.
 
     Args:
         parser: gets the options.
     """
-    parser.add_argument(
-        "--fresh", action="store_true", help="start over instead of going on where an earlier run stopped"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of going on where a run stopped")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of text")

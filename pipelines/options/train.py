@@ -2,11 +2,16 @@
 
 import argparse
 
-from pipelines.options.config_files import config_file
+from pipelines.options.config_files import add_settings
 from pipelines.platform.settings import TrainSettings
 
 SETTINGS = TrainSettings
 """What `--set` and `--settings` are about."""
+
+EXAMPLES = """\
+bayes-pfl train --config train_visa
+bayes-pfl train --config train_embedded --set data.train=shards/plates --set output=runs/plates
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,16 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/train_visa.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
-    parser.add_argument("--init", metavar="BUNDLE", help="go on from the head of a model (fine-tuning)")
+    add_settings(parser, SETTINGS)
+    parser.add_argument("--init", metavar="BUNDLE", help="model whose head is trained on (fine-tuning)")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
-        "--fresh", action="store_true", help="start over instead of continuing a run of the same settings"
+        "--fresh", action="store_true", help="start over instead of going on with a run of these settings"
     )
     again.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue a run of the same settings, which must exist (without it: if it does)",
+        "--resume", action="store_true", help="refuse to start a new run; default: go on with one if it exists"
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of text")

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from bayes_pfl.config import DetectorOptions, Settings
 from bayes_pfl.config.settings import PAPER_LETTERS
-from pipelines.options.config_files import config_file
+from pipelines.options.config_files import add_settings
 from pipelines.platform.settings import TrainSettings
 
 
@@ -70,6 +70,11 @@ class TuneSettings(TrainSettings):
 SETTINGS = TuneSettings
 """What `--set` and `--settings` are about."""
 
+EXAMPLES = """\
+bayes-pfl tune --config tune_embedded
+bayes-pfl tune --config tune_bkr --set "sweep.grid={B: [1, 3], K: [0, 10]}"
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `bayes-pfl tune`.
@@ -77,13 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: gets the options.
     """
-    parser.add_argument("--config", type=config_file, help="YAML file, e.g. configs/tune_embedded.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, dotted")
+    add_settings(parser, SETTINGS)
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--fresh", action="store_true", help="start over instead of finishing a sweep in the same folder"
     )
     again.add_argument(
-        "--resume", action="store_true", help="finish a sweep's missing trials; it must exist (without it: if it does)"
+        "--resume", action="store_true", help="refuse to start a new sweep; default: finish one if it exists"
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from bayes_pfl.config import DetectorOptions
-from bayes_pfl.config.untrained import with_settings
-from bayes_pfl.errors import ClassNameError, ConfigError, DataError
+from bayes_pfl.errors import ClassNameError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
 from bayes_pfl.inference.view import View
 from bayes_pfl.machine import gpus_here
@@ -13,32 +12,9 @@ from bayes_pfl.methods.builder import class_names
 from pipelines.options.model import typed_options
 from pipelines.options.scoring import PART_IMAGES
 from pipelines.platform.cluster import gpus_in_reach
-from pipelines.scoring.inputs import ImageInput, make_view
+from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.options import choose_actors
 from pipelines.scoring.task import ScoringTask
-
-
-def check_scoring_options(args: argparse.Namespace) -> View:
-    """Refuse options that make no sense, before anything takes time. `--set` becomes a part of the model's name.
-
-    Args:
-        args: parsed options.
-
-    Returns:
-        The way of looking.
-
-    Raises:
-        ConfigError: a value is out of range, or options exclude each other.
-    """
-    if args.bits is not None and not 9 <= args.bits <= 16:
-        raise ConfigError(f"--bits is {args.bits}; gray of more than 8 bits has 9 to 16.")
-    if args.class_name is not None and args.class_name_from is not None:
-        raise ConfigError("Give --class-name or --class-name-from, not both.")
-    if args.class_name is not None and not args.class_name.strip():
-        raise ConfigError('--class-name is blank; say what the images show, such as "metal plate".')
-    view = make_view(args.tile, args.overlap, args.roi)
-    args.model = with_settings(args.model, args.set)
-    return view
 
 
 def make_task(args: argparse.Namespace, view: View, images: Sequence[ImageInput]) -> ScoringTask:

@@ -1,8 +1,10 @@
 """The command line: quick help, every command's help, clear errors."""
 
+import argparse
 import importlib
 import importlib.metadata
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -56,6 +58,34 @@ def test_wrong_values_of_options_are_refused_in_words(words, reason, capsys):
         main(words)
     assert ended.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_of_one_style(command):
+    parser = argparse.ArgumentParser()
+    options_of(command).add_arguments(parser)
+    for action in parser._actions:
+        words = " ".join(action.option_strings) or action.dest
+        assert action.help, f"{words} has no sentence"
+        assert not action.help.endswith("."), words
+        assert action.help.split()[0] not in ("of", "it", "is"), f"{words} begins as a fragment: {action.help}"
+        takes_value = action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        named = action.dest == "name" or bool(action.choices) or str(action.metavar or "").strip()
+        assert not takes_value or named, f"{words} does not say what it takes"
+        assert isinstance(action, argparse._HelpAction) or "(default:" not in action.help, words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_of_the_help_are_understood(command):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    options = options_of(command)
+    options.add_arguments(parser)
+    for example in options.EXAMPLES.splitlines():
+        program, name, *words = shlex.split(example.partition(" > ")[0])
+        assert (program, name) == ("bayes-pfl", command)
+        parsed = parser.parse_args(words)
+        if hasattr(options, "SETTINGS"):
+            read_config(options.SETTINGS, parsed.config, parsed.set)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
