@@ -147,10 +147,8 @@ class TestFewImages:
             ([few / "broken.png", "--class-name", "gear"], "None of the images could be scored"),
             ([few], "--class-name"),
             ([few, "--class-name", "word " * 100], "None of the images could be scored. The first:"),
-            ([few, "--class-name", "gear", "--seed", "-1"], "--seed at least 0"),
             ([few, "--class-name", " "], "--class-name is blank"),
-            ([few, "--class-name", "gear", "--threshold", "60"], "it is between 0 and 1"),
-            ([few, "--class-name", "gear", "--store-threshold", "1.5"], "it is between 0 and 1"),
+            ([few, "--class-name", "gear", "--region-threshold", "0.5"], "give --coco too"),
             ([few, "--class-name", "gear", "--overlap", "0.5"], "give --tile too"),
             ([few, "--class-name", "gear", "--tile", "--overlap", "1"], "below 1"),
             ([few, "--class-name", "gear", "--roi", "1,2,3"], "give x,y,width,height in pixels"),
@@ -299,7 +297,7 @@ class TestFewImages:
             assert row["image_score"] == expected
             scores.append(expected)
         assert scores[0] != scores[1]
-        assert score(bundle, *given, "--bits", "8") == 2
+        assert score(bundle, *given, "--bits", "17") == 2
         assert "9 to 16" in capsys.readouterr().err
 
     def test_options_of_the_detector_are_used_and_belong_to_the_result(self, bundle, few, tmp_path, capsys):

@@ -51,6 +51,11 @@ def test_wrong_options_of_every_command_are_refused_without_importing_its_progra
             "argument --method: There is no method 'winclpi'; did you mean 'winclip'?",
         ),
         (["score", "x.png", "--method", "april_gan"], "must be trained"),
+        (["score", "x.png", "--seed", "-1"], "argument --seed: -1 is too small, give 0 or more"),
+        (["score", "x.png", "--bits", "8"], "argument --bits: 8 is too small, give 9 or more"),
+        (["score", "x.png", "--threshold", "60"], "argument --threshold: 60 is not between 0 and 1"),
+        (["score", "x.png", "--store-threshold", "nan"], "argument --store-threshold: nan is not between 0 and 1"),
+        (["compare", "a", "b", "--resamples", "10"], "argument --resamples: 10 is too small, give 100 or more"),
     ],
 )
 def test_wrong_values_of_options_are_refused_in_words(words, reason, capsys):
