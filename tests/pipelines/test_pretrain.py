@@ -126,7 +126,7 @@ def test_generate_writes_what_it_says(tmp_path: Path) -> None:
     [
         (["--output", "x", "--categories", "unicorn"], "no category or set 'unicorn'"),
         (["--output", "x", "--categories", "paper", "--defects", "magic"], "no kind of defect 'magic'"),
-        (["--output", "x", "--categories", "paper", "--seed", "-1"], "negative"),
+        (["--output", "x", "--categories", "paper", "--seed", "-1"], "-1 is too small, give 0 or more"),
         (["--categories", "paper"], "--output"),
     ],
 )
