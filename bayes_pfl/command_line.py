@@ -2,8 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -35,8 +35,24 @@ class CommandParser(argparse.ArgumentParser):
         """
         return self
 
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong on one line, without the usage, and end with exit code 2.
+
+        Args:
+            message: argparse's sentence.
+        """
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows the options)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest of the choices behind argparse's sentence."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            close = nearest(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{error.message}{close}") from None
+
     def refuse(self, unknown: Sequence[str]) -> None:
-        """Print the usage and what does not exist, with the nearest that does, and end with exit code 2.
+        """Print what does not exist, with the nearest that does, and end with exit code 2.
 
         Args:
             unknown: words of the command line.
@@ -46,7 +62,7 @@ class CommandParser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(wrong, words)}")
 
 
-def nearest(word: str, words: Sequence[str]) -> str:
+def nearest(word: str, words: Iterable[str]) -> str:
     """Find what was meant by a word that does not exist.
 
     Args:
@@ -56,7 +72,7 @@ def nearest(word: str, words: Sequence[str]) -> str:
     Returns:
         `, did you mean 'x'?`, or nothing.
     """
-    close = difflib.get_close_matches(word, words, n=1)
+    close = difflib.get_close_matches(word, list(words), n=1)
     return f", did you mean '{close[0]}'?" if close else ""
 
 

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from bayes_pfl.config import parse_config
 from bayes_pfl.data.walk import skipped_summary
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.datasets.output import claim
@@ -23,11 +22,12 @@ from bayes_pfl.decisions.calibration import (
 from bayes_pfl.decisions.conformal import fewest_images, strictest_rate
 from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.decisions.statements import describe
-from bayes_pfl.errors import ConfigError, DataError
+from bayes_pfl.errors import DataError
 from pipelines.calibration.model import check_output, earlier_calibration, write_model
 from pipelines.calibration.picture import draw_scores
 from pipelines.calibration.scores import CalibrationScores, score_images, sorted_scores
 from pipelines.calibration.text import calibration_text
+from pipelines.options.calibrate import rule_of
 from pipelines.scoring.command import make_task
 from pipelines.scoring.inputs import ImageInput, Inputs, find_inputs, make_view
 from pipelines.scoring.lists import UNDECIDED
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         Exit code.
     """
-    rule = _rule(args)
+    rule = rule_of(args)
     view = make_view(args.tile, args.overlap, args.roi)
     normal = _of_kind(find_inputs(args.normal, args.class_name, args.class_name_from), 0)
     anomalous = (
@@ -76,17 +76,6 @@ def run(args: argparse.Namespace) -> int:
     described = {**describe(calibration), "output": str(output), "left_out": scores.left_out}
     print(json.dumps(described) if args.json else calibration_text(calibration, described, task.bundle.kind))
     return 0
-
-
-def _rule(args: argparse.Namespace) -> Rule:
-    """What was typed of it. Raises ConfigError with the options' names."""
-    values = {name: getattr(args, name) for name in Rule.model_fields if getattr(args, name) is not None}
-    if not set(values) - {"confidence", "defect_rate"}:
-        raise ConfigError(
-            "Say what errors are allowed: --false-alarms 0.01 (of good images), --recall 0.95 (of defective ones), "
-            "both, or --cost-miss 20 --cost-false-alarm 1."
-        )
-    return parse_config(Rule, values, "the command line")
 
 
 def _of_kind(inputs: Inputs, label: int) -> list[ImageInput]:

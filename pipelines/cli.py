@@ -72,7 +72,7 @@ class Parser(CommandParser):
     """Names the nearest command or option behind one that does not exist."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage of this command and what is wrong, and end with exit code 2.
+        """Print what is wrong on one line, and end with exit code 2.
 
         Args:
             message: argparse's sentence.
@@ -80,7 +80,7 @@ class Parser(CommandParser):
         unknown = re.search(r"argument COMMAND: invalid choice: '([^']*)'", message)
         if unknown:
             names = [*COMMANDS, *ENDPOINT]
-            message = f"there is no command '{unknown[1]}'{nearest(unknown[1], names)} (bayes-pfl --help lists them)"
+            message = f"there is no command '{unknown[1]}'{nearest(unknown[1], names)}"
         super().error(message)
 
     def of_command(self, options: argparse.Namespace) -> CommandParser:

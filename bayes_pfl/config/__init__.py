@@ -12,6 +12,7 @@ from bayes_pfl.config.methods import (
 from bayes_pfl.config.prompt_flow import LossConfig, LossVariant, ModelConfig, PromptFlowVariant, published_variant
 from bayes_pfl.config.run import (
     MAX_SAMPLES,
+    NUM_SAMPLES_LIMIT,
     BackboneConfig,
     DetectorConfig,
     DetectorOptions,
@@ -27,6 +28,7 @@ from bayes_pfl.config.wordings import Wording
 
 __all__ = [
     "MAX_SAMPLES",
+    "NUM_SAMPLES_LIMIT",
     "AdaClipConfig",
     "AnomalyClipConfig",
     "AprilGanConfig",

@@ -111,7 +111,10 @@ class BackboneConfig(Settings):
         return self
 
 
-NumSamples = Annotated[int, Field(ge=1)] | Literal["auto"]
+NUM_SAMPLES_LIMIT = 1000
+"""Largest R: time and memory grow with it, and the mean over samples has settled long before."""
+
+NumSamples = Annotated[int, Field(ge=1, le=NUM_SAMPLES_LIMIT)] | Literal["auto"]
 """R, or as many as the image score needs to be clear of its threshold (`Detector.predict`)."""
 
 MAX_SAMPLES = 20

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from bayes_pfl.config import NUM_SAMPLES_LIMIT
 from bayes_pfl.data.colours import rgb
 from bayes_pfl.data.pixels import normalized, square_pixels
 from bayes_pfl.data.preprocess import decode_image, upright
@@ -153,13 +154,13 @@ def check_numbers(num_samples: Sequence[int]) -> None:
         num_samples: numbers of samples R.
 
     Raises:
-        ConfigError: one is no whole number, or below 1; or there is none.
+        ConfigError: one is no whole number, below 1 or above `NUM_SAMPLES_LIMIT`; or there is none.
     """
     for number in num_samples:
         if not isinstance(number, Integral) or isinstance(number, bool):
             raise ConfigError(f'num_samples is {number!r}; give a number of samples, or "auto".')
-    if not num_samples or min(num_samples) < 1:
-        raise ConfigError("num_samples must be at least 1.")
+    if not num_samples or min(num_samples) < 1 or max(num_samples) > NUM_SAMPLES_LIMIT:
+        raise ConfigError(f"num_samples must be at least 1, and at most {NUM_SAMPLES_LIMIT}.")
 
 
 def noise_key(image: Float[Tensor, "3 height width"]) -> bytes:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bayes_pfl.config import parse_config
 from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.errors import ConfigError
 from pipelines.options.scoring import add_scoring_options, check_scoring_options
@@ -49,3 +50,25 @@ def check(args: argparse.Namespace) -> None:
     if args.num_samples == "auto":
         raise ConfigError("--num-samples auto needs a threshold, which is made here: give a number.")
     check_scoring_options(args)
+    rule_of(args)
+
+
+def rule_of(args: argparse.Namespace) -> Rule:
+    """The rule by which the threshold is chosen.
+
+    Args:
+        args: parsed options.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: no rule was typed, or a value is out of range.
+    """
+    values = {name: getattr(args, name) for name in Rule.model_fields if getattr(args, name) is not None}
+    if not set(values) - {"confidence", "defect_rate"}:
+        raise ConfigError(
+            "Say what errors are allowed: --false-alarms 0.01 (of good images), --recall 0.95 (of defective ones), "
+            "both, or --cost-miss 20 --cost-false-alarm 1."
+        )
+    return parse_config(Rule, values, "the command line")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bayes_pfl.command_line import nearest
 from bayes_pfl.config import Settings
 from pipelines.platform.settings_table import settings_option
 
@@ -48,7 +49,18 @@ def config_file(text: str) -> Path:
         text: what was typed.
 
     Returns:
-        The file; one that does not exist where there is neither, and reading it says so.
+        The file.
+
+    Raises:
+        argparse.ArgumentTypeError: there is neither; the nearest name is told.
     """
+    if Path(text).exists():
+        return Path(text)
     name = text.removeprefix("configs/").removesuffix(".yaml")
-    return CONFIGS / f"{name}.yaml" if not Path(text).exists() and name in shipped() else Path(text)
+    names = shipped()
+    if name not in names:
+        raise argparse.ArgumentTypeError(
+            f"there is no file '{text}', and no configuration of that name comes along{nearest(name, names)} "
+            "(bayes-pfl configs lists them)"
+        )
+    return CONFIGS / f"{name}.yaml"

@@ -4,7 +4,7 @@ import argparse
 from typing import Any, Literal, get_args
 
 from bayes_pfl.command_line import at_least, share
-from bayes_pfl.config import DetectorOptions, Precision
+from bayes_pfl.config import NUM_SAMPLES_LIMIT, DetectorOptions, Precision
 from bayes_pfl.config.untrained import method_source, untrained_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ConfigError
@@ -112,9 +112,14 @@ def number_of_samples(text: str) -> int | Literal["auto"]:
         R, or `auto`.
 
     Raises:
-        argparse.ArgumentTypeError: it is neither.
+        argparse.ArgumentTypeError: it is neither, or more than are allowed.
     """
-    return "auto" if text == "auto" else at_least(1)(text)
+    if text == "auto":
+        return "auto"
+    number = at_least(1)(text)
+    if number > NUM_SAMPLES_LIMIT:
+        raise argparse.ArgumentTypeError(f"{number} is too large, give {NUM_SAMPLES_LIMIT} or fewer")
+    return number
 
 
 def typed_options(args: argparse.Namespace) -> dict[str, Any]:
