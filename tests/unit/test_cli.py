@@ -218,7 +218,7 @@ def test_the_endpoints_programs_name_the_nearest_option(command, option, meant, 
         main([command, *(["photos", "--model", "bundle"] if command == "reference" else []), option, "3"])
     assert ended.value.code == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(f"usage: bayes-pfl {command}")
+    assert shown.startswith(f"bayes-pfl {command}: ")
     assert f"did you mean '{meant}'?" in shown
 
 
