@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         if not result["tracking_problem"]
         else f"not all in MLflow: {result['tracking_problem']}"
     )
-    print(f"Bundle {result['bundle']} ({recorded}; every epoch in {result['metrics_file']}). Evaluate it:")
+    print(f"Bundle {result['bundle']} ({recorded}).")
+    print(f"Every epoch: {result['metrics_file']}; curves and heat maps: {result['report']}")
+    print("Evaluate it:")
     print(f"  bayes-pfl evaluate --model {result['bundle']} --shards <shards of a dataset it has not seen>")
     return code
 
@@ -125,6 +127,7 @@ def train(
         "name": name,
         "metrics": outcome.metrics,
         "metrics_file": str(metrics_file),
+        "report": str(metrics_file.with_name("report") / "report.html"),
         "tracking_problem": tracked.problem,
     }
     store.write_json(FINISHED_FILE, result)
@@ -156,7 +159,12 @@ def _write_results(
         metrics_file = home() / "training" / name / METRICS_FILE
         keep_history(outcome.history, metrics_file, tracked if outcome.tracking_problem else None)
         report = write_training_report(
-            Path(temporary) / "training", bundle, backbone, outcome.history, validation or training
+            metrics_file.with_name("report"),
+            f"Training on {settings.data.train}",
+            bundle,
+            backbone,
+            outcome.history,
+            validation or training,
         )
         tracked.log_folder(report, "training")
     return metrics_file

@@ -187,7 +187,7 @@ def write_report(
     sections: Sequence[str] = (),
     script: str = "",
 ) -> Path:
-    """One self-contained HTML file: notes, tables, sections, then images under each heading.
+    """One self-contained HTML file: notes, sections, tables, then images under each heading.
 
     All heat maps share one scale, from 0 to the largest value shown. The same input gives the same bytes.
 
@@ -208,8 +208,9 @@ def write_report(
     """
     body = [f"<h1>{escape(title)}</h1>"]
     body += [f"<p>{escape(note)}</p>" for note in notes]
+    body += sections
     body += [table_html(each) for each in tables]
-    body += [*sections, *galleries_html(images)]
+    body += galleries_html(images)
     return write_page(Path(path), title, body, script=script)
 
 
@@ -371,3 +372,19 @@ def _text(cell: Cell, decimals: int = 3) -> str:
     if cell is None or cell != cell:  # NaN alone differs from itself
         return "-"
     return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)
+
+
+def plots_html(plots: Mapping[str, Path]) -> list[str]:
+    """Plots under headings.
+
+    Args:
+        plots: PNG files by heading.
+
+    Returns:
+        Lines of HTML that need no other file.
+    """
+    return [
+        f'<h2>{escape(title)}</h2>\n<img style="max-width: 100%" alt="{escape(title)}" '
+        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}">'
+        for title, path in plots.items()
+    ]

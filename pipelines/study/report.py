@@ -5,8 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pipelines.platform.html import Cell, ReportTable, table, write_report
-from pipelines.sweep.results import add_plots
+from pipelines.platform.html import Cell, ReportTable, plots_html, table, write_report
 
 REPORTED_SAMPLES = 10
 COLUMNS = {
@@ -148,8 +147,8 @@ def write_study(folder: Path, result: dict[str, Any]) -> None:
     """
     result["report"] = str(folder / "report.html")
     plot = samples_plot(folder / "samples.png", result)
-    write_report(folder / "report.html", "The embedded model", tables(result), {})
-    add_plots(folder / "report.html", {"Metrics over R; the band is one standard deviation over draws": plot})
+    curves = plots_html({"Metrics over R; the band is one standard deviation over draws": plot})
+    write_report(folder / "report.html", "The embedded model", tables(result), {}, sections=curves)
     temporary = folder / "study.json.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "study.json")

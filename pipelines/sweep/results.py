@@ -1,11 +1,9 @@
 """Outcomes of trials -> results.json, results.csv, a plot for each pair of parameters, the Pareto front, one page."""
 
-import base64
 import itertools
 import json
 import math
 import tempfile
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
 from pipelines.options.tune import TuneSettings
 from pipelines.platform.csv_files import write_csv
-from pipelines.platform.html import ReportTable, write_report
+from pipelines.platform.html import ReportTable, plots_html, write_report
 from pipelines.sweep.search import trial_name
 from pipelines.sweep.trial import Outcome, bundle_name
 from pipelines.training.loop import SELECTION
@@ -107,8 +105,7 @@ def _write_page(
     ]
     notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in failed]
     table = ReportTable("Combinations, best first", printable(rows))
-    write_report(folder / "report.html", "Sweep", [table], {}, notes)
-    add_plots(folder / "report.html", plots)
+    write_report(folder / "report.html", "Sweep", [table], {}, notes, plots_html(plots))
 
 
 def printable(rows: list[Row]) -> list[Row]:
@@ -245,21 +242,6 @@ def _values(rows: list[Row], key: str) -> list[Any]:
     """Values of a parameter that occur, in order where they have one."""
     values = list(dict.fromkeys(row[key] for row in rows))
     return sorted(values) if all(isinstance(value, int | float) for value in values) else sorted(values, key=str)
-
-
-def add_plots(page: Path, plots: dict[str, Path]) -> None:
-    """Put plots under headings at the end of a report.
-
-    Args:
-        page: the report.
-        plots: PNG files by heading.
-    """
-    figures = "\n".join(
-        f'<h2>{escape(title)}</h2>\n<img style="max-width: 48rem" alt="{escape(title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}">'
-        for title, path in plots.items()
-    )
-    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{figures}\n</body>"), encoding="utf-8")
 
 
 def _short(key: str) -> str:

@@ -47,12 +47,23 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
         share = int(hashlib.sha256(ref.sha256.encode()).hexdigest()[:8], 16) / 16**8
         is_validation = ref.category in data.validation_categories or share < data.validation_share
         (validation if is_validation else training).append(ref)
-    if {ref.label for ref in training} != {0, 1}:
-        raise ConfigError(
-            "Training needs normal and anomalous images; choose another data.split or fewer validation categories."
-        )
+    _require_both_labels(refs, training, data.split)
     check_class_names(class_names(settings), refs)
     return training, validation
+
+
+def _require_both_labels(refs: Sequence[SampleRef], training: Sequence[SampleRef], split: str | None) -> None:
+    """Refuse training images of one label, with what the shards have. Raises ConfigError."""
+    if {ref.label for ref in training} == {0, 1}:
+        return
+    good, anomalous = (sum(ref.label == label for ref in training) for label in (0, 1))
+    held_out = len(refs) - len(training)
+    where = f"split {split}" if split is not None else "shards"
+    raise ConfigError(
+        f"Training needs normal and anomalous images, and the {len(training)} of {where} are {good} normal and "
+        f"{anomalous} anomalous ones{f', beside {held_out} kept for validation' if held_out else ''}: choose another data.split "
+        "or fewer validation categories, or ingest images of both kinds."
+    )
 
 
 def run_name(settings: TrainSettings, training: Sequence[SampleRef], validation: Sequence[SampleRef]) -> str:

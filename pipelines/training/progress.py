@@ -15,8 +15,8 @@ from pipelines.training.checkpoints import PROGRESS_FILE, checkpoint_names
 
 POLL_S = 0.5
 POLL_REMOTE_S = 5.0
-SHOWN = ("validation_pixel_ap", "validation_image_auroc")
-"""Metrics beside the loss that a line shows; all of them are in the run's metrics file and in MLflow."""
+SELECTION, AUROC = "validation_pixel_ap", "validation_image_auroc"
+"""Metrics that a line shows beside the loss; all of them are in the run's metrics file and in MLflow."""
 
 
 class StepCounter:
@@ -102,30 +102,46 @@ class EpochLines:
         for metrics in history[self._seen :]:
             done = int(metrics["epoch"]) + 1
             each = (time.monotonic() - self._began) / max(1, done - self._already)
-            left = f"left {each * max(0, self._epochs - done):.0f} s"
-            tqdm.write(f"epoch {done}/{self._epochs}  {epoch_line(history, done - 1)}  {left}", file=sys.stderr)
+            left = f"{each * max(0, self._epochs - done):.0f} s left"
+            tqdm.write(f"epoch {done}/{self._epochs}  {left}  {epoch_line(history, done - 1)}", file=sys.stderr)
         self._seen = max(self._seen, len(history))
 
 
 def epoch_line(history: list[dict[str, float]], index: int) -> str:
-    """What a person wants to know of an epoch: the loss, how it changed, the validation metrics, the speed.
+    """What a person wants to know of an epoch: loss and validation metrics, and last whether it got better or worse.
 
     Args:
         history: metrics of the epochs so far.
         index: which of them.
 
     Returns:
-        A part of a line.
+        A part of a line. It ends with the validation pixel AP against the best before, without one with the loss
+        against that of the epoch before.
 
     >>> epoch_line([{"total": 2.0, "stage": 1}, {"total": 1.5, "stage": 1, "images_per_second": 12.3}], 1)
-    'total 1.5 (-0.5)  images_per_second 12.3'
-    >>> epoch_line([{"total": 2.0, "stage": 1, "validation_pixel_ap": 0.4321}], 0)
-    'total 2  validation_pixel_ap 43.2 %'
+    '12.3 images/s  loss 1.5, better by 0.5'
+    >>> first, second = ({"total": 2.0, "stage": 1, "validation_pixel_ap": ap} for ap in (0.5, 0.4321))
+    >>> epoch_line([first, second], 0)
+    'loss 2  validation pixel AP 50.0 %'
+    >>> epoch_line([first, second], 1)
+    'loss 2  validation pixel AP 43.2 %, worse than 50.0 % in epoch 1'
     """
     metrics = history[index]
-    before = history[index - 1] if index > 0 and history[index - 1]["stage"] == metrics["stage"] else None
-    change = "" if before is None else f" ({metrics['total'] - before['total']:+.4g})"
-    parts = [f"total {metrics['total']:.4g}{change}"]
-    parts += [f"{name} {100 * metrics[name]:.1f} %" for name in SHOWN if name in metrics]
-    parts += [f"images_per_second {metrics['images_per_second']:.3g}"] if "images_per_second" in metrics else []
-    return "  ".join(parts)
+    parts = [f"{metrics['images_per_second']:.3g} images/s"] if "images_per_second" in metrics else []
+    loss, judged = f"loss {metrics['total']:.4g}", metrics.get(SELECTION)
+    if judged is None:
+        before = history[index - 1] if index > 0 and history[index - 1]["stage"] == metrics["stage"] else None
+        change = "" if before is None else f", {_compared(before['total'] - metrics['total'])}"
+        return "  ".join([*parts, loss + change])
+    if AUROC in metrics:
+        parts.append(f"validation image AUROC {100 * metrics[AUROC]:.1f} %")
+    earlier = [(entry[SELECTION], number) for number, entry in enumerate(history[:index], 1) if SELECTION in entry]
+    figure = f"validation pixel AP {100 * judged:.1f} %"
+    if earlier:
+        best, epoch = max(earlier, key=lambda pair: pair[0])
+        figure += f", {'better' if judged > best else 'worse'} than {100 * best:.1f} % in epoch {epoch}"
+    return "  ".join([loss, *parts, figure])
+
+
+def _compared(gain: float) -> str:
+    return f"{'better' if gain > 0 else 'worse'} by {abs(gain):.4g}"

@@ -1,5 +1,6 @@
 """A training run -> a page: loss and validation by epoch, and heat maps of a few images, also as PNG files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,20 +11,28 @@ from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.inference.heatmap import overlay
-from pipelines.platform.html import ReportTable, write_report
+from pipelines.platform.html import ReportTable, plots_html, write_report
 from pipelines.scoring.report_images import report_image
 from pipelines.training.validation import VALIDATION_SAMPLES
 
 IMAGES = 6
 
+FIGURES = "validation_"
+
 
 def write_training_report(
-    folder: Path, bundle: Path, backbone: Backbone, history: Sequence[dict[str, float]], refs: Sequence[SampleRef]
+    folder: Path,
+    title: str,
+    bundle: Path,
+    backbone: Backbone,
+    history: Sequence[dict[str, float]],
+    refs: Sequence[SampleRef],
 ) -> Path:
-    """Write `report.html` and `heat-N.png`.
+    """Write `report.html`, `curves.png` and `heat-N.png`.
 
     Args:
         folder: where to write; it is made.
+        title: heading of the page.
         bundle: the trained model.
         backbone: its backbone.
         history: metrics of every epoch.
@@ -38,15 +47,51 @@ def write_training_report(
     images = [report_image(detector, ref, VALIDATION_SAMPLES) for ref in chosen(refs)]
     for index, image in enumerate(images):
         overlay(image.image, image.anomaly_map).save(folder / f"heat-{index}.png")
-    table = ReportTable("Epochs, validation figures in percent", [_row(entry) for entry in history])
-    write_report(folder / "report.html", "Training", [table], {"Sample images": images})
+    table = ReportTable(
+        "Epochs: loss, validation figures in percent, loss terms and times", [_row(entry) for entry in history]
+    )
+    curves = plots_html({"Loss and validation by epoch": plot_history(folder / "curves.png", history)})
+    write_report(folder / "report.html", title, [table], {"Sample images": images}, sections=curves)
     return folder
+
+
+def plot_history(path: Path, history: Sequence[Mapping[str, float]]) -> Path:
+    """Plot the loss of every epoch, and where there are validation images their figures.
+
+    Args:
+        path: PNG file to write.
+        history: metrics of every epoch.
+
+    Returns:
+        The path.
+    """
+    from matplotlib.figure import Figure
+
+    figures = [key for key in history[-1] if key.startswith(FIGURES)]
+    figure = Figure(figsize=(10 if figures else 5.5, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2 if figures else 1, squeeze=False)[0]
+    epochs = [int(entry["epoch"]) + 1 for entry in history]
+    axes[0].plot(epochs, [entry["total"] for entry in history], marker=".")
+    axes[0].set_ylabel("loss")
+    for key in figures:
+        values = [100 * entry[key] if key in entry else math.nan for entry in history]
+        axes[1].plot(epochs, values, marker=".", label=key.removeprefix(FIGURES).replace("_", " "))
+    for each in axes:
+        each.set_xlabel("epoch")
+        each.xaxis.get_major_locator().set_params(integer=True)
+    if figures:
+        axes[1].set_ylabel("validation, %")
+        axes[1].legend()
+    figure.savefig(path, dpi=110)
+    return path
 
 
 def _row(entry: Mapping[str, float]) -> dict[str, float]:
     """An epoch for people."""
-    whole = {key: int(value) for key, value in entry.items() if key in ("epoch", "stage")}
-    return {key: 100 * value if key.startswith("validation_") else value for key, value in entry.items()} | whole
+    first = {"epoch": int(entry["epoch"]) + 1, "stage": int(entry["stage"]), "total": entry["total"]}
+    figures = {key: 100 * value for key, value in entry.items() if key.startswith(FIGURES)}
+    others = {key: value for key, value in entry.items() if key not in first | figures}
+    return first | {key.removeprefix(FIGURES): value for key, value in figures.items()} | others
 
 
 def chosen(refs: Sequence[SampleRef]) -> list[SampleRef]:
