@@ -26,7 +26,7 @@ from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
-from pipelines.sweep.results import best_line, gather, printable
+from pipelines.sweep.results import gather, printable
 from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
     FAILED_FILE,
@@ -69,7 +69,17 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(results))
     else:
         print(table(printable(results["rows"])))
-        print(f"\nBest: {best_line(results)}.\nBundle: {results['best']['bundle']}. Report: {results['report']}")
+        print(
+            "",
+            *results["statements"],
+            f"Report: {results['report']}",
+            "Measure it elsewhere, then register it:",
+            sep="\n",
+        )
+        print(
+            f"  bayes-pfl evaluate --model {results['best']['bundle']} --shards <shards of a dataset it has not seen>"
+        )
+        print(f"  bayes-pfl register {results['best']['run_id']} --alias champion")
     for failure in results["failed"]:
         print(f"Failed: {trial_name(failure['overrides'])}: {failure['error']}", file=sys.stderr)
     if results["failed"]:

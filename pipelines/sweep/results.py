@@ -1,9 +1,11 @@
-"""Outcomes of trials -> results.json, results.csv, a plot for each pair of parameters, the Pareto front, one page."""
+"""Outcomes of trials -> results.json, results.csv, a plot for each pair of parameters, the Pareto front, a page."""
 
 import itertools
 import json
 import math
 import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import TrainingError
+from bayes_pfl.metrics.resampling import too_few
 from pipelines.options.tune import TuneSettings
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportTable, plots_html, write_report
+from pipelines.sweep.certainty import SEED, combinations, judged, statements
 from pipelines.sweep.search import trial_name
-from pipelines.sweep.trial import Outcome, bundle_name
+from pipelines.sweep.trial import Outcome, bundle_name, resampled_figures
 from pipelines.training.loop import SELECTION
 
 Row = dict[str, Any]
@@ -44,50 +48,70 @@ def gather(
     """
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     failed = [outcome.failure for outcome in outcomes if outcome.result is None and outcome.failure is not None]
-    rows: list[Row] = []
-    for result in results:
-        record = {"training_seconds": result["training_seconds"], "bundle": bundle_name(result["overrides"])}
-        rows += [
-            {**result["overrides"], **row, **record}
-            for row in result["rows"]
-            if row["num_samples"] in settings.sweep.num_samples
-        ]
+    rows = _rows(results, settings.sweep.num_samples)
     if not rows:
         reasons = "; ".join(dict.fromkeys(failure["error"] for failure in failed))
         raise TrainingError(f"No trial has a result{f' ({reasons})' if reasons else '; run the sweep again'}.")
-    rows.sort(key=lambda row: -row[SELECTION] if math.isfinite(row[SELECTION]) else math.inf)
     remote = is_remote(store.root)
     folder = Path(tempfile.mkdtemp(prefix="bayes-pfl-sweep-")) if remote else Path(store.root) / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
+    resampled = {bundle_name(result["overrides"]): resampled_figures(store, result["overrides"]) for result in results}
+    ranked = combinations(rows, resampled)
+    certainty = judged(ranked, _varied(rows), too_few([ref.label for ref in validation]))
+    anomalous = sum(ref.label for ref in validation)
+    best = ranked[0].rows[0]
+    content: dict[str, Any] = {
         "rows": rows,
-        "best": rows[0],
+        "best": best,
+        "certainty": certainty,
+        "statements": statements(certainty, ranked[0].figure, len(validation), anomalous),
         "metric": SELECTION,
         "validation_images": len(validation),
         "failed": failed,
         "report": "results/report.html",
     }
     write_csv(folder / "results.csv", rows)
-    _write_page(folder, settings, results, rows, failed, validation)
+    _write_page(folder, settings, content)
     temporary = folder / "results.json.tmp"
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / "results.json")  # last: says that the others are whole
     if remote:
         store.upload(folder, "results")
     located = [{**row, "bundle": f"{store.root}/{row['bundle']}"} for row in rows]
-    return {**content, "rows": located, "best": located[0], "report": f"{store.root}/results/report.html"}, folder
+    return {
+        **content,
+        "rows": located,
+        "best": located[rows.index(best)],
+        "report": f"{store.root}/results/report.html",
+    }, folder
 
 
-def _write_page(
-    folder: Path,
-    settings: TuneSettings,
-    results: list[dict[str, Any]],
-    rows: list[Row],
-    failed: list[dict[str, Any]],
-    validation: list[SampleRef],
-) -> None:
+def _rows(results: list[dict[str, Any]], num_samples: Sequence[int]) -> list[Row]:
+    """A row for every trial and R that is wanted, best first."""
+    rows: list[Row] = []
+    for result in results:
+        record = {
+            "training_seconds": result["training_seconds"],
+            "run_id": result["run_id"],
+            "bundle": bundle_name(result["overrides"]),
+        }
+        rows += [
+            {**result["overrides"], **row, **record} for row in result["rows"] if row["num_samples"] in num_samples
+        ]
+    return sorted(rows, key=lambda row: -row[SELECTION] if math.isfinite(row[SELECTION]) else math.inf)
+
+
+def _varied(rows: list[Row]) -> list[str]:
+    """Settings that are varied, R behind them: those that have several values, or all where none has."""
+    keys = [key for key in rows[0] if "." in key and key != SEED]
+    varied = [key for key in keys if len({str(row[key]) for row in rows}) > 1]
+    return [*(varied or keys), "num_samples"]
+
+
+def _write_page(folder: Path, settings: TuneSettings, content: dict[str, Any]) -> None:
     """report.html and its plots."""
-    parameters = [key for key in results[0]["overrides"] if len({str(row[key]) for row in rows}) > 1]
+    rows: list[Row] = content["rows"]
+    parameters = [key for key in rows[0] if "." in key and len({str(row[key]) for row in rows}) > 1]
     parameters += ["num_samples"] if len(settings.sweep.num_samples) > 1 else []
     plots = {}
     for first, second in itertools.combinations(parameters, 2):
@@ -98,12 +122,12 @@ def _write_page(
     plots[f"{_title(SELECTION)} against seconds per image; the line joins the Pareto front"] = pareto_plot(
         folder / "pareto.png", rows
     )
-    anomalous = sum(ref.label for ref in validation)
     notes = [
-        f"Chosen by {SELECTION} on {len(validation)} validation images ({anomalous} anomalous), which no trial was "
-        "trained on. Each combination was trained once: on few images, the order of near figures is chance."
+        f"{settings.data.train}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        "No trial was trained on the validation images.",
+        *content["statements"],
     ]
-    notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in failed]
+    notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in content["failed"]]
     table = ReportTable("Combinations, best first", printable(rows))
     write_report(folder / "report.html", "Sweep", [table], {}, notes, plots_html(plots))
 
@@ -123,30 +147,10 @@ def printable(rows: list[Row]) -> list[Row]:
             if isinstance(value, float)
             else value
             for key, value in row.items()
-            if key != "bundle"
+            if key not in ("bundle", "run_id")
         }
         for row in rows
     ]
-
-
-def best_line(results: dict[str, Any]) -> str:
-    """The best combination in a sentence.
-
-    Args:
-        results: content of results.json.
-
-    Returns:
-        Its varied settings, R, figure and number of validation images.
-
-    >>> best_line({"best": {"model.num_prompts": 3, "num_samples": 5, "validation_pixel_ap": 0.4321},
-    ...            "validation_images": 9})
-    'num_prompts 3, num_samples 5: validation pixel AP 43.2 % on 9 validation images'
-    """
-    best = results["best"]
-    settings = {key: value for key, value in best.items() if "." in key}
-    parts = [f"{_short(key)} {value}" for key, value in settings.items()] + [f"num_samples {best['num_samples']}"]
-    figure = f"validation pixel AP {100 * best[SELECTION]:.1f} %"
-    return f"{', '.join(parts)}: {figure} on {results['validation_images']} validation images"
 
 
 def pareto_front(rows: list[Row]) -> list[Row]:

@@ -1,7 +1,7 @@
 """One combination of settings -> its model and its metrics for every R, in one process, from shared frozen features.
 
-A trial leaves one file in `trials/NAME/`: `result.json`; `stopped.json` where early stopping ended it; or `failed.json`
-where it would fail again. A sweep that goes on begins only trials without any of them.
+A trial leaves one of these files in `trials/NAME/`: `result.json`; `stopped.json` where early stopping ended it; or
+`failed.json` where it would fail again. A sweep that goes on begins only trials without any of them.
 """
 
 import math
@@ -25,6 +25,7 @@ from bayes_pfl.metrics import Metrics, PixelHistogram, dataset_mean, metrics_by_
 from bayes_pfl.training.trainer import Trainer
 from pipelines.options.tune import SweepSettings, TuneSettings
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, Run, closing, start_run
+from pipelines.sweep.resampled import ResampledPixels
 from pipelines.sweep.search import Overrides, trial_name
 from pipelines.training.batches import feature_epochs
 from pipelines.training.bundles import write_bundle
@@ -34,6 +35,8 @@ from pipelines.training.validation import by_category, current_detector, predict
 
 TIMED_RUNS = 3
 RESULT_FILE, STOPPED_FILE, FAILED_FILE = "result.json", "stopped.json", "failed.json"
+RESAMPLED_FILE = "resampled.json"
+"""Beside a result: the pixel AP on resampled sets of the validation images, by R."""
 
 
 def trial_settings(settings: TuneSettings, overrides: Overrides) -> TuneSettings:
@@ -126,6 +129,20 @@ def outcome_of(store: Store, overrides: Overrides) -> Outcome:
     return Outcome(result, stopped is not None, failure)
 
 
+def resampled_figures(store: Store, overrides: Overrides) -> dict[str, list[float]]:
+    """The pixel AP of a trial on resampled sets of the validation images.
+
+    Args:
+        store: the sweep's folder.
+        overrides: the combination.
+
+    Returns:
+        Figures by R, as text; none of a trial of an earlier version.
+    """
+    figures: dict[str, list[float]] = store.read_json(_file(overrides, RESAMPLED_FILE)) or {}
+    return figures
+
+
 def write_stopped(store: Store, overrides: Overrides) -> None:
     """Note that early stopping ended a trial, so that it is not begun again.
 
@@ -173,12 +190,15 @@ def _train_and_evaluate(
         else:
             trainer.model.load_state_dict(earlier.weights)
             seconds = earlier.record["training"]["training_seconds"]
-        rows = evaluate_trial(trainer, settings, validation, shards, settings.sweep.num_samples)
+        pixels = ResampledPixels(validation)
+        rows = evaluate_trial(trainer, settings, validation, shards, settings.sweep.num_samples, pixels)
         for row in rows:
             tracked.log_metrics(
                 {key: value for key, value in row.items() if key != "num_samples"}, step=row["num_samples"]
             )
         result = {"overrides": overrides, "rows": rows, "training_seconds": seconds, "run_id": tracked.run_id}
+        figures = {number: np.round(each, 6).tolist() for number, each in pixels.pixel_ap().items()}
+        store.write_json(_file(overrides, RESAMPLED_FILE), figures)
         store.write_json(_file(overrides, RESULT_FILE), result)
     return rows
 
@@ -235,7 +255,12 @@ def _earlier_bundle(store: Store, overrides: Overrides) -> Bundle | None:
 
 
 def evaluate_trial(
-    trainer: Trainer, settings: TuneSettings, refs: list[SampleRef], shards: FeatureShards, num_samples: tuple[int, ...]
+    trainer: Trainer,
+    settings: TuneSettings,
+    refs: list[SampleRef],
+    shards: FeatureShards,
+    num_samples: tuple[int, ...],
+    resampled: ResampledPixels | None = None,
 ) -> list[dict[str, Any]]:
     """Validation metrics for every R from one pass with the largest, and the time of one image with each R.
 
@@ -245,6 +270,7 @@ def evaluate_trial(
         refs: validation images.
         shards: frozen features of them.
         num_samples: numbers of samples R.
+        resampled: gets all predictions, if they are to be resampled.
 
     Returns:
         One row for each R, smallest first: metrics in [0, 1], `seconds_per_image`.
@@ -260,6 +286,8 @@ def evaluate_trial(
                 scores[number][position] = prediction.image_score
                 if mask is not None:
                     histograms[number].update([prediction.anomaly_map], [mask])
+                    if resampled is not None:
+                        resampled.add(number, position, prediction.anomaly_map, mask)
         for number, histogram in histograms.items():
             pixel[number][category] = histogram.metrics()
     rows = []
@@ -268,7 +296,8 @@ def evaluate_trial(
             [ref.category for ref in refs], [ref.label for ref in refs], scores[number], pixel[number]
         )
         values = {f"validation_{name}": value for name, value in dataset_mean(measured).values.items()}
-        seconds = _seconds_per_image(trainer, detector, refs[0], shards, number) if len(num_samples) > 1 else 0.0
+        timed = resampled is not None or len(num_samples) > 1
+        seconds = _seconds_per_image(trainer, detector, refs[0], shards, number) if timed else 0.0
         rows.append({"num_samples": number, SELECTION: float("nan")} | values | {"seconds_per_image": seconds})
     return rows
 

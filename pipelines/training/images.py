@@ -58,11 +58,12 @@ def _require_both_labels(refs: Sequence[SampleRef], training: Sequence[SampleRef
         return
     good, anomalous = (sum(ref.label == label for ref in training) for label in (0, 1))
     held_out = len(refs) - len(training)
+    validation = f", beside {held_out} kept for validation" if held_out else ""
     where = f"split {split}" if split is not None else "shards"
     raise ConfigError(
         f"Training needs normal and anomalous images, and the {len(training)} of {where} are {good} normal and "
-        f"{anomalous} anomalous ones{f', beside {held_out} kept for validation' if held_out else ''}: choose another data.split "
-        "or fewer validation categories, or ingest images of both kinds."
+        f"{anomalous} anomalous ones{validation}: choose another data.split or fewer validation categories, or ingest "
+        "images of both kinds."
     )
 
 

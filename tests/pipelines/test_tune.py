@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,16 @@ def test_results_are_files_best_first(sweep):
     values = [row[SELECTION] for row in results["rows"]]
     assert values == sorted(values, reverse=True)
     assert results["best"] == results["rows"][0]
+    best, images = results["best"], results["validation_images"]
+    assert (
+        f"R = {best['num_samples']} (num_samples): validation pixel AP {100 * best[SELECTION]:.1f} %"
+        in (results["statements"][0])
+    )
+    assert f" on {images} validation images (" in results["statements"][0]
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert all(escape(statement) in page for statement in results["statements"])
+    resampled = json.loads((folder / "sweep" / stored["best"]["bundle"]).with_name("resampled.json").read_text("utf-8"))
+    assert resampled[str(best["num_samples"])][0] == pytest.approx(best[SELECTION], abs=5e-3)
     with (output / "results.csv").open(newline="", encoding="utf-8") as file:
         assert {"model.num_prompts", "num_samples", SELECTION, "seconds_per_image"} <= set(next(csv.DictReader(file)))
     for name in ("heat-num_prompts-num_samples.png", "pareto.png"):

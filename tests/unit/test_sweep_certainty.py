@@ -1,0 +1,96 @@
+"""What a sweep says of its best combination: intervals over resampled validation images, and over seeds."""
+
+import numpy as np
+import pytest
+
+from bayes_pfl.data.samples import SampleRef
+from bayes_pfl.metrics import pixel_metrics
+from pipelines.sweep.certainty import combinations, judged, statements
+from pipelines.sweep.resampled import RESAMPLES, ResampledPixels
+from pipelines.training.loop import SELECTION
+
+
+def ref(number: int, label: int, category: str = "plate") -> SampleRef:
+    fields = dict.fromkeys(SampleRef._fields, "") | {"row": number, "label": label, "category": category}
+    return SampleRef(**(fields | {"sha256": f"{number:064x}"}))
+
+
+def predictions(seed: int, count: int, gain: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Maps and masks: half of the images have a defect that is brighter by `gain`."""
+    random = np.random.default_rng(seed)
+    pairs = []
+    for number in range(count):
+        mask = np.zeros((24, 24))
+        mask[4:9, 4:12] = number % 2
+        pairs.append((np.clip(random.uniform(0.2, 0.5, mask.shape) + gain * mask, 0, 1), mask))
+    return pairs
+
+
+def resampled(pairs) -> np.ndarray:
+    refs = [ref(number, number % 2) for number in range(len(pairs))]
+    pixels = ResampledPixels(refs)
+    for position, (anomaly_map, mask) in enumerate(pairs):
+        pixels.add(5, position, anomaly_map, mask)
+    return pixels.pixel_ap()[5]
+
+
+def test_the_first_figure_is_that_of_the_images_and_the_others_scatter_around_it():
+    pairs = predictions(1, 12, 0.1)
+    figures = resampled(pairs)
+    exact = pixel_metrics([anomaly_map for anomaly_map, _ in pairs], [mask for _, mask in pairs]).values["pixel_ap"]
+    assert figures.shape == (1 + RESAMPLES,)
+    assert figures[0] == pytest.approx(exact, abs=2e-3)
+    assert 0 < figures[1:].std() < 0.1
+    assert abs(figures[1:].mean() - exact) < 0.05
+
+
+def row(banks: int, figure: float, **more) -> dict:
+    name = f"trials/{banks}-{more.get('training.seed', 0)}/bundle"
+    return {"model.num_prompts": banks, "num_samples": 5, SELECTION: figure, "bundle": name, **more}
+
+
+def test_a_clear_winner_is_told_apart_and_a_near_one_is_not():
+    drawn = [resampled(predictions(2, 20, gain)) for gain in (0.25, 0.248, 0.05)]
+    rows = [row(banks, float(each[0])) for banks, each in zip((1, 3, 5), drawn, strict=True)]
+    figures = {entry["bundle"]: {"5": each.tolist()} for entry, each in zip(rows, drawn, strict=True)}
+    ranked = combinations(rows[::-1], figures)
+    certainty = judged(ranked, ["model.num_prompts", "num_samples"], None)
+    assert certainty["name"] == f"B = {ranked[0].rows[0]['model.num_prompts']} (num_prompts), R = 5 (num_samples)"
+    low, high = certainty["interval"]
+    assert low < ranked[0].figure < high
+    assert ranked[2].rows[0]["model.num_prompts"] == 5
+    clear = judged([ranked[0], ranked[2]], ["num_samples"], None)
+    assert (clear["runner_up"]["differs"], clear["not_told_apart"]) == (True, 0)
+    same = judged([ranked[0], ranked[0]], ["num_samples"], None)
+    assert (same["runner_up"]["differs"], same["not_told_apart"]) == (False, 1)
+    said = " ".join(statements(clear, ranked[0].figure, 20, 10))
+    assert "on 20 validation images (10 anomalous), 1 training of each combination" in said
+    assert "R = 5 (num_samples), is lower:" in said
+    assert "0 of the 1 other combinations cannot be told" in said
+
+
+def test_seeds_of_one_combination_are_one_row_with_their_spread():
+    rows = [
+        row(banks, figure, **{"training.seed": seed})
+        for banks, figures in ((1, (0.5, 0.3)), (3, (0.45, 0.43)))
+        for seed, figure in enumerate(figures)
+    ]
+    best, other = combinations(rows[::-1], {})
+    assert [entry["training.seed"] for entry in best.rows] == [0, 1]
+    assert (best.rows[0]["model.num_prompts"], best.figure) == (3, pytest.approx(0.44))  # not the one lucky seed of 0.5
+    assert best.spread == pytest.approx(0.02 / np.sqrt(2))
+    assert other.figure == pytest.approx(0.4)
+    certainty = judged([best, other], ["model.num_prompts", "num_samples"], None)
+    assert certainty["trainings"] == 2
+    assert certainty["interval"] is None
+    assert "earlier version" in " ".join(statements(certainty, best.figure, 9, 4))
+
+
+def test_too_few_images_give_no_interval_but_the_reason():
+    certainty = judged(combinations([row(1, 0.5)], {}), ["num_samples"], "2 anomalous images are too few to resample")
+    assert statements(certainty, 0.5, 9, 2)[1].startswith("No interval: 2 anomalous images are too few to resample")
+
+
+def test_an_undefined_figure_is_never_the_best():
+    best, _ = combinations([row(1, float("nan")), row(3, 0.1)], {})
+    assert best.rows[0]["model.num_prompts"] == 3
