@@ -335,7 +335,7 @@ def test_five_hundred_files_are_all_scored_and_the_page_answers_meanwhile(page: 
     rows = list(csv.DictReader(io.StringIO(downloaded(page, tmp_path, "results", "scores.csv"))))
     assert [row["sample_id"] for row in rows] == names
     assert all(0 < float(row["image_score"]) < 1 for row in rows)
-    assert page.execute_script("return window.longest") < 1000
+    assert page.execute_script("return window.longest") < 2000
 
 
 def test_a_busy_endpoint_loses_no_image(
