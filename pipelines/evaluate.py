@@ -274,8 +274,8 @@ def _check_labels(datasets: Sequence[EvaluatedDataset]) -> None:
         if len(labels) == 1 and not any(ref.mask_sha256 is not None for ref in dataset.refs if ref.label == 1):
             kind, other = ("anomalous", "good") if labels == {1} else ("good", "anomalous")
             raise DataError(
-                f"{counted(len(dataset.refs), 'image')} of {dataset.name}, all {kind}, and no mask: there is nothing to "
-                f"measure. Give {other} images too."
+                f"{counted(len(dataset.refs), 'image')} of {dataset.name}, all {kind}, and no mask: there is nothing "
+                f"to measure. Give {other} images too."
             )
 
 
