@@ -186,6 +186,7 @@ def _evaluate(settings: EvaluateSettings, shards: Sequence[str]) -> dict[str, An
     original = task._replace(bundle=bundle)
     card, times = model_card(settings.model, original, labelling), latency(scored, actors.number)
     record = run_record(card, datasets, times, git_revision(), tracked)
+    print("Writing the report ...", file=sys.stderr)
     images = extreme_images(settings.cases, original, datasets, scored)
     hub, text = hub_files(result, record["date"], settings.hub_datasets), settings_text(settings)
     write_evaluation(FinishedEvaluation(result, record, text, datasets, scored, images, decisions, hub), store, tracked)
