@@ -157,6 +157,13 @@ class TestFewImages:
             assert score(bundle, *given) == 2
             assert part in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["gallery.html", "summary.json", "maps"])
+    def test_files_of_others_are_not_replaced(self, bundle, few, tmp_path, capsys, name):
+        (tmp_path / name).write_text("of the user", encoding="ascii")
+        assert score(bundle, few, "--class-name", "gear", "--output", tmp_path) == 2
+        assert f"holds {name} of something else" in capsys.readouterr().err
+        assert (tmp_path / name).read_text(encoding="ascii") == "of the user"
+
     def test_a_folder_of_results_is_whole(self, bundle, detector, few, tmp_path, capsys):
         output = tmp_path / "results"
         assert score(bundle, few, "--class-name", "a <b>gear", "--output", output, "--threshold", "0.5") == 0
