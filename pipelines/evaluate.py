@@ -186,6 +186,7 @@ def _evaluate(settings: EvaluateSettings, shards: Sequence[str]) -> dict[str, An
     original = task._replace(bundle=bundle)
     card, times = model_card(settings.model, original, labelling), latency(scored, actors.number)
     record = run_record(card, datasets, times, git_revision(), tracked)
+    print("Writing the report ...", file=sys.stderr)
     images = extreme_images(settings.cases, original, datasets, scored)
     hub, text = hub_files(result, record["date"], settings.hub_datasets), settings_text(settings)
     write_evaluation(FinishedEvaluation(result, record, text, datasets, scored, images, decisions, hub), store, tracked)
@@ -274,8 +275,8 @@ def _check_labels(datasets: Sequence[EvaluatedDataset]) -> None:
         if len(labels) == 1 and not any(ref.mask_sha256 is not None for ref in dataset.refs if ref.label == 1):
             kind, other = ("anomalous", "good") if labels == {1} else ("good", "anomalous")
             raise DataError(
-                f"{counted(len(dataset.refs), 'image')} of {dataset.name}, all {kind}, and no mask: there is nothing to "
-                f"measure. Give {other} images too."
+                f"{counted(len(dataset.refs), 'image')} of {dataset.name}, all {kind}, and no mask: there is nothing "
+                f"to measure. Give {other} images too."
             )
 
 

@@ -26,7 +26,7 @@ from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
-from pipelines.sweep.results import gather, printable
+from pipelines.sweep.results import gather, next_commands, printable
 from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
     FAILED_FILE,
@@ -50,6 +50,8 @@ from pipelines.training.places import with_absolute_paths
 from pipelines.training.provenance import flat, provenance
 
 SWEEP_FILE = "sweep.json"
+SHOWN = 20
+"""Combinations that the terminal shows; the report has all."""
 OWN_NAMES = ("trials", "results", "features", "ray")
 """Folders that a sweep writes beside its file."""
 
@@ -68,18 +70,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(results))
     else:
-        print(table(printable(results["rows"])))
-        print(
-            "",
-            *results["statements"],
-            f"Report: {results['report']}",
-            "Measure it elsewhere, then register it:",
-            sep="\n",
-        )
-        print(
-            f"  bayes-pfl evaluate --model {results['best']['bundle']} --shards <shards of a dataset it has not seen>"
-        )
-        print(f"  bayes-pfl register {results['best']['run_id']} --alias champion")
+        shown = results["combinations"][:SHOWN]
+        print(table(printable(shown)))
+        if len(results["combinations"]) > len(shown):
+            print(f"... and {len(results['combinations']) - len(shown)} more in the report")
+        print("", *results["statements"], f"Report: {results['report']}", sep="\n")
+        print("Measure it on a dataset that it has not seen (its SHARDS), then register it:")
+        print(*(f"  {command}" for command in next_commands(results["best"], settings.tracking)), sep="\n")
     for failure in results["failed"]:
         print(f"Failed: {trial_name(failure['overrides'])}: {failure['error']}", file=sys.stderr)
     if results["failed"]:

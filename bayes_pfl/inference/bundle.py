@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
@@ -131,6 +132,25 @@ def save_bundle(
         raise BundleError(
             f"Cannot write the bundle {folder}: {error.strerror or error}. Free space or choose another folder."
         ) from error
+
+
+def refuse_other_model(folder: Path, config: DetectorConfig, weights: dict[str, Tensor]) -> None:
+    """Refuse to replace a model by another one.
+
+    Args:
+        folder: where a bundle shall be written.
+        config: of its detector.
+        weights: of its head, by name.
+
+    Raises:
+        BundleError: another model lies there, or a damaged one.
+    """
+    if not (folder / "bundle.json").exists():
+        return
+    present = load_bundle(folder)
+    same = present.config == config and present.weights.keys() == weights.keys()
+    if not same or not all(torch.equal(value, weights[name]) for name, value in present.weights.items()):
+        raise BundleError(f"{folder} holds another model: choose another folder, or move that model away.")
 
 
 def _is_replaceable(folder: Path) -> bool:

@@ -57,14 +57,25 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
         return
     if is_remote(store.root):
         raise OutputError(f"{store.root} holds the result of another evaluation: choose another --output.")
-    folder = Path(store.root)
+    move_aside(Path(store.root), (*FILES, HUB_FOLDER))
+
+
+def move_aside(folder: Path, names: Sequence[str]) -> None:
+    """Move files that would be replaced into `earlier-N/` of the same folder, and say so.
+
+    Args:
+        folder: where they lie.
+        names: of files and folders; those that are not there are passed over.
+    """
+    present = [name for name in names if (folder / name).exists()]
+    if not present:
+        return
     number = next(number for number in range(1, 10**6) if not (folder / f"earlier-{number}").exists())
-    kept_in = folder / f"earlier-{number}"
-    kept_in.mkdir()
-    for name in (*FILES, HUB_FOLDER):
-        if (folder / name).exists():
-            (folder / name).rename(kept_in / name)
-    print(f"The result of another evaluation was moved to {kept_in}.", file=sys.stderr)
+    earlier = folder / f"earlier-{number}"
+    earlier.mkdir()
+    for name in present:
+        (folder / name).rename(earlier / name)
+    print(f"An earlier result, {', '.join(present)}, was moved to {earlier}.", file=sys.stderr)
 
 
 class FinishedEvaluation(NamedTuple):

@@ -18,6 +18,8 @@ from pipelines.training.loop import SELECTION
 SEED = "training.seed"
 LETTERS = {f"model.{name}": letter for letter, name in PAPER_LETTERS.items()} | {"num_samples": "R"}
 """Letters of the paper by the keys of rows."""
+LOWER_BY = ("validation_lower_by", "validation_lower_by_low", "validation_lower_by_high")
+"""Keys of a combination: how much lower than the best it is, and the ends of the 95 % interval."""
 
 Row = dict[str, Any]
 
@@ -103,6 +105,29 @@ def combinations(rows: Sequence[Row], resampled: Mapping[str, Mapping[str, Seque
         whole = [np.array(each) for each in figures if each is not None]
         ranked.append(Combination(group, np.mean(whole, axis=0) if len(whole) == len(group) else None))
     return sorted(ranked, key=lambda each: -each.figure)
+
+
+def combination_rows(ranked: Sequence[Combination], keys: Sequence[str], sure: bool) -> list[Row]:
+    """The combinations as rows for results.json, best first.
+
+    Args:
+        ranked: combinations, best first.
+        keys: of the rows, those that are varied.
+        sure: whether there are images enough for intervals.
+
+    Returns:
+        Settings, R, number of trainings, mean figure, its spread, how much lower than the best it is with the
+        interval, and the mean seconds per image.
+    """
+    rows = []
+    for each in ranked:
+        row = {key: each.rows[0][key] for key in keys}
+        row |= {"trainings": len(each.rows), SELECTION: each.figure if math.isfinite(each.figure) else math.nan}
+        row |= {"validation_spread": each.spread} if each.spread is not None else {}
+        less = ranked[0].less(each) if sure and each is not ranked[0] else None
+        row |= dict(zip(LOWER_BY, (None,) * 3 if less is None else less[:3], strict=True))
+        rows.append(row | {"seconds_per_image": float(np.mean([entry["seconds_per_image"] for entry in each.rows]))})
+    return rows
 
 
 def judged(ranked: Sequence[Combination], keys: Sequence[str], few: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.metrics.levels import LevelCounts, level_counts
-from bayes_pfl.metrics.resampling import image_weights, mean_replicates, pixel_replicates
+from bayes_pfl.metrics.resampling import image_weights, pixel_replicates
 from bayes_pfl.metrics.streaming import BINS, image_pixels
 from pipelines.training.validation import by_category
 
@@ -43,11 +43,16 @@ class ResampledPixels:
     def pixel_ap(self) -> dict[int, Float[np.ndarray, " sets"]]:
         """Mean over categories of the pixel AP, of the images as they are and of each resampled set.
 
-        The sets depend on the images alone: those of two trials are the same, so their differences can be taken.
+        Normal and anomalous images are drawn each from their own, over all categories: a validation set often has one
+        or two of a category, and drawing within it would say that these never vary. A set's mean is over the categories
+        of which it has anomalous pixels. The sets depend on the images alone: those of two trials are the same, so
+        their differences can be taken.
 
         Returns:
             1 + `RESAMPLES` figures by R; none without an anomalous pixel.
         """
+        labels = np.array([ref.label for ref in self._refs])
+        weights = image_weights([ref.sha256 for ref in self._refs], labels, 0, RESAMPLES)
         figures = {}
         for number, counted in self._counts.items():
             categories = []
@@ -55,12 +60,16 @@ class ResampledPixels:
                 members = [position for position in positions if position in counted]
                 if not members:
                     continue
-                labels = [self._refs[position].label for position in members]
                 counts = LevelCounts(*map(np.stack, zip(*(counted[position] for position in members), strict=True)))
-                keys = [self._refs[position].sha256 for position in members]
-                weights = image_weights(keys, labels, 0, RESAMPLES)
-                categories.append(pixel_replicates(counts, labels, weights, aupimo=False))
-            mean = mean_replicates(categories).get("pixel_ap")
-            if mean is not None:
-                figures[number] = mean
+                drawn = pixel_replicates(counts, labels[members], weights[:, members], aupimo=False)
+                categories += [drawn["pixel_ap"]] if drawn else []
+            if categories:
+                figures[number] = _mean_where_defined(np.stack(categories))
         return figures
+
+
+def _mean_where_defined(categories: Float[np.ndarray, "categories sets"]) -> Float[np.ndarray, " sets"]:
+    """Mean over the categories that have a figure in a set; NaN where none has."""
+    defined = np.isfinite(categories)
+    number = defined.sum(0)
+    return np.where(number > 0, np.nansum(categories, axis=0) / np.maximum(number, 1), np.nan)

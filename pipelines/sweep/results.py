@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shlex
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +19,9 @@ from bayes_pfl.metrics.resampling import too_few
 from pipelines.options.tune import TuneSettings
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportTable, plots_html, write_report
-from pipelines.sweep.certainty import SEED, combinations, judged, statements
+from pipelines.platform.settings import TrackingSettings
+from pipelines.platform.tracking import without_password
+from pipelines.sweep.certainty import LETTERS, LOWER_BY, SEED, combination_rows, combinations, judged, statements
 from pipelines.sweep.search import trial_name
 from pipelines.sweep.trial import Outcome, bundle_name, resampled_figures
 from pipelines.training.loop import SELECTION
@@ -57,12 +60,14 @@ def gather(
     folder.mkdir(parents=True, exist_ok=True)
     resampled = {bundle_name(result["overrides"]): resampled_figures(store, result["overrides"]) for result in results}
     ranked = combinations(rows, resampled)
-    certainty = judged(ranked, _varied(rows), too_few([ref.label for ref in validation]))
+    varied, few = _varied(rows), too_few([ref.label for ref in validation])
+    certainty = judged(ranked, varied, few)
     anomalous = sum(ref.label for ref in validation)
     best = ranked[0].rows[0]
     content: dict[str, Any] = {
         "rows": rows,
         "best": best,
+        "combinations": combination_rows(ranked, varied, few is None),
         "certainty": certainty,
         "statements": statements(certainty, ranked[0].figure, len(validation), anomalous),
         "metric": SELECTION,
@@ -110,13 +115,13 @@ def _varied(rows: list[Row]) -> list[str]:
 
 def _write_page(folder: Path, settings: TuneSettings, content: dict[str, Any]) -> None:
     """report.html and its plots."""
-    rows: list[Row] = content["rows"]
+    rows: list[Row] = content["combinations"]
     parameters = [key for key in rows[0] if "." in key and len({str(row[key]) for row in rows}) > 1]
     parameters += ["num_samples"] if len(settings.sweep.num_samples) > 1 else []
     plots = {}
     for first, second in itertools.combinations(parameters, 2):
         name = f"heat-{_short(first)}-{_short(second)}.png"
-        plots[f"Best {_title(SELECTION)} by {_short(first)} and {_short(second)}"] = plot_pair(
+        plots[f"Best {_title(SELECTION)} by {_title(first)} and {_title(second)}"] = plot_pair(
             folder / name, rows, first, second
         )
     plots[f"{_title(SELECTION)} against seconds per image; the line joins the Pareto front"] = pareto_plot(
@@ -128,8 +133,31 @@ def _write_page(folder: Path, settings: TuneSettings, content: dict[str, Any]) -
         *content["statements"],
     ]
     notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in content["failed"]]
-    table = ReportTable("Combinations, best first", printable(rows))
-    write_report(folder / "report.html", "Sweep", [table], {}, notes, plots_html(plots))
+    tables = [
+        ReportTable("Combinations, best first", printable(rows)),
+        ReportTable("Every training and R, on the validation images", printable(content["rows"])),
+    ]
+    write_report(folder / "report.html", "Sweep", tables, {}, notes, plots_html(plots))
+
+
+def next_commands(best: Row, tracking: TrackingSettings) -> list[str]:
+    """What to type to measure the best combination on other images and to register it.
+
+    Args:
+        best: row of the best combination, with its bundle where it is now.
+        tracking: where runs are recorded, as the settings have it.
+
+    Returns:
+        The commands; without the second where MLflow has no run of the training.
+
+    >>> next_commands({"bundle": "b", "num_samples": 3, "run_id": "a1"}, TrackingSettings(model_name="screws"))[1]
+    'bayes-pfl register a1 --alias champion --name screws'
+    """
+    store = [] if tracking.uri is None else [f"MLFLOW_TRACKING_URI={shlex.quote(without_password(tracking.uri))} "]
+    name = "" if tracking.model_name == TrackingSettings().model_name else f" --name {shlex.quote(tracking.model_name)}"
+    evaluate = f"bayes-pfl evaluate --model {shlex.quote(best['bundle'])} --num-samples {best['num_samples']}"
+    commands = [f"{evaluate} --shards SHARDS", f"bayes-pfl register {best['run_id']} --alias champion{name}"]
+    return ["".join([*store, command]) for command in commands[: 2 if best["run_id"] else 1]]
 
 
 def printable(rows: list[Row]) -> list[Row]:
@@ -142,15 +170,23 @@ def printable(rows: list[Row]) -> list[Row]:
         The same rows for people.
     """
     return [
-        {
-            _title(key): round(100 * value if key.startswith(FIGURES) else value, 4)
-            if isinstance(value, float)
-            else value
-            for key, value in row.items()
-            if key not in ("bundle", "run_id")
-        }
+        {_title(key): _cell(key, value) for key, value in row.items() if key not in ("bundle", "run_id", *LOWER_BY)}
+        | ({"points below the best (95 % interval)": _below(row)} if LOWER_BY[0] in row else {})
         for row in rows
     ]
+
+
+def _cell(key: str, value: Any) -> Any:
+    """A value for people: figures in percent, settings as they were given."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:g}" if "." in key else round(100 * value if key.startswith(FIGURES) else value, 4)
+
+
+def _below(row: Row) -> str:
+    """How much lower than the best a combination is."""
+    value, low, high = (row[key] for key in LOWER_BY)
+    return "-" if value is None else f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def pareto_front(rows: list[Row]) -> list[Row]:
@@ -195,8 +231,8 @@ def plot_pair(path: Path, rows: list[Row], first: str, second: str) -> Path:
         range(len(across)), [f"{value:.4g}" if isinstance(value, float) else str(value) for value in across]
     )
     axes.set_yticks(range(len(down)), [f"{value:.4g}" if isinstance(value, float) else str(value) for value in down])
-    axes.set_xlabel(_short(second))
-    axes.set_ylabel(_short(first))
+    axes.set_xlabel(_title(second))
+    axes.set_ylabel(_title(first))
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2 if np.isfinite(grid).any() else 0.0
     for (y, x), value in np.ndenumerate(grid):
         if np.isfinite(value):
@@ -254,6 +290,8 @@ def _short(key: str) -> str:
 
 def _title(key: str) -> str:
     """A column's name for people; figures are shown in percent."""
+    if key in LETTERS:
+        return f"{LETTERS[key]} ({_short(key)})"
     if not key.startswith(FIGURES):
-        return key
-    return f"{key.removeprefix(FIGURES) if key != SELECTION else 'validation pixel AP'}, %"
+        return key.replace("_", " ")
+    return f"{key.removeprefix(FIGURES).replace('_', ' ') if key != SELECTION else 'validation pixel AP'}, %"

@@ -180,11 +180,14 @@ def _train_and_evaluate(
     steps = len(global_batches(len(training), settings.training.batch_size, 0, 0))
     trainer = Trainer(settings, backbone, device, steps, workers=1)
     shards = FeatureShards(str(settings.data.features), backbone, trainer.method.feature_kind)
-    tracked = start_run(settings.tracking, trial_name(overrides), {"stage": "trial"}, shared["parent"])
+    earlier = _earlier_bundle(store, overrides)
+    if earlier is None:
+        tracked = start_run(settings.tracking, trial_name(overrides), {"stage": "trial"}, shared["parent"])
+    else:  # the run that has the bundle: `register` finds it there
+        tracked = Run(settings.tracking, earlier.record["training"]["run_id"])
     with closing(tracked):
-        tracked.log_params(flat(settings.model_dump(mode="json", exclude={"sweep"})) | shared["provenance"])
-        earlier = _earlier_bundle(store, overrides)
         if earlier is None:
+            tracked.log_params(flat(settings.model_dump(mode="json", exclude={"sweep"})) | shared["provenance"])
             seconds = _train(trainer, settings, training, validation, shards, tracked)
             _save(store, overrides, trainer, settings, training, tracked, seconds)
         else:

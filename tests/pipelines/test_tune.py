@@ -25,6 +25,7 @@ from bayes_pfl.errors import ConfigError, DataError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from pipelines.options.tune import SweepSettings, TuneSettings
 from pipelines.platform.settings import ClusterSettings, DataSettings
+from pipelines.register import register
 from pipelines.sweep.results import pareto_front
 from pipelines.sweep.search import combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import SELECTION, trial_settings
@@ -107,6 +108,9 @@ def test_r_causes_no_training(sweep, monkeypatch):
     old = {(row["bundle"], row["num_samples"]): row[SELECTION] for row in results["rows"]}
     new = {(row["bundle"], row["num_samples"]): row[SELECTION] for row in again["rows"]}
     assert all(new[key] == value for key, value in old.items())  # draws are nested
+    runs = {row["bundle"]: row["run_id"] for row in results["rows"]}
+    assert {row["bundle"]: row["run_id"] for row in again["rows"]} == runs
+    assert register(settings.tracking, again["best"]["run_id"])["version"] == 1  # the run of a later R has the bundle
 
 
 @pytest.mark.ray

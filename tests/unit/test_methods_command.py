@@ -43,6 +43,9 @@ def test_a_model_of_a_method_without_training_is_written_with_other_settings(tmp
     assert "Nothing was trained" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     image = np.zeros((48, 48, 3), np.uint8)
     assert 0 < Detector.load(tmp_path / "model").predict([image], ["bottle"])[0].image_score < 1
+    assert main(["methods", "winclip", "--output", str(tmp_path / "model"), *options]) == 0  # the same again
+    assert main(["methods", "winclip", "--output", str(tmp_path / "model"), *options[:-2]]) == 2
+    assert "holds another model" in capsys.readouterr().err
 
 
 def test_a_method_is_a_model_source(tmp_path, monkeypatch):

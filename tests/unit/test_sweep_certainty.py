@@ -5,8 +5,9 @@ import pytest
 
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.metrics import pixel_metrics
-from pipelines.sweep.certainty import combinations, judged, statements
+from pipelines.sweep.certainty import LOWER_BY, combination_rows, combinations, judged, statements
 from pipelines.sweep.resampled import RESAMPLES, ResampledPixels
+from pipelines.sweep.results import printable
 from pipelines.training.loop import SELECTION
 
 
@@ -42,6 +43,18 @@ def test_the_first_figure_is_that_of_the_images_and_the_others_scatter_around_it
     assert figures[0] == pytest.approx(exact, abs=2e-3)
     assert 0 < figures[1:].std() < 0.1
     assert abs(figures[1:].mean() - exact) < 0.05
+
+
+def test_one_image_of_a_kind_in_each_category_varies_too():
+    """Drawn within its category each of them would be drawn always, and any difference would look certain."""
+    pixels = ResampledPixels([ref(number, number % 2, f"category {number // 2}") for number in range(16)])
+    for position in range(16):
+        anomaly_map, mask = predictions(position, 2, 0.02 * position)[position % 2]
+        pixels.add(5, position, anomaly_map, mask)
+    figures = pixels.pixel_ap()[5]
+    assert np.isfinite(figures).all()
+    assert figures[1:].std() > 0.03
+    assert abs(figures[1:].mean() - figures[0]) < 0.03
 
 
 def row(banks: int, figure: float, **more) -> dict:
@@ -84,6 +97,19 @@ def test_seeds_of_one_combination_are_one_row_with_their_spread():
     assert certainty["trainings"] == 2
     assert certainty["interval"] is None
     assert "earlier version" in " ".join(statements(certainty, best.figure, 9, 4))
+
+
+def test_combinations_as_rows_have_their_distance_from_the_best():
+    rows = [row(banks, figure, seconds_per_image=0.1) for banks, figure in ((1, 0.5), (3, 0.4))]
+    figures = {entry["bundle"]: {"5": [entry[SELECTION] + step / 100 for step in range(-3, 4)]} for entry in rows}
+    best, other = combination_rows(combinations(rows, figures), ["model.num_prompts", "num_samples"], True)
+    assert [best[key] for key in LOWER_BY] == [None] * 3
+    assert [other[key] for key in LOWER_BY] == pytest.approx([0.1] * 3)
+    below = "points below the best (95 % interval)"
+    shown = printable([best, other])
+    assert [(each["B (num_prompts)"], each[below]) for each in shown] == [(1, "-"), (3, "10.0 (10.0 to 10.0)")]
+    unsure = combination_rows(combinations(rows, figures), ["num_samples"], False)
+    assert [each[LOWER_BY[0]] for each in unsure] == [None, None]
 
 
 def test_too_few_images_give_no_interval_but_the_reason():
