@@ -111,7 +111,7 @@ def pixel_metrics(
     """
     pixels = list(split_pixels(maps, masks))
     if not pixels:
-        return undefined(PIXEL_METRICS, "there is no pixel")
+        return undefined(PIXEL_METRICS, "there is no pixel of an image with a mask")
     normal, anomalous, area = (np.concatenate(parts) for parts in zip(*pixels, strict=True))
     del pixels
     if reason := one_class_reason("pixel", anomalous.size, normal.size):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 LINE_EVERY_S = 20.0
+SILENT_S = 2.0
+"""What takes no longer needs no line."""
 
 
 @contextmanager
@@ -49,3 +51,22 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], N
         finished.set()
         ticking.join()
         bar.close()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on stderr what is done while the block runs, if it takes longer than a moment.
+
+    Args:
+        what: such as `Loading CLIP ViT-L-14-336`.
+
+    Yields:
+        Nothing.
+    """
+    timer = threading.Timer(SILENT_S, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

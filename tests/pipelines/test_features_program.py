@@ -81,6 +81,11 @@ def test_features_that_are_there_are_not_computed_again(made):
     assert len(before) == 3
     compute_features(settings)
     assert {path: path.stat().st_mtime_ns for path in (folder / "features").glob("*.arrow")} == before
+    others = plain_shards(folder / "others", ("carpet", "gear"), seed=52)
+    for changes in ({"shards": str(others)}, {"mosaic_probability": 0.2}):
+        with pytest.raises(DataError, match="holds features of other images"):
+            compute_features(settings.model_copy(update=changes))
+    assert {path: path.stat().st_mtime_ns for path in (folder / "features").glob("*.arrow")} == before
     with pytest.raises(DataError, match="holds features of another backbone"):
         compute_features(settings.model_copy(update={"dtype": "float16"}))
     with pytest.raises(ConfigError, match="dtype 'float8' is unknown"):
