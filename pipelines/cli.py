@@ -174,7 +174,7 @@ def options_of(command: str) -> Any:
 def _check(args: argparse.Namespace) -> None:
     """Refuse settings that do not exist and options that exclude each other, before the program is imported."""
     options = options_of(args.command)
-    if hasattr(options, "SETTINGS"):
+    if hasattr(options, "SETTINGS") and not getattr(args, "embedded", False):  # which has settings of its own
         read_config(options.SETTINGS, args.config, args.set)
     if hasattr(options, "check"):
         options.check(args)

@@ -37,6 +37,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory, object_store: str) -> 
         patch.delenv("RAY_ADDRESS", raising=False)
         import ray
 
+        ray.shutdown()  # of a test before this one that has started Ray in this process
         context = ray.init(
             address="local",  # not a cluster that someone else has running here
             num_cpus=2,

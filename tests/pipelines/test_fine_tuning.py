@@ -95,5 +95,7 @@ def test_a_shipped_configuration_is_found_by_its_name(tmp_path, monkeypatch, cap
             main(["train", "--config", name, "--set", "cluster.use_gpu=false"]) == 2
         )  # there are no shards here, which is the next thing it finds
         assert "shards/visa" in capsys.readouterr().err
-    assert main(["train", "--config", "train_vista"]) == 2
-    assert "or a name that `bayes-pfl configs` lists" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", "train_vista"])
+    assert ended.value.code == 2
+    assert "did you mean 'train_visa'? (bayes-pfl configs lists them)" in capsys.readouterr().err

@@ -256,7 +256,7 @@ class TestCommandLine:
             ("visa", "--source", tmp_path),
             ("vise", "--source", tmp_path),
             ("visa", "--source", tmp_path, "--set", "limt=3"),
-            ("visa", "--source", tmp_path, "--limit", "0"),
+            ("visa", "--source", tmp_path, "--set", "limit=0"),
             ("folder", "--source", tmp_path, "--layout", "meta"),
         ):
             with pytest.raises(BayesPFLError) as caught:
