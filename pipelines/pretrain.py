@@ -179,8 +179,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _check_output(output: Path, name: str) -> None:
-    """Refuse to replace the weights of another run. Raises OutputError."""
-    if not (output / WEIGHTS_FILE).exists():
+    """Refuse to replace the weights of another run, or to write among other files. Raises OutputError."""
+    names = Store(output).names()
+    if names and WEIGHTS_FILE not in names:
+        raise OutputError(f"{output} holds {names[0]} and no weights of a pretraining: choose another output.")
+    if not names:
         return
     owner = Store(output).read_json(OWNER_FILE)
     other = owner.get("run") if isinstance(owner, dict) else None
