@@ -1,5 +1,6 @@
 """Resources are checked with a sentence; files by path and by URI behave alike."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.errors import BundleError, ConfigError, OutputError
 from bayes_pfl.inference.bundle import load_bundle
 from bayes_pfl.temporary_folder import check_temporary_folder
+from pipelines import doctor
 from pipelines.platform.cluster import check_address
 from pipelines.platform.resources import check_resources
 from pipelines.platform.settings import ClusterSettings, TrainSettings
@@ -93,6 +95,17 @@ def test_an_address_without_a_cluster_is_refused_at_once():
 @pytest.mark.ray
 def test_a_cluster_that_answers_is_joined(ray_session):
     check_address(ray_session)
+
+
+@pytest.mark.ray
+def test_doctor_names_a_machine_that_has_another_version(ray_session, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray_session)
+    (same,) = [finding for finding in doctor.cluster() if finding.value == "the same versions"]
+    assert not same.problem
+    installed = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "torch" else installed(name))
+    (other,) = [finding for finding in doctor.cluster() if finding.value == "other versions"]
+    assert other.problem.startswith(f"{same.name} has torch {installed('torch')}, and this machine 0.1: install")
 
 
 def test_the_range_of_workers_is_ordered():
