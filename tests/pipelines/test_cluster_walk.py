@@ -54,8 +54,8 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     quick = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # it waits for the dead node for so long, by default 60
-        "RAY_health_check_period_ms": "1000",  # a machine that is silent is given up after 10 s, not 60
-        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_period_ms": "1000",  # a silent machine is lost after 30 s, not 60; one that is busy is not
+        "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "OMP_NUM_THREADS": "1",  # three machines share the cores of one
