@@ -21,7 +21,16 @@ from cluster_walk import NAMES, Machines, can_simulate
 from plain import plain_shards
 from small import BACKBONE
 
+from bayes_pfl.config import ModelConfig, TrainingConfig
+from bayes_pfl.data.remote import Store
 from bayes_pfl.inference.bundle import load_bundle
+from bayes_pfl.synthetic import write_dataset
+from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.ingest import IngestConfig, ingest
+from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
+from pipelines.platform.storage import download_bundle
+from pipelines.train import train
+from pipelines.training.images import run_name, split_samples
 
 pytestmark = pytest.mark.ray
 TESTS = Path(__file__).parents[1]
@@ -45,8 +54,8 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     quick = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # it waits for the dead node for so long, by default 60
-        "RAY_health_check_period_ms": "1000",  # a machine that is silent is given up after 10 s, not 60
-        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_period_ms": "1000",  # a silent machine is lost after 30 s, not 60; one that is busy is not
+        "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "OMP_NUM_THREADS": "1",  # three machines share the cores of one
@@ -195,6 +204,42 @@ def test_the_page_is_typed_into_three_machines_and_one_is_lost_in_the_training(t
         page.type("stop")
         assert not page.listening() & {6379, 6380, 8000}
     assert page.typed == set(page.blocks)
+
+
+def test_a_training_whose_every_folder_is_in_an_object_store_goes_on_from_its_checkpoint_there(
+    tmp_path, object_store, ray_session, monkeypatch
+):
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+    place = f"{object_store}/walk"
+    options = IngestConfig(splits=("test",), rows_per_shard=4)
+    for name, categories in (("auxiliary", ("carpet", "gear")), ("unseen", ("leather",))):
+        write_dataset(tmp_path / name, categories, 2, 4, size=64, seed=31 + len(categories))
+        ingest("folder", tmp_path / name, f"{place}/shards/{name}", options)
+    settings = TrainSettings(
+        backbone=BACKBONE,
+        model=ModelConfig(num_prompts=2, flow_length=1),
+        training=TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3),
+        data=DataSettings(train=f"{place}/shards/auxiliary"),
+        cluster=ClusterSettings(num_workers=1, storage=f"{place}/checkpoints"),
+        output=f"{place}/bundles/model",
+    )
+    first = train(settings)
+    checkpoints = Store(f"{place}/checkpoints/{run_name(settings, *split_samples(settings))}")
+    assert {"epoch_0000", "epoch_0001"} <= set(checkpoints.names())
+    progress = checkpoints.read_json("epoch_0000/progress.json")
+    checkpoints.remove("finished.json")
+    checkpoints.clear("epoch_0001", "checkpoint_manager_snapshot.json")
+    Store(f"{place}/bundles/model").clear("*")
+    again = train(settings)
+    assert load_bundle(download_bundle(again["bundle"])).config.model.num_prompts == 2
+    assert again["metrics"]["total"] == first["metrics"]["total"]
+    assert checkpoints.read_json("epoch_0000/progress.json") == progress  # with its speed: it was not trained again
+    shards, results = (f"{place}/shards/unseen",), f"{place}/evaluation"
+    evaluation = EvaluateSettings(
+        model=again["bundle"], shards=shards, num_samples=1, cases=0, workers=1, output=results
+    )
+    assert evaluate(evaluation)["datasets"]["unseen"]["images"] == 6
+    assert "metrics.json" in Store(results).names()
 
 
 @pytest.fixture
