@@ -1,6 +1,7 @@
 """`bayes-pfl features`: shards -> frozen features of them, once, with Ray Data actors."""
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -28,13 +29,15 @@ from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.options.features import FeatureSettings
 from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
-from pipelines.platform.progress import progress
+from pipelines.platform.progress import progress, waiting
 from pipelines.platform.storage import absolute
 from pipelines.scoring.actors import through_actors
 from pipelines.scoring.options import choose_actors
 from pipelines.training.decoding import tile_columns, tiles_of
 
 IMAGES_PER_SHARD = 64
+IMAGES_FILE = f"{MANIFEST_FOLDER}/images.json"
+"""Which images the features are of; folders of earlier versions have none."""
 
 DECODED = ("pixels", "masks", "keys")
 """Columns of a row whose views are decoded already."""
@@ -84,7 +87,8 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
     folder = absolute(settings.output).rstrip("/")
     store = Store(folder)
     refs = index_shards(settings.shards, settings.split)
-    backbone = Backbone(settings.backbone)
+    with waiting(f"Loading CLIP {settings.backbone.name}"):
+        backbone = Backbone(settings.backbone)
     kind = frozen_encoder(settings.model, backbone).kind
     key = FeatureKey.of(backbone, settings.dtype, kind, settings.options.precision)
     if MANIFEST_FOLDER in store.names() and read_key(folder) != key:
@@ -92,6 +96,7 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
             f"{folder} holds features of another backbone, size or precision; choose another output or delete it."
         )
     write_key(folder, key)
+    _require_same_images(store, settings, refs)
     done = set(store.names())
     work = [row for row in _plan(settings, refs) if row["name"] not in done]
     samples = len(refs) * (settings.views + 1)
@@ -108,6 +113,20 @@ def compute_features(settings: FeatureSettings) -> dict[str, Any]:
             for row in through_actors(work, Encoder, options, actors.number, actors.use_gpu, *decode):
                 advance(int(row["views"]))
     return {"samples": samples, "output": folder, "seconds": time.monotonic() - began}
+
+
+def _require_same_images(store: Store, settings: FeatureSettings, refs: Sequence[SampleRef]) -> None:
+    """Note whose features the folder holds. Raises DataError if they are of other images: files are named by order."""
+    content = [[ref.sha256, ref.mask_sha256] for ref in refs]
+    mosaics = {"mosaic_probability": settings.mosaic_probability} if settings.views else {}
+    ours = {"images_sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest(), **mosaics}
+    noted = store.read_json(IMAGES_FILE)
+    if noted is not None and any(noted.get(name, value) != value for name, value in ours.items()):
+        raise DataError(
+            f"{store.root} holds features of other images, or with other mosaics: choose another output or delete it."
+        )
+    if noted is not None or not any(name.startswith("features-") for name in store.names()):
+        store.write_json(IMAGES_FILE, {**(noted or {}), **ours})
 
 
 def _plan(settings: FeatureSettings, refs: Sequence[SampleRef]) -> list[dict[str, Any]]:

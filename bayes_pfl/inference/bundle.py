@@ -133,6 +133,28 @@ def save_bundle(
         ) from error
 
 
+def require_no_other(folder: Path, config: DetectorConfig, training: dict[str, Any]) -> None:
+    """Refuse to replace a model by one that is made otherwise; the same one may be written again.
+
+    Args:
+        folder: where a bundle is to be written.
+        config: of the model.
+        training: its record of where it comes from.
+
+    Raises:
+        BundleError: the folder holds another model.
+    """
+    try:
+        present = json.loads((folder / "bundle.json").read_bytes())
+        same = (present["config"], present["training"]) == (config.model_dump(mode="json"), training)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise BundleError(f"{folder} holds another model: choose another output, or move that model away.")
+
+
 def _is_replaceable(folder: Path) -> bool:
     """Whether a folder is empty or holds a bundle that this project wrote."""
     if not folder.is_dir():

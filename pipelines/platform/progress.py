@@ -1,6 +1,7 @@
 """How far long work has come: a bar on a terminal, else a line now and then."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 LINE_EVERY_S = 20.0
+SILENT_S = 2.0
+"""What takes no longer needs no line."""
 
 
 @contextmanager
@@ -39,6 +42,25 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], N
             print(f"{count:,} of {total:,} {unit}s, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     yield advance
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on stderr what is done while the block runs, if it takes longer than a moment.
+
+    Args:
+        what: such as `Loading CLIP ViT-L-14-336`.
+
+    Yields:
+        Nothing.
+    """
+    timer = threading.Timer(SILENT_S, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _ignore(_value: object) -> None:

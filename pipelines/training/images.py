@@ -59,11 +59,12 @@ def _require_both_labels(refs: Sequence[SampleRef], training: Sequence[SampleRef
     good, anomalous = (sum(ref.label == label for ref in training) for label in (0, 1))
     held_out = len(refs) - len(training)
     validation = f", beside {held_out} kept for validation" if held_out else ""
+    example = f" ({training[0].sample_id} for one)" if training else ""
     where = f"split {split}" if split is not None else "shards"
     raise ConfigError(
         f"Training needs normal and anomalous images, and the {len(training)} of {where} are {good} normal and "
-        f"{anomalous} anomalous ones{validation}: choose another data.split or fewer validation categories, or ingest "
-        "images of both kinds."
+        f"{anomalous} anomalous ones{example}{validation}: choose another data.split or fewer validation categories, "
+        "or ingest images of both kinds."
     )
 
 
@@ -142,6 +143,24 @@ def require_masks(training: Sequence[SampleRef]) -> None:
         )
 
 
+def lacking_kind(validation: Sequence[SampleRef]) -> str:
+    """Why figures of the validation images are undefined, as their labels alone show.
+
+    Args:
+        validation: samples kept for validation.
+
+    Returns:
+        A clause with numbers and an example; empty where there are normal and anomalous images.
+    """
+    if not validation:
+        return "there are none"
+    labels = {ref.label for ref in validation}
+    if labels == {0, 1}:
+        return ""
+    kind = "anomalous" if labels == {1} else "normal"
+    return f"all {len(validation)} of them are {kind}, {validation[0].sample_id} for one"
+
+
 def require_selection(validation: Sequence[SampleRef], size: int, purpose: str) -> None:
     """Refuse validation images on which the pixel AP is undefined where something is chosen by it.
 
@@ -154,8 +173,8 @@ def require_selection(validation: Sequence[SampleRef], size: int, purpose: str) 
         ConfigError: normal or anomalous images are missing, or no mask has an anomalous pixel.
     """
     cure = "set data.validation_categories or data.validation_share."
-    if {ref.label for ref in validation} != {0, 1}:
-        raise ConfigError(f"{purpose} needs validation images, normal and anomalous: {cure}")
+    if lacking := lacking_kind(validation):
+        raise ConfigError(f"{purpose} needs validation images, normal and anomalous, and {lacking}: {cure}")
     masked = [ref for ref in validation if ref.label == 1 and ref.mask_sha256 is not None]
     if any(0 < ref.shows_from_px <= size for ref in masked):
         return

@@ -81,6 +81,11 @@ def test_features_that_are_there_are_not_computed_again(made):
     assert len(before) == 3
     compute_features(settings)
     assert {path: path.stat().st_mtime_ns for path in (folder / "features").glob("*.arrow")} == before
+    others = plain_shards(folder / "others", ("carpet", "gear"), seed=52)
+    for changes in ({"shards": str(others)}, {"mosaic_probability": 0.2}):
+        with pytest.raises(DataError, match="holds features of other images"):
+            compute_features(settings.model_copy(update=changes))
+    assert {path: path.stat().st_mtime_ns for path in (folder / "features").glob("*.arrow")} == before
     with pytest.raises(DataError, match="holds features of another backbone"):
         compute_features(settings.model_copy(update={"dtype": "float16"}))
     with pytest.raises(ConfigError, match="dtype 'float8' is unknown"):
@@ -228,7 +233,12 @@ def test_too_little_hardware_or_too_small_a_batch_is_refused(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="batch of 5 images cannot be shared by 7 workers"):
         train(many)
     best = run.model_copy(update={"training": TrainingConfig(keep_best=True)})
-    with pytest.raises(ConfigError, match="keep_best needs validation images, normal and anomalous: set"):
+    with pytest.raises(
+        ConfigError, match="keep_best needs validation images, normal and anomalous, and there are none: "
+    ):
         train(best)
     with pytest.raises(ConfigError, match="no run of these settings to resume"):
         train(run, resume=True)
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="holds something that is no model of this run"):
+        train(run.model_copy(update={"output": str(tmp_path / "file")}))

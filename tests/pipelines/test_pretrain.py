@@ -13,9 +13,11 @@ import torch
 
 from bayes_pfl.config import read_config
 from bayes_pfl.embedded_training.pretraining import Pretraining, export_weights
+from bayes_pfl.errors import OutputError
 from bayes_pfl.synthetic.batches import training_batch
 from pipelines.cli import main
 from pipelines.options.pretrain import PretrainSettings
+from pipelines.pretrain import pretrain
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs/pretrain_embedded.yaml"
@@ -55,6 +57,14 @@ def test_the_shipped_configuration_is_valid() -> None:
     assert settings.pretraining.image_size == 112
     assert settings.name() != read_config(PretrainSettings, SHIPPED, ["pretraining.seed=8"]).name()
     assert settings.name() == read_config(PretrainSettings, SHIPPED, ["output=elsewhere"]).name()
+
+
+def test_weights_are_not_written_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "curve.json").write_text("mine", encoding="utf-8")
+    settings = read_config(PretrainSettings, SHIPPED, [*TINY, f"output={tmp_path}"])
+    with pytest.raises(OutputError, match=r"holds curve\.json and no weights"):
+        pretrain(settings)
+    assert (tmp_path / "curve.json").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.ray
