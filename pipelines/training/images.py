@@ -14,7 +14,7 @@ from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.data.shards import file_sha256, read_shard
 from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.inference.bundle import load_bundle
-from bayes_pfl.methods.builder import class_names
+from bayes_pfl.methods.builder import METHODS, class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.platform.settings import TrainSettings
 
@@ -31,11 +31,14 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
         Training samples and validation samples.
 
     Raises:
-        ConfigError: a validation category does not exist, or normal or anomalous images are missing.
+        ConfigError: the method learns nothing, a validation category does not exist, or normal or anomalous images are
+            missing.
         DataError: there are no shards.
         ClassNameError: a class name does not fit into the method's prompts.
     """
-    data = settings.data
+    data, method = settings.data, settings.model.method
+    if METHODS[method].objective is None:
+        raise ConfigError(f"{method} learns nothing: score with it at once (bayes-pfl score IMAGES --method {method}).")
     refs = index_shards(data.train, data.split)
     categories = {ref.category for ref in refs}
     unknown = set(data.validation_categories) - categories

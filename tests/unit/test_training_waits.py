@@ -5,15 +5,20 @@ import time
 
 import pytest
 
+from bayes_pfl.config import WinClipConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
+from bayes_pfl.errors import ConfigError
 from pipelines.options.pretrain import PretrainSettings
+from pipelines.options.tune import SweepSettings, TuneSettings
 from pipelines.platform import progress
-from pipelines.platform.settings import TrainSettings, below_home
+from pipelines.platform.settings import DataSettings, TrainSettings, below_home
+from pipelines.train import train
 from pipelines.training import progress as lines
 from pipelines.training.images import lacking_kind
 from pipelines.training.places import with_absolute_paths
 from pipelines.training.progress import EpochLines, epoch_line
+from pipelines.tune import tune
 
 
 def ref(label: int) -> SampleRef:
@@ -24,6 +29,15 @@ def test_validation_images_of_one_kind_are_named_with_number_and_example():
     assert lacking_kind([ref(0), ref(1)]) == ""
     assert lacking_kind([]) == "there are none"
     assert lacking_kind([ref(1), ref(1)]) == "all 2 of them are anomalous, screw/test/1 for one"
+
+
+@pytest.mark.parametrize("program", [train, tune])
+def test_a_method_that_learns_nothing_is_refused_before_anything_is_read(program, tmp_path):
+    changes = {"model": WinClipConfig(), "data": DataSettings(train=str(tmp_path / "missing"))}
+    sweep = SweepSettings(grid={"training.learning_rate": (1e-3, 1e-4)})
+    settings = TrainSettings(**changes) if program is train else TuneSettings(**changes, sweep=sweep)
+    with pytest.raises(ConfigError, match=r"winclip learns nothing: .*--method winclip"):
+        program(settings)
 
 
 def test_what_takes_long_has_a_line_and_what_is_quick_has_none(capsys, monkeypatch):
