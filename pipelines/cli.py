@@ -5,6 +5,7 @@ Its program is imported when they are right.
 """
 
 import argparse
+import contextlib
 import errno
 import gc
 import importlib
@@ -183,12 +184,17 @@ def _program(module: str) -> Any:
     """Import a program. What imports leave behind stays, so garbage is not looked for there: that would take 2 s."""
     if module in sys.modules:
         return sys.modules[module]
+    shown = sys.stderr.isatty()
+    if shown:
+        print("Loading the program ...", end="\r", file=sys.stderr, flush=True)
     gc.disable()
     try:
         return importlib.import_module(module)
     finally:
         gc.enable()
         gc.freeze()
+        if shown:
+            print("\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _version() -> str:
@@ -220,6 +226,12 @@ def _quiet() -> None:
         "TQDM_MININTERVAL": "0.5",
     }.items():
         os.environ.setdefault(name, value)
+    with contextlib.suppress(OSError):
+        if os.get_terminal_size(sys.__stderr__.fileno() if sys.__stderr__ else 2).columns == 0:
+            os.environ |= {
+                "TQDM_NCOLS": "80",
+                "TQDM_NROWS": "24",
+            }  # of a terminal that does not tell tqdm shows nothing
     for name in ("mlflow", "alembic", "ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -26,8 +26,9 @@ from bayes_pfl.inference.bundle import EMBEDDED, load_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
-from pipelines.platform.cluster import check_address
+from pipelines.platform.cluster import check_address, cluster_machines
 from pipelines.platform.mlflow_store import check_store, tracking_uri
+from pipelines.platform.resources import cluster_has
 from pipelines.platform.settings import TrackingSettings, home
 
 PACKAGES = ("bayes-pfl", "torch", "open_clip_torch", "ray", "mlflow", "pyarrow", "numpy", "scikit-learn")
@@ -123,11 +124,14 @@ def cluster() -> Iterator[Finding]:
     """Where Ray would run, and whether it could.
 
     Returns:
-        Findings on the address, the temporary folder and the shared memory.
+        Findings on the cluster and each of its machines; of a local Ray on its temporary folder and the shared memory.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address not in ("", "local"):
-        yield _tried("Ray", f"the cluster at {address}", lambda: check_address(address))
+        finding = _tried("Ray", f"the cluster at {address}", lambda: check_address(address))
+        yield finding
+        if not finding.problem:
+            yield from _machines_of_cluster()
         return
     yield Finding("Ray", "local, started when it is needed")
     folder = temporary_folder()
@@ -138,6 +142,28 @@ def cluster() -> Iterator[Finding]:
         problem = f"/dev/shm has {size / 2**20:.0f} MiB, where Ray keeps its objects: start the container with "
         too_small = size < LEAST_SHARED_MEMORY_BYTES
         yield Finding("shared memory", f"{size / GIB:.1f} GiB", f"{problem}--shm-size=2g." if too_small else "")
+
+
+def _machines_of_cluster() -> Iterator[Finding]:
+    """How many machines there are, and a finding for each that has other versions than this one."""
+    here = {finding.name: finding.value for finding in software()}
+    try:
+        machines = cluster_machines(PACKAGES)
+    except BayesPFLError as error:
+        yield Finding("machines", "unknown", str(error))
+        return
+    present = cluster_has()
+    yield Finding("machines", f"{len(machines)}, with {present['CPU']:g} CPUs and {present['GPU']:g} GPUs")
+    for machine in machines:
+        problem = f"{machine.address} did not say what is installed there: look into Ray's logs on it."
+        differing = [name for name, version in machine.versions.items() if version != here[name]]
+        if machine.versions:
+            problem = "".join(
+                f"{machine.address} has {name} {machine.versions[name]}, and this machine {here[name]}: install the "
+                "same versions on both. "
+                for name in differing
+            ).rstrip()
+        yield Finding(machine.address, "the same versions" if not problem else "other versions", problem)
 
 
 def storage() -> Iterator[Finding]:

@@ -13,16 +13,21 @@ from typing import Any
 import numpy as np
 
 from bayes_pfl.config import parse_config, read_config
-from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
-from bayes_pfl.errors import ClassNameError, DamagedError, DataError
+from bayes_pfl.datasets.names import ANY_OBJECT
+from bayes_pfl.datasets.own import FOLDER
+from bayes_pfl.errors import ClassNameError, ConfigError, DamagedError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
+from pipelines.ingest import ingest
+from pipelines.ingestion.summary import summary_text
 from pipelines.options.evaluate import EvaluateSettings
+from pipelines.options.ingest import IngestConfig
 from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
@@ -30,14 +35,13 @@ from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import home
 from pipelines.platform.storage import absolute, dataset_manifest
-from pipelines.platform.tracking import UNRECORDED, Run, dataset_key, run_of_model, start_run
+from pipelines.platform.tracking import UNRECORDED, Run, run_of_model, start_run
 from pipelines.scoring.decided import decide_all, decision_tables, decisions_made, labelling_of
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
-from pipelines.scoring.evaluation_files import FinishedEvaluation, keep_earlier
+from pipelines.scoring.evaluation_files import FinishedEvaluation, write_beside, write_evaluation
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
-from pipelines.scoring.hub_results import HUB_FOLDER, hub_files, model_folder, write_hub_files
-from pipelines.scoring.images_file import IMAGES_FILE
+from pipelines.scoring.hub_results import hub_files, model_folder
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.model_card import model_card
 from pipelines.scoring.options import Actors, choose_actors
@@ -67,9 +71,21 @@ def run(args: argparse.Namespace) -> int:
     if args.embedded:
         return run_study(args)
     settings = read_config(EvaluateSettings, args.config, args.set)
-    names = ("model", "weights", "shards", "num_samples", "output", "max_pixels", "overlap", "roi", "use_gpu")
+    names = (
+        "model",
+        "weights",
+        "class_name",
+        "shards",
+        "num_samples",
+        "output",
+        "max_pixels",
+        "overlap",
+        "roi",
+        "use_gpu",
+    )
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     changes |= {name: True for name in ("allow_overlap", "tile", "full_resolution") if getattr(args, name)}
+    changes |= {"images": list(map(absolute, args.images))} if args.images else {}
     changes |= {} if args.at is None else {"full_resolution": args.at == "mask"}
     changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
@@ -110,8 +126,37 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         DataError: no shards, none of the images can be scored, or images were trained on and `allow_overlap` is off.
         OutputError: the output cannot be written, or is a URI with the result of another evaluation.
     """
-    if not settings.shards:
-        raise DataError("Nothing to evaluate: give --shards with a folder of `bayes-pfl ingest`.")
+    if not settings.images:
+        return _evaluate(settings, settings.shards)
+    with tempfile.TemporaryDirectory(prefix="bayes-pfl-evaluate-") as temporary:
+        return _evaluate(settings, (*settings.shards, *_ingested(settings, Path(temporary))))
+
+
+def _ingested(settings: EvaluateSettings, folder: Path) -> list[str]:
+    """Shards of the folders of images, each with its counts on stderr. Raises what `ingest` does."""
+    shards = []
+    names = {"": settings.class_name} if settings.class_name is not None else {}
+    for number, source in enumerate(settings.images):
+        if not Path(source).expanduser().is_dir():
+            raise DataError(f"There is no folder {source}: give a folder with good and defective images.")
+        config = IngestConfig(class_names=names, max_pixels=settings.max_pixels)
+        try:
+            summary = ingest(FOLDER.name, source, folder / str(number), config)
+        except DataError as error:
+            raise DataError(f"{error} Options are those of `bayes-pfl ingest folder`, for --shards.") from error
+        print(summary_text({**summary, "output": "evaluated, not kept"}), file=sys.stderr)
+        shards.append(summary["output"])
+        if any(ref.class_name == ANY_OBJECT for ref in index_shards(summary["output"])) and not names:
+            raise ConfigError(f'Say what the images in {source} show: --class-name "metal plate".')
+    return shards
+
+
+def _evaluate(settings: EvaluateSettings, shards: Sequence[str]) -> dict[str, Any]:
+    if not shards:
+        raise DataError(
+            "Nothing to evaluate: give a folder of images with the folders good and bad in it, or --shards with a "
+            "folder of `bayes-pfl ingest`."
+        )
     view = make_view(settings.tile, settings.overlap, settings.roi)
     check_protocol(settings.protocol, view)
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
@@ -119,12 +164,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     bundle = load_bundle(settings.model, settings.weights)
     task = _task(settings, bundle, view, actors.device)
     check_auto(task, label_threshold(None, task))
-    datasets = _datasets(settings)
+    datasets = _datasets(settings, shards)
     refs = [ref for dataset in datasets for ref in dataset.refs]
     overlap = overlapping(bundle, refs)
     if overlap and not settings.allow_overlap:
         raise _trained_on(overlap)
     _check_class_names(bundle, refs)
+    _check_labels(datasets)
     store = Store(absolute(settings.output or str(home() / "evaluation")))
     store.make()
     scored = _score(task, actors, datasets, refs)
@@ -140,11 +186,12 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     original = task._replace(bundle=bundle)
     card, times = model_card(settings.model, original, labelling), latency(scored, actors.number)
     record = run_record(card, datasets, times, git_revision(), tracked)
+    print("Writing the report ...", file=sys.stderr)
     images = extreme_images(settings.cases, original, datasets, scored)
     hub, text = hub_files(result, record["date"], settings.hub_datasets), settings_text(settings)
-    _write(FinishedEvaluation(result, record, text, datasets, scored, images, decisions, hub), store, tracked)
+    write_evaluation(FinishedEvaluation(result, record, text, datasets, scored, images, decisions, hub), store, tracked)
     if not overlap and settings.categories is None:
-        _write_beside(model_folder(settings.model, bundle), hub)
+        write_beside(model_folder(settings.model, bundle), hub)
     FinishedChunks(home() / "evaluations", task, refs).remove()
     if own:
         tracked.finish()
@@ -165,29 +212,6 @@ def _result(
         "vanished": [refs[position].sample_id for position in sorted(scored.vanished)],
         "not_scored": [{"sample_id": refs[at].sample_id, "error": why} for at, why in sorted(scored.problems.items())],
     }
-
-
-def _write(finished: FinishedEvaluation, store: Store, tracked: Run) -> None:
-    """All files into the output, and into MLflow."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if is_remote(store.root) else Path(store.root)
-        keep_earlier(store, finished.result)
-        files = finished.write(folder)
-        if is_remote(store.root):
-            for file in files:
-                store.put(file, str(file.relative_to(folder)))
-        _record(tracked, finished.result, folder, [file for file in files if file.name != IMAGES_FILE])
-
-
-def _write_beside(folder: Path | None, hub: dict[str, str]) -> None:
-    """The files for the model hub, beside the model that they are of."""
-    if folder is None:
-        return
-    try:
-        write_hub_files(folder, hub)
-    except OSError as error:
-        reason = error.strerror or error
-        print(f"Not written beside the model: {folder}/{HUB_FOLDER} ({reason}); the output has it.", file=sys.stderr)
 
 
 def _question(settings: EvaluateSettings, task: ScoringTask) -> dict[str, Any]:
@@ -221,7 +245,7 @@ def finished_result(settings: EvaluateSettings) -> dict[str, Any] | None:
         if isinstance(earlier, dict):
             view = make_view(settings.tile, settings.overlap, settings.roi)
             task = _task(settings, load_bundle(settings.model, settings.weights), view, "cpu")
-            refs = [ref for dataset in _datasets(settings) for ref in dataset.refs]
+            refs = [ref for dataset in _datasets(settings, settings.shards) for ref in dataset.refs]
             wanted = json.loads(json.dumps(_question(settings, task) | _images(task, refs)))
             return earlier if all(earlier.get(name) == value for name, value in wanted.items()) else None
     return None
@@ -242,6 +266,18 @@ def _check_class_names(bundle: Bundle, refs: Sequence[SampleRef]) -> None:
             fitting.add(name)
     usable = {ref.category for ref in refs if ref.class_name in fitting}
     check_class_names(names, [ref for ref in refs if ref.category not in usable])
+
+
+def _check_labels(datasets: Sequence[EvaluatedDataset]) -> None:
+    """Refuse a dataset of which no figure can be given. Raises DataError."""
+    for dataset in datasets:
+        labels = {ref.label for ref in dataset.refs}
+        if len(labels) == 1 and not any(ref.mask_sha256 is not None for ref in dataset.refs if ref.label == 1):
+            kind, other = ("anomalous", "good") if labels == {1} else ("good", "anomalous")
+            raise DataError(
+                f"{counted(len(dataset.refs), 'image')} of {dataset.name}, all {kind}, and no mask: there is nothing "
+                f"to measure. Give {other} images too."
+            )
 
 
 def _trained_on(overlap: list[str]) -> DataError:
@@ -268,15 +304,15 @@ def overlapping(bundle: Bundle, refs: Sequence[SampleRef]) -> list[str]:
     return [ref.sample_id for ref in refs if ref.sha256 in trained_on]
 
 
-def _datasets(settings: EvaluateSettings) -> list[EvaluatedDataset]:
+def _datasets(settings: EvaluateSettings, shards: Sequence[str]) -> list[EvaluatedDataset]:
     """The datasets with their samples, one behind the other."""
     datasets: list[EvaluatedDataset] = []
     start = 0
-    for folder in map(absolute, settings.shards):
+    for folder in map(absolute, shards):
         refs = index_shards(folder, settings.split, settings.categories)
         datasets.append(EvaluatedDataset(dataset_manifest(folder), refs, slice(start, start + len(refs))))
         start += len(refs)
-    if len({dataset.name for dataset in datasets}) < len(settings.shards):
+    if len({dataset.name for dataset in datasets}) < len(shards):
         raise DataError(
             "Two of these folders hold the same dataset: evaluate them one by one, or name one by --name at ingestion."
         )
@@ -333,16 +369,3 @@ def _tracked(settings: EvaluateSettings, bundle: Bundle, whole: bool) -> tuple[R
     if trained is not None:
         return trained, False
     return start_run(settings.tracking, "evaluate", {"stage": "evaluate", "model": bundle.version}), True
-
-
-def _record(tracked: Run, result: dict[str, Any], folder: Path, files: list[Path]) -> None:
-    """Keep metrics and files in MLflow."""
-    metrics = {
-        f"{dataset_key(name)}.{metric}": value
-        for name, dataset in result["datasets"].items()
-        for metric, value in dataset["mean"]["values"].items()
-        if value is not None
-    }
-    tracked.log_metrics(metrics)
-    for file in files:
-        tracked.log_file(file, str("evaluation" / file.relative_to(folder).parent))

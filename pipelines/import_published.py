@@ -12,7 +12,7 @@ import torch
 from bayes_pfl.clip.backbone import architecture_text
 from bayes_pfl.config import BackboneConfig, DetectorConfig, ModelConfig
 from bayes_pfl.errors import BackboneError, BundleError, ConfigError
-from bayes_pfl.inference.bundle import require_no_other, save_bundle
+from bayes_pfl.inference.bundle import refuse_other_model, save_bundle
 from bayes_pfl.methods.prompt_flow.published import published_detector
 from bayes_pfl.methods.published import PublishedModel, read_published
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     digest, published = read_checkpoint(args.weights)
     config = _detector_config(published, args)
     training = {"kind": "the authors' published weights", "file": args.weights.name, "file_sha256": digest}
-    require_no_other(args.output, config, training)
+    refuse_other_model(args.output, config, published.weights)
     save_bundle(args.output, config, published.weights, training, [])
     _report(args.output, config, args.json)
     return 0

@@ -15,7 +15,7 @@ from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, DetectorConfig, RunConfig, parse_config
 from bayes_pfl.config.untrained import WITHOUT_TRAINING, untrained_config
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.inference.bundle import UNTRAINED, Bundle, require_no_other, save_bundle
+from bayes_pfl.inference.bundle import UNTRAINED, Bundle, refuse_other_model, save_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.methods.builder import METHODS, build_trainable_method
 from pipelines.reproduction.recipes import COMPARED, recipe
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             f"--method {args.method} scores at once."
         )
     config = untrained_config(args.method, None, args.set)
-    require_no_other(args.output, config, UNTRAINED)
+    refuse_other_model(args.output, config, {})
     save_bundle(args.output, config, {}, UNTRAINED, [])
     backbone = config.backbone
     if args.json:

@@ -16,7 +16,7 @@ from bayes_pfl.datasets.output import claim
 from pipelines.options.scoring import PART_IMAGES
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
-from pipelines.scoring.coco import coco_document, write_coco
+from pipelines.scoring.coco import coco_document, regions_of_good_images, write_coco
 from pipelines.scoring.command import make_task, nothing_scored
 from pipelines.scoring.gallery import labels_in_words
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     summary = {**summary, "left_out": counts_by_reason(inputs.skipped)}
     if args.coco is not None:
         write_coco(args.coco, coco_document(rows.to_pylist(), regions, task))
+        for sentence in regions_of_good_images(rows.to_pylist(), regions):
+            print(f"{sentence}.", file=sys.stderr)
     if args.review is not None:
         print(_review(args, inputs.images, rows, labelling), file=sys.stderr)
     print(json.dumps(summary) if args.json else _text(rows, summary))

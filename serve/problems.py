@@ -130,7 +130,7 @@ def explain(errors: Sequence[Any], skip: int = 0) -> str:
     parts = []
     for finding in errors[:5]:
         where = ".".join(str(part)[:60] for part in finding["loc"][skip:])
-        text = "unknown" if finding["type"] == "extra_forbidden" else finding["msg"]
+        text = "unknown" if finding["type"] == "extra_forbidden" else finding["msg"].removeprefix("Value error, ")
         parts.append(f"{where or 'body'}: {text}")
     return "; ".join(parts)
 

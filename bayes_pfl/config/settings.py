@@ -260,7 +260,7 @@ def _key(kind: type[Settings], location: tuple[Any, ...]) -> list[str]:
 def _message(problem: Any) -> str:
     """pydantic's message; of a section's kind that does not exist, what there is."""
     if problem["type"] != "union_tag_invalid":
-        return str(problem["msg"])
+        return str(problem["msg"]).removeprefix("Value error, ")
     names = [name.strip(" '") for name in problem["ctx"]["expected_tags"].split(",")]
     near = difflib.get_close_matches(str(problem["ctx"]["tag"]), names, 1, 0.0)[0]
     return f"there is no method '{problem['ctx']['tag']}'; did you mean '{near}'? There are {', '.join(names)}"

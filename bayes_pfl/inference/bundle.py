@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bayes_pfl.clip.backbone import package_path
@@ -133,26 +134,23 @@ def save_bundle(
         ) from error
 
 
-def require_no_other(folder: Path, config: DetectorConfig, training: dict[str, Any]) -> None:
-    """Refuse to replace a model by one that is made otherwise; the same one may be written again.
+def refuse_other_model(folder: Path, config: DetectorConfig, weights: dict[str, Tensor]) -> None:
+    """Refuse to replace a model by another one.
 
     Args:
-        folder: where a bundle is to be written.
-        config: of the model.
-        training: its record of where it comes from.
+        folder: where a bundle shall be written.
+        config: of its detector.
+        weights: of its head, by name.
 
     Raises:
-        BundleError: the folder holds another model.
+        BundleError: another model lies there, or a damaged one.
     """
-    try:
-        present = json.loads((folder / "bundle.json").read_bytes())
-        same = (present["config"], present["training"]) == (config.model_dump(mode="json"), training)
-    except FileNotFoundError:
+    if not (folder / "bundle.json").exists():
         return
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise BundleError(f"{folder} holds another model: choose another output, or move that model away.")
+    present = load_bundle(folder)
+    same = present.config == config and present.weights.keys() == weights.keys()
+    if not same or not all(torch.equal(value, weights[name]) for name, value in present.weights.items()):
+        raise BundleError(f"{folder} holds another model: choose another folder, or move that model away.")
 
 
 def _is_replaceable(folder: Path) -> bool:

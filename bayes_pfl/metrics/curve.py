@@ -146,7 +146,7 @@ def one_class_reason(item: str, anomalous: int, normal: int) -> str | None:
         The reason as a clause, or None.
     """
     if not anomalous and not normal:
-        return f"there is no {item}"
+        return f"there is no {item}" + (" of an image with a mask" if item == "pixel" else "")
     if not anomalous:
         return f"there is no anomalous {item}" + (", so no region" if item == "pixel" else "")
     return None if normal else f"there is no normal {item}"

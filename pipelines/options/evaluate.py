@@ -21,6 +21,10 @@ class EvaluateSettings(Settings):
 
     model: str = Field("embedded", description="bundle by path or URI, embedded, or models:/NAME@ALIAS")
     weights: str | None = Field(None, description="file of CLIP's weights; none: where the bundle says")
+    images: tuple[str, ...] = Field(
+        (), description="folders of images with good and defective ones in folders of their own, a dataset each"
+    )
+    class_name: str | None = Field(None, min_length=1, description="what the images of `images` show")
     shards: tuple[str, ...] = Field((), description="folders of shards by path or URI, one dataset each")
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
@@ -63,6 +67,7 @@ SETTINGS = EvaluateSettings
 """What `--set` and `--settings` are about."""
 
 EXAMPLES = """\
+bayes-pfl evaluate photos/ --class-name "metal plate"
 bayes-pfl evaluate --model runs/visa --shards shards/mvtec
 bayes-pfl evaluate --method winclip --shards shards/mvtec --shards shards/btad
 """
@@ -75,6 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: gets the options.
     """
     add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGES", help="folders of images with folders such as good and bad in them")
+    add("--class-name", metavar="NAME", help='what these images show, e.g. "metal plate"; shards know it themselves')
     add_model(parser, "embedded")
     add("--shards", action="append", metavar="DIR", help="folder or URI of shards, a dataset each; repeatable")
     add("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)

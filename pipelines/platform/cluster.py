@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from bayes_pfl.errors import ConfigError, TrainingError
 from bayes_pfl.machine import ImportFolders, gpu_share, gpus_here, usable_cpus
@@ -26,6 +26,8 @@ QUIET = {
 """Environment of Ray that keeps its own chatter off the terminal; what is set already stays."""
 
 CONNECT_TIMEOUT_S = 10
+ANSWER_S = 60.0
+"""Time for a machine to start a process that looks what is installed."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
@@ -194,3 +196,59 @@ def require_gpu(use_gpu: bool) -> None:
     """
     if use_gpu and not os.environ.get("RAY_ADDRESS") and not gpus_here():
         raise ConfigError("There is no GPU that torch can use here; leave use_gpu off, or install its driver.")
+
+
+class ClusterMachine(NamedTuple):
+    """A machine of the cluster."""
+
+    address: str
+    versions: dict[str, str]
+    """Of Python and of each package; empty where the machine did not answer."""
+
+
+def cluster_machines(packages: Sequence[str]) -> list[ClusterMachine]:
+    """Join the cluster and ask every machine for its versions.
+
+    Args:
+        packages: names of distributions.
+
+    Returns:
+        The machines that are alive, by address.
+
+    Raises:
+        ConfigError: no cluster answers.
+    """
+    start_ray(0)
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def installed() -> dict[str, str]:  # sent by value: this project may be what a machine lacks
+        import importlib.metadata
+        import platform
+
+        versions = {"Python": platform.python_version()}
+        for package in packages:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                versions[package] = "not installed"
+        return versions
+
+    look = ray.remote(num_cpus=0, max_retries=0)(installed)
+    nodes = sorted((node["NodeManagerAddress"], node["NodeID"]) for node in ray.nodes() if node["Alive"])
+    answers = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(id_, soft=False)).remote() for _, id_ in nodes
+    ]
+    ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S)
+    return [ClusterMachine(address, _answered(answer)) for (address, _), answer in zip(nodes, answers, strict=True)]
+
+
+def _answered(answer: Any) -> dict[str, str]:
+    """What a machine answered; nothing if it did not."""
+    import ray
+
+    try:
+        versions: dict[str, str] = ray.get(answer, timeout=0)
+    except ray.exceptions.RayError:
+        return {}
+    return versions

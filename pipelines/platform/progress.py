@@ -25,23 +25,32 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], N
     Yields:
         A function that is called with each further amount.
     """
-    if sys.stderr.isatty():
-        with tqdm(total=total, initial=done, unit=unit) as bar:
-            yield lambda amount: _ignore(bar.update(amount))
-        return
-    began = last = time.monotonic()
-    count = done
+    bar = tqdm(total=total, initial=done, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
+    finished, began, count = threading.Event(), time.monotonic(), done
 
     def advance(amount: int) -> None:
-        nonlocal count, last
+        nonlocal count
         count += amount
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S and count < total:
-            last = now
-            left = (now - began) * (total - count) / max(1, count - done)
-            print(f"{count:,} of {total:,} {unit}s, about {left:.0f} s left", file=sys.stderr, flush=True)
+        bar.update(amount)
 
-    yield advance
+    def tick() -> None:  # also while nothing advances: workers that load a model take a while
+        while not finished.wait(LINE_EVERY_S if bar.disable else 1.0):
+            if not bar.disable:
+                bar.refresh()
+            elif count < total:
+                passed = time.monotonic() - began
+                left = passed * (total - count) / (count - done) if count > done else None
+                when = f"{passed:.0f} s so far" if left is None else f"about {left:.0f} s left"
+                print(f"{count:,} of {total:,} {unit}s, {when}", file=sys.stderr, flush=True)
+
+    ticking = threading.Thread(target=tick, daemon=True)
+    ticking.start()
+    try:
+        yield advance
+    finally:
+        finished.set()
+        ticking.join()
+        bar.close()
 
 
 @contextmanager
@@ -61,7 +70,3 @@ def waiting(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _ignore(_value: object) -> None:
-    return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayes_pfl.data.shards import replacing
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import OutputError
 from bayes_pfl.inference.outlines import OutlinedRegion
 from pipelines.scoring.task import ScoringTask
@@ -62,8 +63,7 @@ def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None],
         image = RegionsOfImage.from_json(outlined)
         number = len(images) + 1
         entry = {"id": number, "file_name": row["sample_id"], "width": image.width, "height": image.height}
-        calibrated = row["p_value"] is not None
-        images.append(entry | ({name: row[name] for name in ("pred_label", "p_value")} if calibrated else {}))
+        images.append(entry | {name: row[name] for name in ("pred_label", "p_value") if row[name] is not None})
         for region in image.regions:
             annotations.append(
                 {
@@ -77,15 +77,38 @@ def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None],
                     "score": region.score,
                 }
             )
+    described = [f"Regions where the anomaly map reaches {levels}; looked at: {task.looked_at}"]
+    described += regions_of_good_images(rows, regions)
     return {
         "info": {
-            "description": f"Regions where the anomaly map reaches {levels}; looked at: {task.looked_at}",
+            "description": ". ".join(described),
             "version": task.bundle.version,
         },
         "images": images,
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
+
+
+def regions_of_good_images(rows: Sequence[dict[str, Any]], regions: Sequence[str | None]) -> list[str]:
+    """Why there are regions in images that are called good.
+
+    Args:
+        rows: rows of the results.
+        regions: of each row, as `RegionsOfImage` in JSON, or None.
+
+    Returns:
+        A sentence, or nothing where there are none.
+    """
+    good = [outlined for row, outlined in zip(rows, regions, strict=True) if row["pred_label"] == "good"]
+    marked = sum(bool(outlined and RegionsOfImage.from_json(outlined).regions) for outlined in good)
+    if not marked:
+        return []
+    return [
+        f"{counted(marked, 'image')} called good {'has' if marked == 1 else 'have'} regions: a region begins where the "
+        "map reaches the region threshold, and an image is called good by its image score, which has a threshold of "
+        "its own"
+    ]
 
 
 def write_coco(path: Path, document: dict[str, Any]) -> None:

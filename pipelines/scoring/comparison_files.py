@@ -8,6 +8,7 @@ from typing import Any
 from bayes_pfl.data.shards import replacing
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import Cell, ReportTable, table, write_report
+from pipelines.scoring.evaluation_files import move_aside
 
 FILES = ("comparison.csv", "images.csv", "comparison.md", "comparison.html", "comparison.json")
 """What a comparison writes, in this order."""
@@ -16,7 +17,7 @@ IMAGE_COLUMNS = ("category", "sample_id", "kind", "image_score A", "image_score 
 
 
 def write_comparison(folder: Path, result: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write all files of a comparison; comparison.json comes last.
+    """Write all files of a comparison; comparison.json comes last. Files of another one are moved aside.
 
     Args:
         folder: where to write.
@@ -29,15 +30,18 @@ def write_comparison(folder: Path, result: Mapping[str, Any], images: Sequence[M
     Raises:
         OutputError: they cannot be written.
     """
-    pages, notes = tables(result), describing(result)
+    pages, notes, text = tables(result), describing(result), json.dumps(result, indent=1) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "comparison.json"
+    if not last.is_file() or last.read_bytes() != text.encode():
+        move_aside(folder, FILES)
     write_csv(folder / "comparison.csv", _csv_rows(result))
     write_csv(folder / "images.csv", images)
     _write(
         folder / "comparison.md", "\n".join(["# Comparison", "", *[f"- {n}" for n in notes], *map(_markdown, pages)])
     )
     write_report(folder / "comparison.html", "Comparison", pages, {}, notes)
-    _write(folder / "comparison.json", json.dumps(result, indent=1) + "\n")
+    _write(last, text)
     return [folder / name for name in FILES]
 
 

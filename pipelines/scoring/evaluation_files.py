@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from bayes_pfl.decisions.boundaries import Decision
 from bayes_pfl.errors import DamagedError, OutputError
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import ReportImage
+from pipelines.platform.tracking import Run, dataset_key
 from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.evaluation_report import ReportContent
 from pipelines.scoring.evaluation_tables import metric_rows
@@ -55,14 +57,25 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
         return
     if is_remote(store.root):
         raise OutputError(f"{store.root} holds the result of another evaluation: choose another --output.")
-    folder = Path(store.root)
+    move_aside(Path(store.root), (*FILES, HUB_FOLDER))
+
+
+def move_aside(folder: Path, names: Sequence[str]) -> None:
+    """Move files that would be replaced into `earlier-N/` of the same folder, and say so.
+
+    Args:
+        folder: where they lie.
+        names: of files and folders; those that are not there are passed over.
+    """
+    present = [name for name in names if (folder / name).exists()]
+    if not present:
+        return
     number = next(number for number in range(1, 10**6) if not (folder / f"earlier-{number}").exists())
-    kept_in = folder / f"earlier-{number}"
-    kept_in.mkdir()
-    for name in (*FILES, HUB_FOLDER):
-        if (folder / name).exists():
-            (folder / name).rename(kept_in / name)
-    print(f"The result of another evaluation was moved to {kept_in}.", file=sys.stderr)
+    earlier = folder / f"earlier-{number}"
+    earlier.mkdir()
+    for name in present:
+        (folder / name).rename(earlier / name)
+    print(f"An earlier result, {', '.join(present)}, was moved to {earlier}.", file=sys.stderr)
 
 
 class FinishedEvaluation(NamedTuple):
@@ -106,6 +119,56 @@ class FinishedEvaluation(NamedTuple):
         content.write(folder / "report.html")
         _write_json(folder / "metrics.json", self.result)
         return [*hub, *(folder / name for name in FILES)]
+
+
+def write_evaluation(finished: FinishedEvaluation, store: Store, tracked: Run) -> None:
+    """All files into the output, and into MLflow.
+
+    Args:
+        finished: the evaluation.
+        store: the output.
+        tracked: the run that gets them.
+
+    Raises:
+        OutputError: the output is a URI with the result of another evaluation.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if is_remote(store.root) else Path(store.root)
+        keep_earlier(store, finished.result)
+        files = finished.write(folder)
+        if is_remote(store.root):
+            for file in files:
+                store.put(file, str(file.relative_to(folder)))
+        _record(tracked, finished.result, folder, [file for file in files if file.name != IMAGES_FILE])
+
+
+def write_beside(folder: Path | None, hub: dict[str, str]) -> None:
+    """The files for the model hub, beside the model that they are of.
+
+    Args:
+        folder: of the model; None where there is none to write into.
+        hub: texts by file name.
+    """
+    if folder is None:
+        return
+    try:
+        write_hub_files(folder, hub)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"Not written beside the model: {folder}/{HUB_FOLDER} ({reason}); the output has it.", file=sys.stderr)
+
+
+def _record(tracked: Run, result: dict[str, Any], folder: Path, files: list[Path]) -> None:
+    """Keep metrics and files in MLflow."""
+    metrics = {
+        f"{dataset_key(name)}.{metric}": value
+        for name, dataset in result["datasets"].items()
+        for metric, value in dataset["mean"]["values"].items()
+        if value is not None
+    }
+    tracked.log_metrics(metrics)
+    for file in files:
+        tracked.log_file(file, str("evaluation" / file.relative_to(folder).parent))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -43,10 +43,18 @@ def printed(result: Mapping[str, Any], columns: int) -> str:
                 rows = [labels | _percent(entry["values"]) for labels, entry in entries]
                 rows += _bounds(entries[-1][1]) if "mean" in entries[-1][0].values() else []
                 wide = table(rows, decimals=1)
-            parts.append(f"{title}, {_resolution(result)}\n{wide}")
+            parts.append("\n".join([f"{title}, {_resolution(result)}", wide, *_reasons(entries[-1][1])]))
             if beside := [{**labels, **_beside(entry)} for labels, entry in entries if "defect" not in labels]:
                 parts.append(f"{title}: F1-max, and what scores that tell nothing reach\n{table(beside, decimals=1)}")
     return "\n\n".join(parts)
+
+
+def _reasons(entry: Mapping[str, Any]) -> list[str]:
+    """A line for each reason why figures of an entry are undefined."""
+    by_reason: dict[str, list[str]] = {}
+    for metric, reason in entry["undefined"].items():
+        by_reason.setdefault(reason, []).append(metric)
+    return [f"- {', '.join(metrics)}: {reason}" for reason, metrics in by_reason.items()]
 
 
 def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:

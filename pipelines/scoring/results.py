@@ -160,6 +160,10 @@ class ScoringPlan(NamedTuple):
         return names
 
 
+WRITTEN = ("gallery.html", "summary.json", "scores.parquet", "scores.arrow", "maps")
+"""What an output folder holds in the end, beside its plan."""
+
+
 class Results:
     """An output folder that this process holds. Parts are lists of positions in `inputs`, the same in every run."""
 
@@ -175,7 +179,7 @@ class Results:
             Numbers of the parts that are left to do.
 
         Raises:
-            OutputError: the folder holds results of another plan.
+            OutputError: the folder holds results of another plan, or files of others with the names of results.
         """
         for unfinished in self.folder.rglob(".*.part"):  # of a run that was killed: this one holds the claim
             unfinished.unlink(missing_ok=True)
@@ -187,6 +191,8 @@ class Results:
                     f"{self.folder} holds the scores of another run (other {', '.join(others)}). Choose another "
                     "--output."
                 )
+        if not path.is_file() and (foreign := [name for name in WRITTEN if (self.folder / name).exists()]):
+            raise OutputError(f"{self.folder} holds {foreign[0]} of something else. Choose another --output.")
         write_json(path, self.plan._asdict())
         return [number for number in range(len(self.parts)) if not _is_whole(self._part(number))]
 

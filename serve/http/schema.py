@@ -318,7 +318,10 @@ class Score(Answer):
         description="standard deviation of the score over the drawn prompts; null for a method that draws none"
     )
     regions: list[Region] = Field(description="the 50 strongest; empty if no region threshold is known")
-    region_threshold: float | None
+    region_threshold: float | None = Field(description="map value from which a pixel belongs to a region, if known")
+    regions_because: str | None = Field(
+        description="why an image called good has regions, or one called defective has none; else null"
+    )
     anomaly_map: EncodedMap | None
     pred_mask: EncodedMap | None
     image: ImageSize

@@ -25,7 +25,7 @@ from serve.http.schema import (
     Timings,
 )
 from serve.http.statistics import Statistics
-from serve.http.verdicts import Ruling, decide
+from serve.http.verdicts import Ruling, decide, explain_regions
 from serve.measures import Measures
 from serve.messages import ModelInfo, Question, ReplicaAnswer
 from serve.models.client import ModelClient
@@ -186,6 +186,7 @@ class Service:
             uncertainty=answer.uncertainty,
             regions=drawn.regions,
             region_threshold=drawn.threshold,
+            regions_because=explain_regions(ruling, answer.image_score, drawn.threshold, bool(drawn.regions)),
             anomaly_map=drawn.anomaly_map,
             pred_mask=drawn.pred_mask,
             image=ImageSize(width=prepared.width, height=prepared.height),

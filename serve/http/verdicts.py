@@ -1,4 +1,4 @@
-"""A replica's answer, a typed threshold -> good, defective, unsure, or why nothing is said."""
+"""A replica's answer, a typed threshold -> good, defective, unsure, or why nothing is said; labels beside regions."""
 
 from typing import NamedTuple
 
@@ -65,6 +65,32 @@ def decide(answer: ReplicaAnswer, typed: float | None, looked_at: str) -> Ruling
     if answer.model.threshold is not None and answer.model.threshold_for == looked_at:
         return _by_threshold(answer, answer.model.threshold, reason)
     return Ruling(None, _no_label_because(answer, looked_at), no_calibration_because=reason)
+
+
+def explain_regions(ruling: Ruling, score: float, region_threshold: float | None, has_regions: bool) -> str | None:
+    """Label and regions each have a threshold of their own: where they seem to contradict each other, both are named.
+
+    Args:
+        ruling: on the image.
+        score: image score.
+        region_threshold: map value from which a pixel belongs to a region; None: no regions were looked for.
+        has_regions: whether a pixel reaches it.
+
+    Returns:
+        Why a good image has regions, or a defective one none; None where there is nothing to explain.
+    """
+    if region_threshold is None or (ruling.label, has_regions) not in (("good", True), ("defective", False)):
+        return None
+    is_good, verdict = ruling.label == "good", ruling.verdict
+    if verdict is None:
+        limit = f"below {ruling.threshold:.6g}" if is_good else f"from {ruling.threshold:.6g} on"
+    else:
+        limit = f"up to {verdict.good_up_to:.6g}" if is_good else f"above {verdict.defective_above:.6g}"
+    pixels = "pixels of the anomaly map reach" if is_good else "no pixel of the anomaly map reaches"
+    return (
+        f"the image score {score:.6g} is {ruling.label} ({limit}), but {pixels} the region threshold "
+        f"{region_threshold:.6g}: the label is of the whole image, regions are of single pixels"
+    )
 
 
 def _by_threshold(answer: ReplicaAnswer, threshold: float, no_calibration_because: str | None) -> Ruling:

@@ -1,94 +1,168 @@
-"""A program for test_cluster_walk: ingest, train and evaluate on three nodes, one of which is killed on the way.
+"""Three machines for test_cluster_walk: Linux namespaces, each with its own network address, processes, files and shared memory.
 
-Everything the stages hand on lies in an object store, and is copied from there before it is read. A worker runs on each node; after the kill
-there is room for two.
+They have the folder /srv/shared in common, as three machines that mount the same one. HOME and TMPDIR are local. Ray's files on
+one machine are out of sight of the others, and `ray stop` on one of them ends no process of the others.
 """
 
-import json
+import contextlib
+import os
+import shutil
+import subprocess
 import sys
-import threading
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from small import BACKBONE
+NAMES = ("machine-a", "machine-b", "machine-c")
+LOCAL = {"HOME": "/srv/home", "TMPDIR": "/srv/tmp"}
 
-from bayes_pfl.config import ModelConfig, TrainingConfig
-from bayes_pfl.data.remote import Store
-from bayes_pfl.synthetic import write_dataset
-from pipelines.evaluate import EvaluateSettings, evaluate
-from pipelines.ingest import ingest
-from pipelines.options.ingest import IngestConfig
-from pipelines.platform.settings import ClusterSettings, DataSettings, TrainSettings
-from pipelines.train import train
-from pipelines.training.images import run_name, split_samples
-
-EPOCHS = 4
-
-
-def main(folder: Path, store: str) -> None:
-    """Write what happened to walk.json: standard output has what Ray says of its dead node."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}  # a dead node is noticed in 2 s, not 15
-    head = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "_system_config": soon}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    others = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    options = IngestConfig(splits=("test",), rows_per_shard=4)
-    for name, categories in (("auxiliary", ("carpet", "gear")), ("unseen", ("leather",))):
-        write_dataset(folder / name, categories, 2, 4, size=64, seed=31 + len(categories))
-        ingest("folder", folder / name, f"{store}/shards/{name}", options)
-    settings = TrainSettings(
-        backbone=BACKBONE,
-        model=ModelConfig(num_prompts=2, flow_length=1),
-        training=TrainingConfig(epochs=EPOCHS, batch_size=4, learning_rate=1e-3),
-        data=DataSettings(train=f"{store}/shards/auxiliary"),
-        cluster=ClusterSettings(
-            num_workers=3,
-            min_workers=2,
-            storage=f"{store}/checkpoints",
-            cpus_per_worker=0.75,
-            cpus_per_loader=0.25,
-        ),
-        output=f"{store}/bundles/model",
-    )
-    checkpoints = Store(f"{store}/checkpoints/{run_name(settings, *split_samples(settings))}")
-    killed: list[int] = []
-
-    def kill_a_node() -> None:
-        while checkpoints.read_json("epoch_0001/progress.json") is None:
-            time.sleep(0.02)
-        killed.append(len(checkpoints.names()))
-        cluster.remove_node(others[-1], allow_graceful=False)
-
-    killer = threading.Thread(target=kill_a_node, daemon=True)
-    killer.start()
-    trained = train(settings)
-    killer.join(60)
-    result = evaluate(
-        EvaluateSettings(
-            model=trained["bundle"],
-            shards=(f"{store}/shards/unseen",),
-            num_samples=1,
-            cases=0,
-            workers=1,
-            output=f"{store}/evaluation",
-        )
-    )
-    alive = sum(node["Alive"] for node in ray.nodes())
-    lines = Path(trained["metrics_file"]).read_text(encoding="utf-8").splitlines()
-    report = {
-        "nodes_left": alive,
-        "killed": len(killed),
-        "bundle": trained["bundle"],
-        "images": result["datasets"]["unseen"]["images"],
-        "workers": [json.loads(line)["workers"] for line in lines],
-    }
-    (folder / "walk.json").write_text(json.dumps(report), encoding="utf-8")
-    ray.shutdown()
-    cluster.shutdown()
+SWITCH = """
+ip link add switch type bridge
+ip link set switch up
+ip link set lo up
+ip address add 10.77.0.254/24 dev switch
+echo ready
+exec cat >/dev/null
+"""
+MACHINE = """
+hostname {name}
+mount -t tmpfs tmpfs /srv
+mkdir /srv/shared /srv/home /srv/tmp
+ln -s {installed} /srv/home/bayes-pfl
+mount --bind {folder} /srv/shared
+mount --bind {folder}/hosts /etc/hosts
+mount --bind /dev/null /etc/resolv.conf
+mount -t tmpfs tmpfs /dev/shm
+ip link set lo up
+echo ready
+read -r plugged_in
+ip link set eth0 up
+ip address add {address}/24 dev eth0
+ip route add default via 10.77.0.254
+echo ready
+exec cat >/dev/null
+"""
+"""Both end when their standard input does: nothing outlives the test."""
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+def can_simulate() -> bool:
+    """Whether this computer has the tools, and this user the right.
+
+    Returns:
+        Whether `Machines` work here.
+    """
+    if any(shutil.which(program) is None for program in ("unshare", "nsenter", "ip", "ss")):
+        return False
+    return subprocess.run(["unshare", *own_users(), "--net", "--mount", "true"], check=False).returncode == 0
+
+
+def own_users() -> list[str]:
+    """Options of `unshare`: root needs none, others become root of what they make."""
+    return [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+
+
+class Machines:
+    """Simulated machines on one network.
+
+    Args:
+        folder: what they share; its file `hosts` gets their addresses.
+        environment: of every command.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**environment, **LOCAL}
+        self.addresses = {name: f"10.77.0.{number}" for number, name in enumerate(NAMES, 1)}
+        hosts = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self.addresses.items())]
+        (folder / "hosts").write_text("\n".join(hosts) + "\n", encoding="utf-8")
+        self.switch = begun(["unshare", *own_users(), "--net", "bash", "-ec", SWITCH])
+        self.first: dict[str, int] = {}
+        self.started: list[subprocess.Popen] = [self.switch]
+
+    def power_on(self, name: str) -> None:
+        """Start a machine and plug it in.
+
+        Args:
+            name: of `NAMES`.
+        """
+        script = MACHINE.format(name=name, folder=self.folder, address=self.addresses[name], installed=sys.prefix)
+        apart = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        process = begun([*inside(self.switch.pid, "--net"), *apart, "bash", "-ec", script])
+        self.started.append(process)
+        (self.first[name],) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        self._wire(f"ip link add {name} type veth peer name eth0 netns {self.first[name]}")
+        self._wire(f"ip link set {name} master switch up")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
+
+    def power_off(self, name: str) -> None:
+        """Lose a machine: its cable first, so that no process can say goodbye to the other machines.
+
+        Args:
+            name: of `NAMES`.
+        """
+        self._wire(f"ip link delete {name}")
+        os.kill(self.first.pop(name), 9)
+
+    def _wire(self, command: str) -> None:
+        subprocess.run([*inside(self.switch.pid, "--net"), *command.split()], check=True)
+
+    def start(self, name: str, script: str, output: Path) -> subprocess.Popen:
+        """Type lines into a shell of a machine, and do not wait for their end.
+
+        Args:
+            name: of the machine.
+            script: the lines; the first that fails ends the shell.
+            output: gets what they print.
+
+        Returns:
+            The shell.
+        """
+        apart = inside(self.first[name], "--net", "--mount", "--uts", "--ipc", "--pid")
+        with output.open("ab") as stream:
+            return subprocess.Popen(
+                [*apart, "bash", "-ec", f"cd /srv/shared\n{script}"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def output(self, name: str, command: str) -> str:
+        """What a command prints.
+
+        Args:
+            name: of the machine.
+            command: one line of bash.
+
+        Returns:
+            Its standard output.
+        """
+        apart = inside(self.first[name], "--net", "--mount", "--uts", "--ipc", "--pid")
+        return subprocess.check_output([*apart, "bash", "-ec", command], env=self.environment, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for process in reversed(self.started):
+            process.stdin.close()
+            process.stdout.close()
+        for process in reversed(self.started):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+
+
+def begun(command: list[str]) -> subprocess.Popen:
+    """A process that has said that it is ready."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n", command
+    return process
+
+
+def inside(process: int, *namespaces: str) -> list[str]:
+    """The beginning of a command that runs in namespaces of another process."""
+    user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    return ["nsenter", f"--target={process}", *user, *namespaces]

@@ -337,3 +337,56 @@ def test_defects_that_vanish_count_in_no_figure_and_are_named(work, tmp_path):
     (measured,) = larger["datasets"].values()
     (category,) = measured["categories"].values()
     assert math.isclose(category["values"]["pixel_auroc"], roc_auc_score(*flat), abs_tol=1e-4)
+
+
+@pytest.fixture
+def photos(work, tmp_path):
+    """The images of the category gear in the folders good and bad, beside files that are no images."""
+    _, shards, _, _ = work
+    folder = tmp_path / "photos"
+    for number, row in enumerate(iterate_rows(shards, categories=("gear",))):
+        path = folder / ("bad" if row["label"] else "good") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row["image"])
+    (folder / "notes.txt").write_text("no image", encoding="ascii")
+    (folder / "good" / "phone.heic").write_bytes(b"x")
+    (folder / "good" / "empty.png").touch()
+    return folder
+
+
+def test_a_folder_of_images_gives_what_its_shards_give_and_nothing_stale(work, photos, tmp_path, capsys):
+    _, _, bundle, result = work
+    words = ["evaluate", str(photos), "--class-name", "gear", "--model", str(bundle), "--num-samples", "3"]
+    words += ["--output", str(tmp_path / "out"), "--json", "--set", "cases=0"]
+    assert main(words) == 0
+    answer = capsys.readouterr()
+    (measured,) = json.loads(answer.out)["datasets"].values()
+    (category,) = measured["categories"].values()
+    for name in ("image_auroc", "image_ap"):
+        assert category["values"][name] == result["datasets"]["painted"]["categories"]["gear"]["values"][name]
+    assert category["values"]["pixel_ap"] is None  # no masks
+    assert all(part in answer.err for part in (".heic is not read", "empty.png: the file is empty", "1 file, no image"))
+    counted = category["images"]
+    extra = next((photos / "bad").iterdir())
+    (photos / "good" / "more.png").write_bytes(extra.read_bytes() + b"\0")
+    assert main(words) == 0
+    again = json.loads(capsys.readouterr().out)["datasets"]["photos"]["categories"]
+    assert [entry["images"] for entry in again.values()] == [counted + 1]
+    assert (tmp_path / "out" / "earlier-1" / "metrics.json").is_file()
+
+
+def test_folders_that_cannot_be_measured_are_refused_with_what_to_do(work, photos, tmp_path, capsys):
+    _, _, bundle, _ = work
+    shutil.rmtree(photos / "good")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "a.png").write_bytes(next((photos / "bad").iterdir()).read_bytes())
+    for given, part in [
+        ([photos, "--class-name", "gear"], "all anomalous, and no mask: there is nothing to measure. Give good images"),
+        ([photos], "Say what the images in"),
+        ([flat, "--class-name", "gear"], "has a name that says normal or anomalous"),
+        ([tmp_path / "nowhere", "--class-name", "gear"], "There is no folder"),
+    ]:
+        assert main(["evaluate", *map(str, given), "--model", str(bundle), "--output", str(tmp_path / "o")]) == 2
+        assert part in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

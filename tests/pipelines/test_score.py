@@ -157,6 +157,13 @@ class TestFewImages:
             assert score(bundle, *given) == 2
             assert part in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["gallery.html", "summary.json", "maps"])
+    def test_files_of_others_are_not_replaced(self, bundle, few, tmp_path, capsys, name):
+        (tmp_path / name).write_text("of the user", encoding="ascii")
+        assert score(bundle, few, "--class-name", "gear", "--output", tmp_path) == 2
+        assert f"holds {name} of something else" in capsys.readouterr().err
+        assert (tmp_path / name).read_text(encoding="ascii") == "of the user"
+
     def test_a_folder_of_results_is_whole(self, bundle, detector, few, tmp_path, capsys):
         output = tmp_path / "results"
         assert score(bundle, few, "--class-name", "a <b>gear", "--output", output, "--threshold", "0.5") == 0
@@ -349,12 +356,18 @@ class TestFewImages:
         assert score(bundle, few, "--class-name", "gear", "--region-threshold", "0.5") == 2
         assert "give --coco too" in capsys.readouterr().err
         assert score(bundle, *given, "--region-threshold", level) == 0
-        text = (tmp_path / "new" / "regions.json").read_text()
-        document = json.loads(text)
+        document = json.loads((tmp_path / "new" / "regions.json").read_text())
         for name in ("--output", "--output"):  # the second time nothing is scored
             again = (*given, "--threshold", level, name, tmp_path / "results")
             assert score(bundle, *again) == 0
-            assert (tmp_path / "new" / "regions.json").read_text() == text
+            labelled = json.loads((tmp_path / "new" / "regions.json").read_text())
+            assert {image.pop("pred_label") for image in labelled["images"]} <= {"good", "defective"}
+            assert {**labelled, "info": document["info"]} == document
+        capsys.readouterr()
+        assert score(bundle, *given, "--threshold", "1", "--region-threshold", level) == 0
+        sentence = "called good ha"
+        assert sentence in capsys.readouterr().err
+        assert sentence in json.loads((tmp_path / "new" / "regions.json").read_text())["info"]["description"]
         assert list(rows_of(tmp_path / "results")[0]) == COLUMNS
         assert score(bundle, few, "--class-name", "gear", "--output", tmp_path / "results") == 2
         assert "other region_threshold" in capsys.readouterr().err

@@ -26,6 +26,8 @@ class Program(NamedTuple):
     url: str
     process: "subprocess.Popen[str]"
     registry: "Registry"
+    errors: Path
+    """What it prints on standard error."""
 
     def post(self, data: bytes, **query: Any) -> requests.Response:
         """Score one image, as a client of its own."""
@@ -79,15 +81,19 @@ def running(registry: Registry, *options: str) -> Iterator[Program]:
         "--json",
         *options,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True)
+    errors = registry.folder / f"stderr-{port}.txt"
+    with errors.open("w", encoding="utf-8") as sink:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=sink, env=environment, text=True, start_new_session=True
+        )
     watchdog = threading.Timer(START_S, process.terminate)
     watchdog.start()
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         watchdog.cancel()
-        assert line, f"the endpoint did not start: exit code {process.wait(STOP_S)}"
-        yield Program(json.loads(line)["url"], process, registry)
+        assert line, f"the endpoint did not start: exit code {process.wait(STOP_S)}, {errors.read_text('utf-8')}"
+        yield Program(json.loads(line)["url"], process, registry, errors)
     finally:
         watchdog.cancel()
         if process.poll() is None:

@@ -18,7 +18,9 @@ from starlette.testclient import TestClient
 
 from bayes_pfl.errors import ConfigError
 from serve.http.decision_log import DecisionLog
-from serve.main import add_arguments, main, settings_of
+from serve.main import main
+from serve.options.serving import add_arguments
+from serve.program import settings_of
 from serve.settings import ModelSettings, ServeSettings
 
 FIELDS = [
@@ -218,5 +220,3 @@ def test_options_of_the_command(path: Path) -> None:
     drift = settings.models[0].drift
     assert (drift.false_alarms_one_in, drift.usual_defects) == (50, 0.1)
     assert settings_of(parser.parse_args([])).decision_log is None
-    with pytest.raises(ConfigError, match="decision_log_bytes"):
-        settings_of(parser.parse_args([*given[:2], "--decision-log-mb", "0"]))

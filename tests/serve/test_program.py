@@ -4,6 +4,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,8 +22,10 @@ from local_endpoint import encoded, picture, write_bundle
 from program import HEADERS, STOP_S, Load, Program, Registry, descendants, running
 
 from bayes_pfl import Detector
-from bayes_pfl.errors import BayesPFLError, ConfigError
-from serve.main import add_arguments, check_address, main, settings_of
+from serve.main import main
+from serve.options.checks import check_address
+from serve.options.serving import add_arguments
+from serve.program import settings_of
 
 pytestmark = pytest.mark.ray
 JSON_HEADERS = HEADERS | {"Content-Type": "application/json"}
@@ -64,6 +67,22 @@ def ask(program: Program, number: int) -> tuple[int, str, int, float]:
 def test_it_scores_as_the_library_does(program: Program, expected: dict[str, list[float]]) -> None:
     first = next(iter(expected))
     assert [ask(program, number) for number in range(4)] == [(200, first, n, expected[first][n]) for n in range(4)]
+
+
+def test_no_wait_of_its_start_is_silent(program: Program, expected: dict[str, list[float]]) -> None:
+    lines = [line for line in program.errors.read_text("utf-8").splitlines() if "still at it" not in line]
+    assert lines[:4] == [
+        "Importing PyTorch ...",
+        "Looking at the model models:/small@champion ...",
+        "Starting Ray ...",
+        "Starting Ray Serve ...",
+    ]
+    version = next(iter(expected))
+    assert lines[4] == f"Loading the model models:/small@champion (version {version}; CLIP tiny-clip) ..."
+    assert [re.sub(r"\d+ s", "N s", line) for line in lines[5:7]] == [
+        "Replica 1 of 2 is up after N s.",
+        "Replica 2 of 2 is up after N s.",
+    ]
 
 
 def test_it_asks_for_the_token_and_for_its_own_host(program: Program) -> None:
@@ -123,6 +142,8 @@ def test_a_new_champion_takes_over_without_a_failed_request(
     assert all(answer[3] == expected[answer[1]][answer[2]] for answer in load.answers)
     assert {answer[1] for answer in load.answers} == {first, second}
     assert sorted(program.replicas()) == before
+    told = re.compile(rf"\d\d:\d\d:\d\d bayes-pfl: version {first} is replaced by {second}\.")
+    wait_for(lambda: told.search(program.errors.read_text("utf-8")) is not None)
 
 
 def test_told_to_stop_it_finishes_what_it_began(program: Program, expected: dict[str, list[float]]) -> None:
@@ -149,39 +170,14 @@ def test_told_to_stop_it_finishes_what_it_began(program: Program, expected: dict
     check_address(str(address.hostname), int(address.port or 0))
 
 
-def test_what_the_user_can_mend_is_one_line_and_exit_code_2(registry: Registry) -> None:
+def test_what_the_user_can_mend_is_one_sentence_and_exit_code_2(registry: Registry) -> None:
     environment = os.environ | {"MLFLOW_TRACKING_URI": registry.uri}
     command = [str(Path(sys.executable).with_name("bayes-pfl")), "serve", "--model", "models:/small@nobody"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: models:/small@nobody is not in the registry")
-    assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "part"),
-    [
-        (["--model", "nowhere"], "nowhere is no bundle"),
-        (["--challenger", "elsewhere"], "elsewhere is no bundle"),
-        (["--host", "0.0.0.0"], "needs bearer tokens"),
-        (["--tokens-file", "missing.txt"], "missing.txt"),
-        (["--method", "april_gan"], "'april_gan' must be trained"),
-        (["--method", "winclip", "--set", "model.scale=[2]"], "did you mean 'scales'"),
-        (["--set", "model.scales=[2]"], "give --method too"),
-        (["--replicas", "0"], "models.0.replicas: "),
-        (["--name", "Not A Name"], "models.0.name: "),
-        (["--max-body-mb", "0"], "max_body_bytes: "),
-        (["--allowed-host", "https://inspect.example.com"], "allowed_hosts.3: Value error, give the name alone"),
-    ],
-)
-def test_wrong_options_are_named(monkeypatch: pytest.MonkeyPatch, options: list[str], part: str) -> None:
-    monkeypatch.delenv("BAYES_PFL_TOKENS", raising=False)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    with pytest.raises(BayesPFLError) as caught:
-        settings_of(parser.parse_args(options))
-    assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert result.stderr.endswith("`bayes-pfl register`, or set MLFLOW_TRACKING_URI.\n")
+    assert result.stderr.count("bayes-pfl serve: models:/small@nobody is not in the registry") == 1
+    assert "Traceback" not in result.stderr
 
 
 def test_other_hosts_are_named_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,16 +201,6 @@ def test_how_the_model_computes_is_said_by_options(capsys: pytest.CaptureFixture
     assert replica.options.model_dump() == {"precision": "bfloat16", "compiled": True, "deterministic": False}
     assert main(["--precision", "tf32"]) == 2
     assert "--gpus" in capsys.readouterr().err
-
-
-def test_an_address_that_is_taken_or_is_none() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ConfigError, match="another --port"):
-            check_address("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(ConfigError, match="70000"):
-        check_address("127.0.0.1", 70000)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -114,6 +114,50 @@ def test_a_typed_threshold_comes_first(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "label", "has_regions", "part"),
+    [
+        (
+            {"threshold": 1, "region_threshold": 0},
+            "good",
+            True,
+            "is good (below 1), but pixels of the anomaly map reach",
+        ),
+        ({"threshold": 0, "region_threshold": 1}, "defective", False, "is defective (from 0 on), but no pixel of the"),
+        ({"threshold": 1, "region_threshold": 1}, "good", False, None),
+        ({"threshold": 0, "region_threshold": 0}, "defective", True, None),
+        (
+            {"region_threshold": 0},
+            "good",
+            True,
+            "is good (up to {good_up_to:.6g}), but pixels of the anomaly map reach",
+        ),
+        ({"region_threshold": 1}, "good", False, None),
+        ({}, "good", False, None),
+    ],
+)
+def test_label_and_regions_that_seem_to_differ_are_explained(
+    client: TestClient, query: dict[str, Any], label: str, has_regions: bool, part: str | None
+) -> None:
+    image = min(painted("brick wall", range(30)), key=lambda one: one.score)
+    answer = ask(client, image, **query)
+    assert (answer["pred_label"], bool(answer["regions"])) == (label, has_regions)
+    reason = answer["regions_because"]
+    assert (reason is None) == (part is None)
+    if part is not None:
+        score, level = answer["image_score"], answer["region_threshold"]
+        assert reason.startswith(f"the image score {score:.6g} {part.format(**answer)}")
+        assert f"the region threshold {level:.6g}:" in reason
+
+
+def test_one_threshold_for_both_is_explained_where_a_pixel_is_above_and_the_score_below(client: TestClient) -> None:
+    image = next(one for one in painted("brick wall", NEW) if one.highest > one.score + 0.002)
+    answer = ask(client, image, threshold=(image.score + image.highest) / 2)
+    assert answer["pred_label"] == "good"
+    assert answer["regions"]
+    assert answer["regions_because"].startswith(f"the image score {image.score:.6g} is good (below ")
+
+
+@pytest.mark.parametrize(
     ("query", "difference"),
     [
         ({"num_samples": 3}, "num_samples 2, not 3"),

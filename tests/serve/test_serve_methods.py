@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 from bayes_pfl import Detector
 from bayes_pfl.config import DetectorConfig, WinClipConfig
 from bayes_pfl.inference.bundle import UNTRAINED, load_bundle, save_bundle
-from serve.main import add_arguments, settings_of
+from serve.options.serving import add_arguments
+from serve.program import settings_of
 from serve.settings import ModelSettings, ServeSettings
 
 

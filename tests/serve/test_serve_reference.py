@@ -42,5 +42,5 @@ def test_what_the_user_can_mend(tmp_path: Path, bundles: dict[str, Path], capsys
     assert main([str(tmp_path / "missing"), "--model", str(bundles["first"])]) == 2
     assert "There is no" in capsys.readouterr().err
     assert main([str(image), "--model", str(tmp_path / "nothing")]) == 2
-    assert "There is no folder" in capsys.readouterr().err
+    assert "holds no model" in capsys.readouterr().err
     assert read_reference(bundles["first"]) is None

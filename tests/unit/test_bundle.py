@@ -15,7 +15,7 @@ import torch
 from small import random_bundle
 
 from bayes_pfl.errors import BundleError
-from bayes_pfl.inference.bundle import load_bundle, save_bundle, training_images
+from bayes_pfl.inference.bundle import load_bundle, refuse_other_model, save_bundle, training_images
 from bayes_pfl.inference.detector import Detector
 
 OLD, NEW = ["a" * 64], ["b" * 64]
@@ -171,3 +171,11 @@ def test_a_head_of_another_form_is_a_bundle_error(loaded, folder):
         with_head(folder, weights)
         with pytest.raises(BundleError):
             Detector.load(folder)
+
+
+def test_another_model_is_not_replaced_and_the_same_is(loaded, folder):
+    refuse_other_model(folder, loaded.config, loaded.weights)
+    refuse_other_model(folder.with_name("new"), loaded.config, loaded.weights)
+    other = {name: value + 1 for name, value in loaded.weights.items()}
+    with pytest.raises(BundleError, match="holds another model"):
+        refuse_other_model(folder, loaded.config, other)

@@ -52,6 +52,19 @@ def test_what_differs_is_shown_and_what_does_not_is_not(sides):
     assert abs(result["most_different"][0]["placement_difference"]) == max(differences) > 0
 
 
+def test_another_comparison_is_moved_aside_and_the_same_is_not(sides, tmp_path, capsys):
+    result = compared(*sides, RESAMPLING, 5)
+    images = result.pop("every_image")
+    (tmp_path / "comparison.html").write_text("of the user", encoding="utf-8")
+    for _ in range(2):
+        write_comparison(tmp_path, result, images)
+    assert (tmp_path / "earlier-1" / "comparison.html").read_text(encoding="utf-8") == "of the user"
+    assert not (tmp_path / "earlier-2").exists()
+    assert "was moved to" in capsys.readouterr().err
+    write_comparison(tmp_path, {**result, "output": "elsewhere"}, images)
+    assert json.loads((tmp_path / "earlier-2" / "comparison.json").read_text(encoding="utf-8")) == result
+
+
 def test_files_and_terminal_agree(sides, tmp_path):
     result = compared(*sides, RESAMPLING, 5)
     images = result.pop("every_image")

@@ -147,3 +147,10 @@ def test_a_mistake_is_told_where_it_was_made(tmp_path):
     assert f"{tmp_path / 'run.yaml'}: training.epochs: Input should be greater" in message
     assert "--set backbone.nmae=x: unknown key 'backbone.nmae'; did you mean 'name'" in message
     assert "--set training.batch_size=none: training.batch_size: Input should be a" in message
+
+
+def test_a_sentence_of_ours_is_not_introduced_by_pydantic():
+    with pytest.raises(ConfigError) as raised:
+        read_config(TuneSettings, None, ["sweep.grid={R: [1]}"])
+    assert "R needs no training of its own" in str(raised.value)
+    assert "Value error" not in str(raised.value)

@@ -41,12 +41,11 @@ def test_a_model_of_a_method_without_training_is_written_with_other_settings(tmp
     assert bundle.config.model == WinClipConfig(temperature=0.01)
     assert training_images(bundle) == frozenset()
     assert "Nothing was trained" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert main(["methods", "winclip", "--output", str(tmp_path / "model"), *options]) == 0  # the same once more
-    assert main(["methods", "winclip", "--output", str(tmp_path / "model"), *options[:-2]]) == 2
-    assert "holds another model: choose another output" in capsys.readouterr().err
-    assert load_bundle(tmp_path / "model").version == bundle.version
     image = np.zeros((48, 48, 3), np.uint8)
     assert 0 < Detector.load(tmp_path / "model").predict([image], ["bottle"])[0].image_score < 1
+    assert main(["methods", "winclip", "--output", str(tmp_path / "model"), *options]) == 0  # the same again
+    assert main(["methods", "winclip", "--output", str(tmp_path / "model"), *options[:-2]]) == 2
+    assert "holds another model" in capsys.readouterr().err
 
 
 def test_a_method_is_a_model_source(tmp_path, monkeypatch):

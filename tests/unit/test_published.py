@@ -67,8 +67,10 @@ def test_a_checkpoint_becomes_a_bundle_without_clips_weights(head, architecture,
 
 def test_the_released_draws_are_there_where_they_are_asked_for(head, architecture, tmp_path):
     for flags, expected in (((), False), (("--released-draws",), True)):
-        assert import_into(tmp_path, {"MyModel": head}, "--backbone", str(architecture), *flags) == 0
-        assert load_bundle(tmp_path / "bundle").config.model.variant.draws_in_order is expected
+        folder = tmp_path / str(expected)
+        folder.mkdir()
+        assert import_into(folder, {"MyModel": head}, "--backbone", str(architecture), *flags) == 0
+        assert load_bundle(folder / "bundle").config.model.variant.draws_in_order is expected
 
 
 def test_weights_that_are_never_used_need_not_be_there(head):
