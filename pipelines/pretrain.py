@@ -19,7 +19,7 @@ from bayes_pfl.synthetic.batches import training_batch, validation_set
 from pipelines.options.pretrain import PretrainSettings
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
-from pipelines.platform.settings import home
+from pipelines.platform.settings import below_home, home
 from pipelines.platform.tracking import Run, closing, resolved, start_run
 from pipelines.training.checkpoints import load_newest, settle
 from pipelines.training.workers import run_workers
@@ -70,7 +70,7 @@ def pretrain(settings: PretrainSettings, fresh: bool = False) -> dict[str, Any]:
         OutputError: the output holds the weights of another run.
         TrainingError: the run cannot go on.
     """
-    output = Path(settings.output).resolve()
+    output = Path(below_home(settings.output)).resolve()
     cluster = with_gpus(settings.cluster, settings.cluster.num_workers)
     changes = {"output": str(output), "tracking": resolved(settings.tracking), "cluster": cluster}
     settings = settings.model_copy(update=changes)

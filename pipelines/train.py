@@ -19,11 +19,12 @@ from bayes_pfl.inference.bundle import Bundle, training_images
 from bayes_pfl.methods.builder import frozen_encoder
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.mlflow_store import check_store
+from pipelines.platform.progress import waiting
 from pipelines.platform.settings import TrainSettings, home
 from pipelines.platform.tracking import BUNDLE_ARTIFACT, UNRECORDED, Run, closing
 from pipelines.training.bundles import write_bundle
 from pipelines.training.checkpoints import checkpoint_names, read_checkpoint, settle
-from pipelines.training.images import require_masks, require_selection, run_name, split_samples
+from pipelines.training.images import lacking_kind, require_masks, require_selection, run_name, split_samples
 from pipelines.training.initial import initial_head
 from pipelines.training.loop import SELECTION, STOP_FILE, final_head, training_loop
 from pipelines.training.places import with_absolute_paths
@@ -107,7 +108,9 @@ def train(
         raise ConfigError(
             f"There is no run of these settings to resume in {store.root}; leave --resume out to begin one."
         )
-    backbone, start = _check(settings, name, training, validation)
+    _check(settings, name, training, validation)
+    _announce(settings, training, validation)
+    backbone, start = _load(settings)
     if fresh:
         store.clear("*")  # the folder has this very run's name
     store.make()
@@ -115,12 +118,13 @@ def train(
     settle(store, read_checkpoint)
     fewest = cluster.min_workers or cluster.num_workers
     start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest * cluster.gpus)
-    tracked = tracked_run(settings, name, store, training, validation, parent_run)
-    _announce(settings, training, validation)
+    with waiting("Opening the run in MLflow"):
+        tracked = tracked_run(settings, name, store, training, validation, parent_run)
     with closing(tracked):
         with tracked.system_metrics():
             outcome = _fit(settings, store, tracked, training, validation)
-        metrics_file = _write_results(settings, name, tracked, backbone, start, outcome, training, validation)
+        with waiting("Writing the bundle, the curves and heat maps of a few images"):
+            metrics_file = _write_results(settings, name, tracked, backbone, start, outcome, training, validation)
     result = {
         "bundle": settings.output,
         "run_id": tracked.run_id,
@@ -170,10 +174,8 @@ def _write_results(
     return metrics_file
 
 
-def _check(
-    settings: TrainSettings, name: str, training: list[SampleRef], validation: list[SampleRef]
-) -> tuple[Backbone, Bundle | None]:
-    """Everything that can be found wrong before Ray starts; returns the backbone, and the head to go on from."""
+def _check(settings: TrainSettings, name: str, training: list[SampleRef], validation: list[SampleRef]) -> None:
+    """Refuse what the index of the images and the output's folder show to be wrong, before anything is loaded."""
     options, cluster = settings.training, settings.cluster
     smallest = min(options.batch_size, len(training))
     if smallest < cluster.num_workers:
@@ -187,7 +189,12 @@ def _check(
             require_selection(validation, settings.backbone.image_size, f"training.{option}")
     _check_output(settings.output, name)
     check_store(settings.tracking)
-    backbone = Backbone(settings.backbone)
+
+
+def _load(settings: TrainSettings) -> tuple[Backbone, Bundle | None]:
+    """The backbone, and the head to go on from; raises what is wrong with them before Ray starts."""
+    with waiting(f"Loading CLIP {settings.backbone.name}"):
+        backbone = Backbone(settings.backbone)
     start = initial_head(settings, backbone)
     if settings.data.features is not None:
         fitting_key(settings.data.features, backbone, frozen_encoder(settings.model, backbone).kind)
@@ -199,15 +206,15 @@ def _check_output(output: str, name: str) -> None:
     store = Store(output)
     record = store.read_json("bundle.json")
     if not isinstance(record, dict):
-        if store.names():
+        if store.names() or Path(output).is_file():
             raise OutputError(f"{output} holds something that is no model of this run: choose another output.")
         return
     training = record.get("training")
     other = training.get("run") if isinstance(training, dict) else None
     if other != name:
         raise OutputError(
-            f"{output} holds the model of another run ({other or 'of an earlier version'}): choose another output, "
-            "or move that model away."
+            f"{output} holds {f'the model of another run ({other})' if other else 'another model'}: choose another "
+            "output, or move that model away."
         )
 
 
@@ -233,6 +240,12 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
             file=sys.stderr,
         )
     if validation:
+        if lacking := lacking_kind(validation):
+            print(
+                f"The validation cannot measure anything, because {lacking}: choose other data.validation_categories "
+                "or a larger data.validation_share.",
+                file=sys.stderr,
+            )
         whole = ", ".join(data.validation_categories) or "no whole category"
         print(
             f"Validation on {len(validation)} images of the same dataset, never trained on: {whole}, and "
@@ -250,7 +263,7 @@ def _fit(
     import ray
 
     options = settings.training
-    counter = ray.remote(num_cpus=0)(StepCounter).remote() if sys.stderr.isatty() else None
+    counter = ray.remote(num_cpus=0)(StepCounter).remote()
     work = {
         "settings": settings.model_dump(mode="json"),
         "run_id": tracked.run_id,

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from bayes_pfl.config import DetectorOptions, read_config
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError, OutputError
+from bayes_pfl.metrics.resampling import too_few
 from pipelines.features import compute_features
 from pipelines.options.features import FeatureSettings
 from pipelines.options.tune import TuneSettings
 from pipelines.platform.cluster import start_ray, with_gpus
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
+from pipelines.platform.progress import progress, waiting
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
 from pipelines.sweep.results import gather, next_commands, printable
@@ -109,25 +112,18 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
     for overrides in wanted or combine(sweep.model_copy(update={"bayesian_trials": None, "random_trials": 5})):
         trial_settings(settings, overrides)  # every value is valid before anything starts
     training, validation = split_samples(settings)
-    check_store(settings.tracking)
     require_masks(training)
     require_selection(validation, settings.backbone.image_size, "A sweep")
+    check_store(settings.tracking)
     if fresh:
         clear(store)
     begun = _claim(settings, store, resume, training, validation)
     missing = [overrides for overrides in wanted if not outcome_of(store, overrides).is_done(sweep)]
     searched = max(len(ended(store)), begun.get("searched", 0))  # a search may have proposed a combination twice
     remaining = len(missing) if wanted else max(0, (sweep.bayesian_trials or 0) - searched)
-    _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining)
-    tracked = (
-        Run(settings.tracking, begun["run_id"])
-        if begun.get("run_id")
-        else start_run(settings.tracking, "sweep", {"stage": "tune"})
-    )
-    if not begun.get("run_id"):
-        tracked.log_params(
-            flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation)
-        )
+    _announce(settings, len(wanted) or (sweep.bayesian_trials or 0), remaining, validation)
+    with waiting("Opening the run in MLflow"):
+        tracked = _parent_run(settings, begun, training, validation)
     begun["run_id"] = tracked.run_id
     store.write_json(SWEEP_FILE, begun)
     broken: list[Outcome] = []
@@ -138,7 +134,8 @@ def tune(settings: TuneSettings, fresh: bool = False, resume: bool = False) -> d
             broken = _run_trials(settings, store, missing, remaining, training, validation, tracked.run_id)
             store.write_json(SWEEP_FILE, {**begun, "searched": searched + remaining - len(broken)})
         outcomes = [outcome for outcome in ended(store) if not wanted or _overrides(outcome) in wanted]
-        results, folder = gather(settings, store, [*outcomes, *broken], validation)
+        with waiting("Drawing the results"):
+            results, folder = gather(settings, store, [*outcomes, *broken], validation)
         tracked.log_folder(folder, "sweep")
     return results | ({"tracking_problem": tracked.problem} if tracked.problem else {})
 
@@ -204,12 +201,27 @@ def _claim(
     return begun or {"settings": digest}
 
 
-def _announce(settings: TuneSettings, trainings: int, remaining: int) -> None:
+def _parent_run(
+    settings: TuneSettings, begun: dict[str, Any], training: list[SampleRef], validation: list[SampleRef]
+) -> Run:
+    """The MLflow run of the sweep: the one begun before, or a new one with settings, versions and digests."""
+    if begun.get("run_id"):
+        return Run(settings.tracking, begun["run_id"])
+    tracked = start_run(settings.tracking, "sweep", {"stage": "tune"})
+    tracked.log_params(flat(settings.model_dump(mode="json")) | provenance(settings.data.train, training, validation))
+    return tracked
+
+
+def _announce(settings: TuneSettings, trainings: int, remaining: int, validation: list[SampleRef]) -> None:
     combinations = trainings * len(settings.sweep.num_samples)
     print(
         f"{trainings} trainings give {combinations} combinations; {trainings - remaining} are done already.",
         file=sys.stderr,
     )
+    few = too_few([ref.label for ref in validation])
+    if few is not None:
+        lacking = f"Of the {len(validation)} validation images, {few} of each kind."
+        print(f"{lacking} Combinations will not be told apart: raise data.validation_share.", file=sys.stderr)
 
 
 def ended(store: Store) -> list[Outcome]:
@@ -244,7 +256,7 @@ def _run_trials(
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    sweep = settings.sweep
+    sweep, epochs = settings.sweep, _count_epochs(settings)
     shared = {
         "settings": settings.model_dump(mode="json"),
         "training": [tuple(ref) for ref in training],
@@ -271,11 +283,12 @@ def _run_trials(
             name=f"tune-{time.time_ns()}",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[_note_stopped(settings, store)],
+            callbacks=[_note_stopped(settings, store), epochs],
             failure_config=ray_tune.FailureConfig(max_failures=settings.cluster.max_failures),
         ),
     )
-    results = tuner.fit()
+    with progress(count * settings.training.epochs, "epoch") as epochs.advance:
+        results = tuner.fit()
     broken = [results[index] for index in range(len(results)) if results[index].error is not None]
     return [
         Outcome(None, False, {"overrides": (result.config or {})["overrides"], "error": _reason(result.error)})
@@ -304,6 +317,29 @@ def _note_stopped(settings: TuneSettings, store: Store) -> Any:
                 Run(settings.tracking, trial.last_result.get("run_id", "")).finish("KILLED")
 
     return NoteStopped()
+
+
+def _count_epochs(settings: TuneSettings) -> Any:
+    """A callback of Tune that calls its `advance` with epochs; those that a trial has not needed count at its end."""
+    from ray import tune as ray_tune
+
+    class CountEpochs(ray_tune.Callback):
+        advance: Callable[[int], None]
+
+        def __init__(self) -> None:
+            self.done: dict[str, int] = {}
+
+        def _at(self, trial: Any, epochs: int) -> None:
+            self.advance(epochs - self.done.get(trial.trial_id, 0))
+            self.done[trial.trial_id] = epochs
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            self._at(trial, int(result.get("epoch", 0)) + 1)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._at(trial, settings.training.epochs)
+
+    return CountEpochs()
 
 
 def _with_features(settings: TuneSettings) -> TuneSettings:

@@ -108,6 +108,19 @@ class TrainSettings(RunConfig):
         return f"train-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def below_home(output: str) -> str:
+    """Where an output lies: `runs/NAME` stands for NAME in the folder of everything, wherever that is.
+
+    Args:
+        output: path or URI as settings have it.
+
+    Returns:
+        The same, but with BAYES_PFL_HOME in place of a leading `runs`.
+    """
+    first, _, rest = output.removeprefix("./").partition("/")
+    return str(home() / rest) if first == "runs" and rest else output
+
+
 def home() -> Path:
     """The folder of everything this project keeps.
 

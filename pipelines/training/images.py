@@ -14,7 +14,7 @@ from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.data.shards import file_sha256, read_shard
 from bayes_pfl.errors import ConfigError, DataError
 from bayes_pfl.inference.bundle import load_bundle
-from bayes_pfl.methods.builder import class_names
+from bayes_pfl.methods.builder import METHODS, class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.platform.settings import TrainSettings
 
@@ -31,11 +31,14 @@ def split_samples(settings: TrainSettings) -> tuple[list[SampleRef], list[Sample
         Training samples and validation samples.
 
     Raises:
-        ConfigError: a validation category does not exist, or normal or anomalous images are missing.
+        ConfigError: the method learns nothing, a validation category does not exist, or normal or anomalous images are
+            missing.
         DataError: there are no shards.
         ClassNameError: a class name does not fit into the method's prompts.
     """
-    data = settings.data
+    data, method = settings.data, settings.model.method
+    if METHODS[method].objective is None:
+        raise ConfigError(f"{method} learns nothing: score with it at once (bayes-pfl score IMAGES --method {method}).")
     refs = index_shards(data.train, data.split)
     categories = {ref.category for ref in refs}
     unknown = set(data.validation_categories) - categories
@@ -59,11 +62,12 @@ def _require_both_labels(refs: Sequence[SampleRef], training: Sequence[SampleRef
     good, anomalous = (sum(ref.label == label for ref in training) for label in (0, 1))
     held_out = len(refs) - len(training)
     validation = f", beside {held_out} kept for validation" if held_out else ""
+    example = f" ({training[0].sample_id} for one)" if training else ""
     where = f"split {split}" if split is not None else "shards"
     raise ConfigError(
         f"Training needs normal and anomalous images, and the {len(training)} of {where} are {good} normal and "
-        f"{anomalous} anomalous ones{validation}: choose another data.split or fewer validation categories, or ingest "
-        "images of both kinds."
+        f"{anomalous} anomalous ones{example}{validation}: choose another data.split or fewer validation categories, "
+        "or ingest images of both kinds."
     )
 
 
@@ -142,6 +146,24 @@ def require_masks(training: Sequence[SampleRef]) -> None:
         )
 
 
+def lacking_kind(validation: Sequence[SampleRef]) -> str:
+    """Why figures of the validation images are undefined, as their labels alone show.
+
+    Args:
+        validation: samples kept for validation.
+
+    Returns:
+        A clause with numbers and an example; empty where there are normal and anomalous images.
+    """
+    if not validation:
+        return "there are none"
+    labels = {ref.label for ref in validation}
+    if labels == {0, 1}:
+        return ""
+    kind = "anomalous" if labels == {1} else "normal"
+    return f"all {len(validation)} of them are {kind}, {validation[0].sample_id} for one"
+
+
 def require_selection(validation: Sequence[SampleRef], size: int, purpose: str) -> None:
     """Refuse validation images on which the pixel AP is undefined where something is chosen by it.
 
@@ -154,8 +176,8 @@ def require_selection(validation: Sequence[SampleRef], size: int, purpose: str) 
         ConfigError: normal or anomalous images are missing, or no mask has an anomalous pixel.
     """
     cure = "set data.validation_categories or data.validation_share."
-    if {ref.label for ref in validation} != {0, 1}:
-        raise ConfigError(f"{purpose} needs validation images, normal and anomalous: {cure}")
+    if lacking := lacking_kind(validation):
+        raise ConfigError(f"{purpose} needs validation images, normal and anomalous, and {lacking}: {cure}")
     masked = [ref for ref in validation if ref.label == 1 and ref.mask_sha256 is not None]
     if any(0 < ref.shows_from_px <= size for ref in masked):
         return

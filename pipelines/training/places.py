@@ -6,7 +6,7 @@ from typing import TypeVar
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.inference.bundle import load_bundle
-from pipelines.platform.settings import TrainSettings
+from pipelines.platform.settings import TrainSettings, below_home
 from pipelines.platform.storage import absolute
 from pipelines.platform.tracking import resolved
 
@@ -33,7 +33,7 @@ def with_absolute_paths(settings: RunSettings) -> RunSettings:
             "backbone": absolute_files(settings.backbone),
             "data": data.model_copy(update=places),
             "cluster": settings.cluster.model_copy(update={"storage": storage}),
-            "output": absolute(settings.output).rstrip("/"),
+            "output": absolute(below_home(settings.output)).rstrip("/"),
             "tracking": resolved(settings.tracking),
         }
     )

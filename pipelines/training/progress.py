@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.errors import DataError
+from pipelines.platform.progress import LINE_EVERY_S
 from pipelines.training.checkpoints import PROGRESS_FILE, checkpoint_names
 
 POLL_S = 0.5
 POLL_REMOTE_S = 5.0
-SELECTION, AUROC = "validation_pixel_ap", "validation_image_auroc"
-"""Metrics that a line shows beside the loss; all of them are in the run's metrics file and in MLflow."""
+SELECTION = "validation_pixel_ap"
+"""The metric that a line shows beside the loss; all of them are in the run's metrics file and in MLflow."""
 
 
 class StepCounter:
@@ -45,16 +46,18 @@ class StepCounter:
 class EpochLines:
     """While the block runs, print a line for every epoch whose checkpoint appears in `store`, with the time left.
 
-    With a `counter` (a handle of `StepCounter`) a bar over `epochs` x `steps_per_epoch` stands below the lines.
+    On a terminal a bar over `epochs` x `steps_per_epoch` stands below the lines; elsewhere a line now and then says how
+    many steps are done. `counter` is a handle of `StepCounter`.
     """
 
-    def __init__(self, store: Store, epochs: int, steps_per_epoch: int, counter: Any = None) -> None:
+    def __init__(self, store: Store, epochs: int, steps_per_epoch: int, counter: Any) -> None:
         self._store, self._epochs, self._counter = store, epochs, counter
+        self._last_line = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._seen = len(self._finished())
         self._bar = tqdm(
-            total=epochs * steps_per_epoch, unit="step", leave=False, disable=counter is None, file=sys.stderr
+            total=epochs * steps_per_epoch, unit="step", leave=False, disable=not sys.stderr.isatty(), file=sys.stderr
         )
 
     def __enter__(self) -> Self:
@@ -76,11 +79,19 @@ class EpochLines:
 
         while not self._stop.wait(POLL_REMOTE_S if is_remote(self._store.root) else POLL_S):
             self._print_new()
-            if self._counter is not None:
-                try:
-                    self._bar.update(ray.get(self._counter.get.remote(), timeout=POLL_REMOTE_S) - self._bar.n)
-                except ray.exceptions.RayError:
-                    continue  # the machine with the counter is gone; the lines go on
+            try:
+                self._show_steps(ray.get(self._counter.get.remote(), timeout=POLL_REMOTE_S))
+            except ray.exceptions.RayError:
+                continue  # the machine with the counter is gone; the lines go on
+
+    def _show_steps(self, steps: int) -> None:
+        """Move the bar, or print a line where there is none and the last one is long ago."""
+        if not self._bar.disable:
+            self._bar.update(steps - self._bar.n)
+            return
+        if time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            print(f"step {steps} of {self._bar.total}" if steps else "The workers start ...", file=sys.stderr)
 
     def _finished(self) -> list[dict[str, float]]:
         """History of the newest readable checkpoint: every epoch so far."""
@@ -103,6 +114,7 @@ class EpochLines:
             done = int(metrics["epoch"]) + 1
             each = (time.monotonic() - self._began) / max(1, done - self._already)
             left = f"{each * max(0, self._epochs - done):.0f} s left"
+            self._last_line = time.monotonic()
             tqdm.write(f"epoch {done}/{self._epochs}  {left}  {epoch_line(history, done - 1)}", file=sys.stderr)
         self._seen = max(self._seen, len(history))
 
@@ -127,14 +139,12 @@ def epoch_line(history: list[dict[str, float]], index: int) -> str:
     'loss 2  validation pixel AP 43.2 %, worse than 50.0 % in epoch 1'
     """
     metrics = history[index]
-    parts = [f"{metrics['images_per_second']:.3g} images/s"] if "images_per_second" in metrics else []
+    parts = [f"{metrics['images_per_second']:.1f} images/s"] if "images_per_second" in metrics else []
     loss, judged = f"loss {metrics['total']:.4g}", metrics.get(SELECTION)
     if judged is None:
         before = history[index - 1] if index > 0 and history[index - 1]["stage"] == metrics["stage"] else None
         change = "" if before is None else f", {_compared(before['total'] - metrics['total'])}"
         return "  ".join([*parts, loss + change])
-    if AUROC in metrics:
-        parts.append(f"validation image AUROC {100 * metrics[AUROC]:.1f} %")
     earlier = [(entry[SELECTION], number) for number, entry in enumerate(history[:index], 1) if SELECTION in entry]
     figure = f"validation pixel AP {100 * judged:.1f} %"
     if earlier:

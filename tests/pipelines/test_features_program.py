@@ -233,7 +233,12 @@ def test_too_little_hardware_or_too_small_a_batch_is_refused(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="batch of 5 images cannot be shared by 7 workers"):
         train(many)
     best = run.model_copy(update={"training": TrainingConfig(keep_best=True)})
-    with pytest.raises(ConfigError, match="keep_best needs validation images, normal and anomalous: set"):
+    with pytest.raises(
+        ConfigError, match="keep_best needs validation images, normal and anomalous, and there are none: "
+    ):
         train(best)
     with pytest.raises(ConfigError, match="no run of these settings to resume"):
         train(run, resume=True)
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="holds something that is no model of this run"):
+        train(run.model_copy(update={"output": str(tmp_path / "file")}))

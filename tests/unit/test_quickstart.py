@@ -1,7 +1,9 @@
 """The quickstart's folder and what it tells to try next."""
 
+import argparse
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from bayes_pfl.config import read_config
 from bayes_pfl.errors import OutputError
 from bayes_pfl.synthetic import write_dataset
 from bayes_pfl.synthetic.splits import HELD_OUT
+from pipelines.cli import options_of
+from pipelines.options.tune import TuneSettings
 from pipelines.platform.settings import TrackingSettings
 from pipelines.quickstart import MARKER, TRACKING, next_commands, prepare
+from serve.main import add_arguments as add_serve_arguments
 
 
 def test_its_model_and_experiment_are_not_the_users():
@@ -50,6 +56,17 @@ def test_what_to_try_next_names_files_that_are_there(tmp_path):
     assert score[4] == HELD_OUT[0]
     assert Path(tune[tune.index("--config") + 1]).is_file()
     assert tune[-1] == f"data.train={tmp_path}/shards/auxiliary"
+    parsed = []
+    for command, add_arguments in (
+        (serve, add_serve_arguments),
+        (score, options_of("score").add_arguments),
+        (tune, options_of("tune").add_arguments),
+    ):
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        add_arguments(parser)
+        parsed.append(parser.parse_args(shlex.split(shlex.join(command))[2:]))  # as it is printed and typed
+    settings = read_config(TuneSettings, parsed[-1].config, parsed[-1].set)
+    assert settings.data.train == f"{tmp_path}/shards/auxiliary"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
