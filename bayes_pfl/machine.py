@@ -1,12 +1,14 @@
-"""What a process may use of its machine: CPUs, folders to import from, a life no longer than its parent's."""
+"""What a process may use of its machine: CPUs, folders to import from, how it begins Ray, a life no longer than its parent's."""
 
+import contextlib
 import ctypes
 import math
 import os
 import platform
 import signal
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -134,6 +136,29 @@ def end_with_parent() -> None:
     """Let Linux send SIGTERM to this process when its parent ends, however that ends; for `Popen(preexec_fn=...)`."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def without_log_level_line() -> Iterator[None]:
+    """Hold standard error back during a block, and print all of it afterwards but the line with Ray's log level.
+
+    Ray's core writes that line to the file descriptor itself, before any level is in force.
+
+    Yields:
+        Nothing.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if b"Set ray log level from environment variable" not in line))
 
 
 class ImportFolders(list[str]):

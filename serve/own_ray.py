@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_pfl.errors import ConfigError
-from bayes_pfl.machine import ImportFolders, usable_cpus
+from bayes_pfl.machine import ImportFolders, usable_cpus, without_log_level_line
 from serve.http.closing import STOP_FILE_VARIABLE
 from serve.http.proxy import CALLBACK, CALLBACK_VARIABLE
 
@@ -58,13 +58,14 @@ def start_ray(address: str) -> None:
         "num_cpus": max(2, usable_cpus()),
     }
     try:
-        ray.init(
-            address=address,
-            job_config=job,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(here if address == "local" else {}),
-        )
+        with without_log_level_line():
+            ray.init(
+                address=address,
+                job_config=job,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(here if address == "local" else {}),
+            )
     except Exception as error:  # a bare one where its own processes take too long to start
         where = "Ray does not start here" if address == "local" else f"The Ray cluster {address} cannot be joined"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

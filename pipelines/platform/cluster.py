@@ -1,16 +1,14 @@
 """Resources that a program needs -> a local Ray, or the cluster that RAY_ADDRESS names, or a sentence why not."""
 
-import contextlib
 import logging
 import os
 import socket
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bayes_pfl.errors import ConfigError, TrainingError
-from bayes_pfl.machine import ImportFolders, gpu_share, gpus_here, usable_cpus
+from bayes_pfl.machine import ImportFolders, gpu_share, gpus_here, usable_cpus, without_log_level_line
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from pipelines.platform.autoscaler import wait_for_machines
 from pipelines.platform.resources import check_resources, cluster_has
@@ -110,7 +108,7 @@ def _init(options: dict[str, Any], address: str) -> None:
     job = ray.job_config.JobConfig()
     job._py_driver_sys_path = ImportFolders()  # else workers import from the current folder, first of all
     try:
-        with _without_its_first_line():
+        with without_log_level_line():
             ray.init(job_config=job, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # a bare one where its own processes take too long to start
         where = (
@@ -123,26 +121,6 @@ def _init(options: dict[str, Any], address: str) -> None:
             f"{where}: {lines[0].rstrip('.')}. Run it again where the machine was busy; else look into "
             "session_latest/logs of Ray's temporary folder."
         ) from error
-
-
-@contextlib.contextmanager
-def _without_its_first_line() -> Iterator[None]:
-    """Hold standard error back during a block, and print all of it afterwards but the line with Ray's log level.
-
-    Ray's core writes that line to the file descriptor itself, before any level is in force.
-    """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            held.seek(0)
-            os.write(2, b"".join(line for line in held if b"Set ray log level from environment variable" not in line))
 
 
 def gpus_in_reach() -> float:

@@ -150,7 +150,7 @@ def epoch_line(history: list[dict[str, float]], index: int) -> str:
     if earlier:
         best, epoch = max(earlier, key=lambda pair: pair[0])
         figure += f", {'better' if judged > best else 'worse'} than {100 * best:.1f} % in epoch {epoch}"
-    return "  ".join([loss, *parts, figure])
+    return "  ".join([*parts, loss, figure])
 
 
 def _compared(gain: float) -> str:
