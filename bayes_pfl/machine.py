@@ -1,4 +1,4 @@
-"""What a process may use of its machine: CPUs, folders to import from, how it begins Ray, a life no longer than its parent's."""
+"""What a process may use of its machine, how it begins Ray quietly, a life no longer than its parent's."""
 
 import contextlib
 import ctypes

@@ -27,7 +27,7 @@ from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import usable_cpus
 from bayes_pfl.temporary_folder import check_temporary_folder, temporary_folder
 from pipelines.platform.cluster import check_address, cluster_machines
-from pipelines.platform.mlflow_store import check_store, tracking_uri
+from pipelines.platform.mlflow_store import require_store, tracking_uri
 from pipelines.platform.resources import cluster_has
 from pipelines.platform.settings import TrackingSettings, home
 
@@ -172,7 +172,7 @@ def storage() -> Iterator[Finding]:
     Returns:
         Findings on MLflow's store, the home's disk and the cache of weights.
     """
-    yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: check_store(TrackingSettings()))
+    yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: require_store(TrackingSettings()))
     disk = next(folder for folder in (home().absolute(), *home().absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(disk).free
     problem = f"{disk} has less than {LEAST_ROOM_BYTES / GIB:.0f} GiB free: set BAYES_PFL_HOME to a larger disk."

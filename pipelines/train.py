@@ -246,10 +246,11 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
                 "or a larger data.validation_share.",
                 file=sys.stderr,
             )
-        whole = ", ".join(data.validation_categories) or "no whole category"
+        chosen = [*data.validation_categories]
+        if data.validation_share:
+            chosen.append(f"{100 * data.validation_share:g} % of the {'other ' if chosen else ''}images")
         print(
-            f"Validation on {len(validation)} images of the same dataset, never trained on: {whole}, and "
-            f"{100 * data.validation_share:g} % of the other images.",
+            f"Validation on {len(validation)} images of the same dataset, never trained on: {', '.join(chosen)}.",
             file=sys.stderr,
         )
     if options.keep_best or options.patience_epochs:

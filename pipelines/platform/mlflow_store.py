@@ -144,8 +144,26 @@ def check_store(settings: TrackingSettings) -> None:
     Raises:
         ConfigError: the store refuses. A store that does not answer now is no error here.
     """
-    with contextlib.suppress(*unreachable()), refusals(settings):
-        experiment_id(open_store(settings), settings)
+    with contextlib.suppress(TrainingError):
+        require_store(settings)
+
+
+def require_store(settings: TrackingSettings) -> None:
+    """Find out whether a run could be recorded now.
+
+    Args:
+        settings: where runs are recorded.
+
+    Raises:
+        ConfigError: the store refuses.
+        TrainingError: it does not answer.
+    """
+    try:
+        with refusals(settings):
+            experiment_id(open_store(settings), settings)
+    except unreachable() as error:
+        why = reason(tracking_uri(settings), error)
+        raise TrainingError(f"{why}. Start the server, or correct tracking.uri or MLFLOW_TRACKING_URI.") from error
 
 
 @contextlib.contextmanager

@@ -148,15 +148,15 @@ def begin(page: Page) -> None:
     for name in NAMES:
         page.machines.power_on(name)
     page.type("tokens and settings")
-    page.type("Ray's head")
     (mlflow,) = page.start("MLflow")
+    page.wait_until(lambda: "Application startup complete" in page.printed(), mlflow)
+    page.type("Ray's head")
     page.type("Ray")
     looked = page.type("is all there?")
     assert "0.0/6.0 CPU" in looked
     assert "machines            3, with 6 CPUs and 0 GPUs" in looked
     assert looked.count("the same versions") == 3
     page.type("images and shards")
-    page.wait_until(lambda: "Application startup complete" in page.printed(), mlflow)
 
 
 def train_and_lose_a_machine(page: Page) -> None:

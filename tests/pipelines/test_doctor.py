@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_what_is_wrong_is_said(
     assert "--shm-size" in findings["shared memory"]["problem"]
     assert "BAYES_PFL_HOME" in findings["disk"]["problem"]
     assert "sqlite" in findings["MLflow"]["problem"]
+
+
+def test_a_tracking_server_that_does_not_run_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.storage,))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        code, findings = examine(capsys)
+    assert code == 1
+    assert findings["MLflow"]["problem"].startswith(f"{uri} does not answer")
 
 
 def test_weights_in_the_cache_are_named_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
