@@ -232,7 +232,7 @@ def next_commands(model: str, folder: Path) -> list[list[str]]:
     program = "bayes-pfl" if shutil.which("bayes-pfl") else str(Path(sys.executable).with_name("bayes-pfl"))
     image = sorted((folder / "images" / "held-out").glob("*/test/*/*.png"))[0]
     class_name = image.parts[-4].replace("_", " ")
-    score = ["score", str(image), "--class-name", class_name, "--output", str(folder / "scores")]
+    score = ["score", str(image), "--class-name", class_name, "--model", model, "--output", str(folder / "scores")]
     commands = [[program, "serve", "--model", model], [program, *score]]
     config = config_file("tune_embedded")
     if config.is_file():  # it comes with the source, not with the package

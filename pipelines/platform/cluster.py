@@ -1,5 +1,6 @@
 """Resources that a program needs -> a local Ray, or the cluster that RAY_ADDRESS names, or a sentence why not."""
 
+import atexit
 import logging
 import os
 import socket
@@ -121,6 +122,17 @@ def _init(options: dict[str, Any], address: str) -> None:
             f"{where}: {lines[0].rstrip('.')}. Run it again where the machine was busy; else look into "
             "session_latest/logs of Ray's temporary folder."
         ) from error
+    if options and sys.stderr.isatty():
+        atexit.unregister(_say_that_it_ends)
+        atexit.register(_say_that_it_ends)
+
+
+def _say_that_it_ends() -> None:
+    """It takes 3 to 5 s until the last of Ray's processes is gone."""
+    import ray
+
+    if ray.is_initialized():
+        print("Ending Ray ...", file=sys.stderr, flush=True)
 
 
 def gpus_in_reach() -> float:

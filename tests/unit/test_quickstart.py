@@ -53,7 +53,7 @@ def test_what_to_try_next_names_files_that_are_there(tmp_path):
     serve, score, tune = next_commands("models:/m@a", tmp_path)
     assert serve[1:] == ["serve", "--model", "models:/m@a"]
     assert Path(score[2]).is_file()
-    assert score[4] == HELD_OUT[0]
+    assert score[4:7] == [HELD_OUT[0], "--model", "models:/m@a"]
     assert Path(tune[tune.index("--config") + 1]).is_file()
     assert tune[-1] == f"data.train={tmp_path}/shards/auxiliary"
     parsed = []
