@@ -1,5 +1,6 @@
 """Class names -> token ids with end of text, refused where the text encoder has no room for them."""
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,10 +45,12 @@ class ClassNames:
             At least two and at most `room` ids.
 
         Raises:
-            ClassNameError: the name is blank or too long.
+            ClassNameError: the name is blank or too long, or has control characters.
         """
         if not isinstance(class_name, str):
             raise ClassNameError(f"The class name is {class_name!r}; give a string, such as 'metal nut'.")
+        if any(unicodedata.category(letter) == "Cc" for letter in class_name.strip()):
+            raise ClassNameError(f"The class name {class_name[:QUOTED]!r} has control characters: leave them out.")
         ids = [*self.tokenizer.encode(class_name.lower()), self.tokenizer.eot_token_id]
         if len(ids) == 1:
             raise ClassNameError("The class name is blank; say what the image shows, such as 'metal nut'.")

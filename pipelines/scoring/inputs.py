@@ -1,6 +1,9 @@
 """Names on the command line -> the images to score: files, folders of them, or folders of shards, by path or URI."""
 
 import csv
+import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,6 +18,8 @@ from pipelines.scoring.lists import ListedImage, read_list
 
 FROM_FOLDER = "folder"
 """Value of --class-name-from that takes the name of the sub-folder."""
+LISTED = 5
+"""Class names that a sentence lists."""
 
 
 class ImageInput(NamedTuple):
@@ -93,9 +98,11 @@ def _region(text: str | None) -> RegionOfInterest | None:
 def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from: str | None) -> Inputs:
     """The images of files and folders in order; folders are searched for shards first, then for images at any depth.
 
+    Class names of shards and lists that `class_name` replaces are said on stderr.
+
     Args:
         sources: paths and URIs; a CSV file with a column path lists images (see `read_list`).
-        class_name: what all images show; shards know it themselves.
+        class_name: what all images show; None: shards, lists and `class_name_from` say it.
         class_name_from: `folder`: the name of the first sub-folder; else a CSV file with columns path and class_name.
 
     Returns:
@@ -107,16 +114,21 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
     """
     images: list[ImageInput] = []
     skipped: list[SkippedFile] = []
+    own_names: Counter[str] = Counter()
     table = None if class_name_from in (None, FROM_FOLDER) else read_class_names(Path(str(class_name_from)))
     for source in sources:
         if _holds_shards(source):
+            refs = index_shards(source)
+            own_names.update(ref.class_name for ref in refs)
             images += [
                 ImageInput(ref.sample_id, class_name or ref.class_name, ref.shard, ref.row, ref.sha256, ref.label)
-                for ref in index_shards(source)
+                for ref in refs
             ]
             continue
         if source.lower().endswith(".csv") and Path(source).is_file():
-            images += [_listed(row, source, class_name) for row in read_list(Path(source))]
+            rows = read_list(Path(source))
+            own_names.update(row.class_name for row in rows if row.class_name)
+            images += [_listed(row, source, class_name) for row in rows]
             continue
         files, others = _files(source)
         skipped += others
@@ -127,7 +139,18 @@ def find_inputs(sources: Sequence[str], class_name: str | None, class_name_from:
     if not images:
         endings = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ConfigError(f"No images found; give files ending in {endings}, or folders of them or of shards.")
+    if class_name:
+        _say_replaced(own_names, class_name)
     return Inputs(images, skipped)
+
+
+def _say_replaced(own_names: Counter[str], class_name: str) -> None:
+    """Name the class names of shards and lists that --class-name takes the place of."""
+    if set(own_names) <= {class_name}:
+        return
+    names = ", ".join(f"{printable(name)} ({count:,})" for name, count in own_names.most_common(LISTED))
+    more = ", ..." if len(own_names) > LISTED else ""
+    print(f"--class-name {printable(class_name)} replaces the images' own class names: {names}{more}.", file=sys.stderr)
 
 
 def _listed(row: ListedImage, source: str, class_name: str | None) -> ImageInput:
@@ -237,7 +260,8 @@ def _stamp(path: Path) -> str:
 
 
 def printable(file: str) -> str:
-    """The name as tables and terminals can hold it: bytes that are no UTF-8 become a question mark in a box.
+    """The name as tables and terminals can hold it: bytes that are no UTF-8, and control characters, become a question
+    mark in a box.
 
     Args:
         file: name of a file.
@@ -245,4 +269,5 @@ def printable(file: str) -> str:
     Returns:
         Text.
     """
-    return file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join("\ufffd" if unicodedata.category(letter) == "Cc" else letter for letter in text)

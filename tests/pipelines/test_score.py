@@ -220,6 +220,17 @@ class TestFewImages:
         assert score(bundle, "photos", "--class-name-from", "names.csv") == 2
         assert "photos/cable/000.png is not in names.csv" in capsys.readouterr().err
 
+    def test_class_names_of_a_list_that_are_replaced_are_named(self, bundle, tmp_path, capsys, monkeypatch):
+        write_images(tmp_path / "photos", 1)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "list.csv").write_text("path,class_name\nphotos/000.png,metal nut\n", encoding="utf-8")
+        assert score(bundle, "list.csv", "--class-name", "cable", "--json") == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["rows"][0]["class_name"] == "cable"
+        assert "--class-name cable replaces the images' own class names: metal nut (1)." in printed.err
+        assert score(bundle, "list.csv", "--json") == 0
+        assert "replaces" not in capsys.readouterr().err
+
     def test_own_output_is_never_an_input(self, bundle, tmp_path, capsys):
         photos = write_images(tmp_path / "photos", 3)
         (photos / "phone.heic").write_bytes(b"x")

@@ -32,7 +32,8 @@ def test_prompts_without_room_for_any_name_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [(FITS + " u", "room for 21"), ("a " * 31, "room for 21"), ("  ", "blank")]
+    ("name", "sentence"),
+    [(FITS + " u", "room for 21"), ("a " * 31, "room for 21"), ("  ", "blank"), ("nut\x1b[2J", "control characters")],
 )
 def test_scoring_refuses_a_name_before_it_looks_at_an_image(tmp_path, capsys, name, sentence):
     Image.new("RGB", (8, 8)).save(tmp_path / "part.png")
