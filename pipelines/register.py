@@ -34,6 +34,11 @@ from pipelines.platform.tracking import dataset_key
 
 COMPARED = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_pro", "pixel_f1_max")
 
+SAMPLES = "num_samples"
+"""R of an evaluation, kept among its figures; not where it was `auto`."""
+USUAL_SAMPLES = 10
+"""R where whoever scores gives none."""
+
 Evaluations = dict[str, dict[str, float]]
 """Dataset -> metric -> value."""
 
@@ -67,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     before = "" if result["before"] in (None, result["version"]) else f" (before: version {result['before']})"
     print(f"Version {result['version']} of {result['model']} is now {result['uri']}{before}:")
     print(f"  bayes-pfl serve --model {result['uri']}")
+    for sentence in result["samples"]:
+        print(sentence)
     return 0
 
 
@@ -91,7 +98,8 @@ def register(
         force: let a worse model pass; who did so is recorded.
 
     Returns:
-        Model, version, alias, URI, the version that the alias named before, and what was overridden.
+        Model, version, alias, URI, the version that the alias named before, what was overridden, and sentences on the R
+        of the figures.
 
     Raises:
         BundleError: the bundle is damaged (force or not), or a gate refuses.
@@ -123,7 +131,35 @@ def register(
         tags |= forced | {"forced_over": refusal}
     version = add_version(settings, run_id, tags, calibrated)
     point_alias(settings, alias, version)
-    return _result(settings, version, alias, present) | {"overridden": refusal} | forced
+    samples = samples_to_know(measured, {} if present is None else _measured(present))
+    return _result(settings, version, alias, present) | {"overridden": refusal, "samples": samples} | forced
+
+
+def samples_to_know(candidate: Evaluations, present: Evaluations) -> list[str]:
+    """What must be known of R, which is no part of a model: whoever scores gives it.
+
+    Args:
+        candidate: figures of the new model.
+        present: figures of the model that the alias names now.
+
+    Returns:
+        Sentences: on figures that were compared although of another R, and on figures of another R than the usual.
+    """
+    sentences = []
+    for dataset in sorted(set(candidate) & set(present)):
+        mine, theirs = (side[dataset].get(SAMPLES) for side in (candidate, present))
+        if mine is not None and theirs is not None and mine != theirs:
+            sentences.append(
+                f"On {dataset} this model was measured with R = {mine:g}, the one before with R = {theirs:g}."
+            )
+    numbers = sorted({values[SAMPLES] for values in candidate.values() if SAMPLES in values} - {USUAL_SAMPLES})
+    if numbers:
+        listed = " or ".join(f"R = {number:g}" for number in numbers)
+        sentences.append(
+            f"Its figures are of {listed}, and R is no part of a model: give it as --num-samples to `score`, as "
+            f"num_samples in requests. Without, R is {USUAL_SAMPLES}."
+        )
+    return sentences
 
 
 def _calibrated_run(folder: Path) -> str:
@@ -154,7 +190,7 @@ def go_back(settings: TrackingSettings, version: int, alias: str = "champion") -
     Detector.load(download_model(f"models:/{settings.model_name}/{version}"))
     present = present_model(settings, alias)
     point_alias(settings, alias, version, {"returned_by": _person()})
-    return _result(settings, version, alias, present) | {"overridden": ""}
+    return _result(settings, version, alias, present) | {"overridden": "", "samples": []}
 
 
 def evaluations(metrics: Mapping[str, float]) -> Evaluations:
@@ -169,7 +205,7 @@ def evaluations(metrics: Mapping[str, float]) -> Evaluations:
     by_dataset: Evaluations = {}
     for key, value in metrics.items():
         dataset, _, metric = key.rpartition(".")
-        if dataset and metric in COMPARED:
+        if dataset and metric in (*COMPARED, SAMPLES):
             by_dataset.setdefault(dataset, {})[metric] = value
     return by_dataset
 
@@ -241,7 +277,8 @@ def _read_metrics(file: Path, version: str) -> Evaluations:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         measured_version = content["model"]["version"]
-        values = {name: dataset["mean"]["values"] for name, dataset in content["datasets"].items()}
+        samples = {SAMPLES: content[SAMPLES]} if isinstance(content.get(SAMPLES), int) else {}
+        values = {name: samples | dataset["mean"]["values"] for name, dataset in content["datasets"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no metrics.json of `bayes-pfl evaluate` ({error}).") from error
     if measured_version != version:

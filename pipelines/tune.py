@@ -78,8 +78,11 @@ def run(args: argparse.Namespace) -> int:
         if len(results["combinations"]) > len(shown):
             print(f"... and {len(results['combinations']) - len(shown)} more in the report")
         print("", *results["statements"], f"Report: {results['report']}", sep="\n")
-        print("Measure it on a dataset that it has not seen (its SHARDS), then register it:")
-        print(*(f"  {command}" for command in next_commands(results["best"], settings.tracking)), sep="\n")
+        for which in ("best", "cheapest"):
+            if row := results[which]:
+                print(f"Measure the {which} on a dataset that it has not seen (its SHARDS), then register it:")
+                print(*(f"  {command}" for command in next_commands(row, settings.tracking)), sep="\n")
+        print("R is no part of a model: `score` takes it as --num-samples, requests as num_samples. Without, it is 10.")
     for failure in results["failed"]:
         print(f"Failed: {trial_name(failure['overrides'])}: {failure['error']}", file=sys.stderr)
     if results["failed"]:

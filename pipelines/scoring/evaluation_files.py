@@ -166,6 +166,8 @@ def _record(tracked: Run, result: dict[str, Any], folder: Path, files: list[Path
         for metric, value in dataset["mean"]["values"].items()
         if value is not None
     }
+    if result["num_samples"] != "auto":
+        metrics |= {f"{dataset_key(name)}.num_samples": float(result["num_samples"]) for name in result["datasets"]}
     tracked.log_metrics(metrics)
     for file in files:
         tracked.log_file(file, str("evaluation" / file.relative_to(folder).parent))

@@ -43,6 +43,12 @@ class Combination(NamedTuple):
         """Standard deviation over the trainings, if there are several."""
         return float(np.std([row[SELECTION] for row in self.rows], ddof=1)) if len(self.rows) > 1 else None
 
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What an image costs: prompts B x R, and steps K of the flow; 1 and 0 where they are not varied."""
+        first = self.rows[0]
+        return first.get("model.num_prompts", 1) * first["num_samples"], first.get("model.flow_length", 0)
+
     def less(self, other: "Combination") -> Difference | None:
         """The figure of this combination less that of another, on the same resampled images.
 
@@ -50,9 +56,11 @@ class Combination(NamedTuple):
             other: combination.
 
         Returns:
-            Difference and interval; None where one of them has no resampled figures.
+            Difference and interval; None where one of them has no figure, no resampled ones, or fewer seeds.
         """
-        if self.resampled is None or other.resampled is None:
+        if self.resampled is None or other.resampled is None or len(self.rows) != len(other.rows):
+            return None
+        if not math.isfinite(self.figure) or not math.isfinite(other.figure):
             return None
         return difference((self.figure, other.figure), (self.resampled, other.resampled))
 
@@ -86,7 +94,7 @@ def written(key: str, value: Any) -> str:
 
 
 def combinations(rows: Sequence[Row], resampled: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Combination]:
-    """The combinations of a sweep, best first.
+    """The combinations of a sweep, best first; behind them those with fewer seeds, whose means are of other luck.
 
     Args:
         rows: of results.json.
@@ -104,7 +112,7 @@ def combinations(rows: Sequence[Row], resampled: Mapping[str, Mapping[str, Seque
         figures = [resampled.get(row["bundle"], {}).get(str(row["num_samples"])) for row in group]
         whole = [np.array(each) for each in figures if each is not None]
         ranked.append(Combination(group, np.mean(whole, axis=0) if len(whole) == len(group) else None))
-    return sorted(ranked, key=lambda each: -each.figure)
+    return sorted(ranked, key=lambda each: (not math.isfinite(each.figure), -len(each.rows), -each.figure))
 
 
 def combination_rows(ranked: Sequence[Combination], keys: Sequence[str], sure: bool) -> list[Row]:
@@ -139,11 +147,12 @@ def judged(ranked: Sequence[Combination], keys: Sequence[str], few: str | None) 
         few: why there is no interval; None where there are images enough.
 
     Returns:
-        Name, number of trainings, spread over them, interval, the runner-up and how many cannot be told from the best.
+        Name, number of trainings, spread over them, interval, the runner-up, how many cannot be told from the best, and
+        the cheapest of these where that is not the best itself.
     """
     best = ranked[0]
     bounds: Range | None = None
-    if few is None and best.resampled is not None:
+    if few is None and best.resampled is not None and math.isfinite(best.figure):
         bounds = interval(best.figure, best.resampled)
     answer: dict[str, Any] = {
         "name": best.name(keys),
@@ -152,14 +161,20 @@ def judged(ranked: Sequence[Combination], keys: Sequence[str], few: str | None) 
         "interval": None if bounds is None else list(bounds),
         "no_interval": (few or "the trials are of an earlier version") if bounds is None else None,
         "combinations": len(ranked),
+        "undefined": sum(not math.isfinite(each.figure) for each in ranked),
+        "fewer_seeds": sum(len(each.rows) < len(best.rows) and math.isfinite(each.figure) for each in ranked),
     }
     if bounds is None:
-        return answer | {"runner_up": None, "not_told_apart": None}
+        return answer | {"runner_up": None, "not_told_apart": None, "cheapest": None}
     differences = [best.less(other) for other in ranked[1:]]
-    told = [each for each in differences if each is not None]
-    answer["not_told_apart"] = sum(each.low <= 0 for each in told)
+    near = [other for other, less in zip(ranked[1:], differences, strict=True) if less is not None and less.low <= 0]
+    cheapest = min([best, *near], key=lambda each: each.cost)
+    answer["not_told_apart"] = len(near)
+    answer["cheapest"] = None
+    if cheapest is not best:
+        answer["cheapest"] = {"name": cheapest.name(keys), "row": cheapest.rows[0]}
     answer["runner_up"] = None
-    if told and differences[0] is not None:
+    if differences and differences[0] is not None:
         first = differences[0]
         runner = {"name": ranked[1].name(keys), "lower_by": first.value, "interval": [first.low, first.high]}
         answer["runner_up"] = runner | {"differs": first.low > 0}
@@ -178,6 +193,8 @@ def statements(certainty: Mapping[str, Any], figure: float, images: int, anomalo
     Returns:
         What is best and by what, and what cannot be told from it.
     """
+    if not math.isfinite(figure):
+        return ["No combination has a validation pixel AP: it is undefined on these images."]
     trainings = certainty["trainings"]
     seeds = "1 training of each combination" if trainings == 1 else f"the mean of {trainings} seeds"
     if certainty["spread"] is not None:
@@ -188,10 +205,18 @@ def statements(certainty: Mapping[str, Any], figure: float, images: int, anomalo
         f"Best: {certainty['name']}: validation pixel AP {100 * figure:.1f} %{sure} on {images} validation images "
         f"({anomalous} anomalous), {seeds}."
     ]
+    if certainty["undefined"]:
+        lines.append(f"{certainty['undefined']} of the combinations have no figure: their pixel AP is undefined.")
+    if certainty["fewer_seeds"]:
+        lines.append(
+            f"{certainty['fewer_seeds']} of the combinations have fewer than {trainings} seeds, because trials failed, "
+            "were stopped early or were not drawn. They stand last, and are not compared."
+        )
     if bounds is None:
         lines.append(f"No interval: {certainty['no_interval']}. The order of near figures is chance.")
         return lines
-    runner, others = certainty["runner_up"], certainty["combinations"] - 1
+    runner = certainty["runner_up"]
+    others = certainty["combinations"] - 1 - certainty["undefined"] - certainty["fewer_seeds"]
     if runner is not None:
         low, high = runner["interval"]
         verdict = "is lower" if runner["differs"] else "cannot be told from it"
@@ -203,4 +228,6 @@ def statements(certainty: Mapping[str, Any], figure: float, images: int, anomalo
             f"{certainty['not_told_apart']} of the {others} other combinations cannot be told from the best on these "
             "images." + ("" if trainings > 1 else " Another seed would move all of them too: vary training.seed.")
         )
+    if certainty["cheapest"] is not None:
+        lines.append(f"The cheapest of these, by B x R and then K, is {certainty['cheapest']['name']}.")
     return lines

@@ -82,11 +82,13 @@ def gather(
     temporary.replace(folder / "results.json")  # last: says that the others are whole
     if remote:
         store.upload(folder, "results")
+    cheapest = certainty["cheapest"]
     located = [{**row, "bundle": f"{store.root}/{row['bundle']}"} for row in rows]
     return {
         **content,
         "rows": located,
         "best": located[rows.index(best)],
+        "cheapest": None if cheapest is None else located[rows.index(cheapest["row"])],
         "report": f"{store.root}/results/report.html",
     }, folder
 
@@ -130,6 +132,8 @@ def _write_page(folder: Path, settings: TuneSettings, content: dict[str, Any]) -
     notes = [
         f"{settings.data.train}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "No trial was trained on the validation images.",
+        "Trials that run at the same moment share the machine, so their seconds differ by chance too: what an image "
+        "costs grows with B x R.",
         *content["statements"],
     ]
     notes += [f"Failed: {trial_name(failure['overrides'])}: {failure['error']}" for failure in content["failed"]]
@@ -171,7 +175,11 @@ def printable(rows: list[Row]) -> list[Row]:
     """
     return [
         {_title(key): _cell(key, value) for key, value in row.items() if key not in ("bundle", "run_id", *LOWER_BY)}
-        | ({"points below the best (95 % interval)": _below(row)} if LOWER_BY[0] in row else {})
+        | (
+            {"points below the best (95 % interval)": _below(row), "told from it": _told(row)}
+            if LOWER_BY[0] in row
+            else {}
+        )
         for row in rows
     ]
 
@@ -187,6 +195,12 @@ def _below(row: Row) -> str:
     """How much lower than the best a combination is."""
     value, low, high = (row[key] for key in LOWER_BY)
     return "-" if value is None else f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _told(row: Row) -> str:
+    """Whether the images tell a combination from the best."""
+    low = row[LOWER_BY[1]]
+    return "-" if low is None else "yes" if low > 0 else "no"
 
 
 def pareto_front(rows: list[Row]) -> list[Row]:

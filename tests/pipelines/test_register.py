@@ -115,6 +115,18 @@ def test_a_worse_model_is_refused_with_both_numbers_unless_forced(store, bundle)
     assert "39.50 %" in tags["forced_over"]
 
 
+def test_figures_of_another_r_are_said_because_r_is_no_part_of_a_model(store, bundle, tmp_path):
+    assert register(store, finished_run(store, bundle, PIXEL | {"num_samples": 10.0}))["samples"] == []
+    one = register(store, finished_run(store, bundle, PIXEL | {"num_samples": 1.0}))
+    assert one["samples"][0] == "On held-out this model was measured with R = 1, the one before with R = 10."
+    assert "--num-samples" in one["samples"][1]
+    content = {"model": {"version": load_bundle(bundle).version}, "num_samples": 5}
+    content["datasets"] = {"held-out": {"mean": {"values": PIXEL}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
+    filed = register(store, finished_run(store, bundle, {}), metrics_file=tmp_path / "metrics.json")
+    assert filed["samples"][0] == "On held-out this model was measured with R = 5, the one before with R = 1."
+
+
 def test_a_model_that_was_not_evaluated_does_not_replace_one_that_was(store, bundle, tmp_path):
     register(store, finished_run(store, bundle, PIXEL))
     silent = finished_run(store, bundle, {})

@@ -82,6 +82,17 @@ def test_a_clear_winner_is_told_apart_and_a_near_one_is_not():
     assert "0 of the 1 other combinations cannot be told" in said
 
 
+def test_the_cheapest_that_cannot_be_told_from_the_best_is_named():
+    drawn = {3: [0.50, 0.48, 0.52, 0.50], 1: [0.49, 0.51, 0.47, 0.49], 2: [0.2, 0.2, 0.2, 0.2]}
+    figures = {f"trials/{banks}-0/bundle": {"5": values} for banks, values in drawn.items()}
+    ranked = combinations([row(banks, values[0]) for banks, values in drawn.items()], figures)
+    certainty = judged(ranked, ["model.num_prompts"], None)
+    assert (certainty["name"], certainty["not_told_apart"]) == ("B = 3 (num_prompts)", 1)
+    assert certainty["cheapest"]["row"]["bundle"] == "trials/1-0/bundle"
+    assert "is B = 1 (num_prompts)." in statements(certainty, 0.5, 20, 10)[-1]
+    assert judged(ranked[1:], ["model.num_prompts"], None)["cheapest"] is None  # the best itself
+
+
 def test_seeds_of_one_combination_are_one_row_with_their_spread():
     rows = [
         row(banks, figure, **{"training.seed": seed})
@@ -99,6 +110,28 @@ def test_seeds_of_one_combination_are_one_row_with_their_spread():
     assert "earlier version" in " ".join(statements(certainty, best.figure, 9, 4))
 
 
+def test_a_combination_with_fewer_seeds_is_not_compared_with_the_others():
+    whole = [row(1, figure, **{"training.seed": seed}) for seed, figure in enumerate((0.40, 0.42, 0.41))]
+    lucky = row(3, 0.60, **{"training.seed": 0})
+    figures = {entry["bundle"]: {"5": [entry[SELECTION]] * 4} for entry in (*whole, lucky)}
+    ranked = combinations([lucky, *whole, row(5, float("nan"))], figures)
+    assert [each.rows[0]["model.num_prompts"] for each in ranked] == [1, 3, 5]
+    certainty = judged(ranked, ["model.num_prompts"], None)
+    assert (certainty["trainings"], certainty["runner_up"], certainty["cheapest"]) == (3, None, None)
+    printed = " ".join(statements(certainty, ranked[0].figure, 20, 10))
+    assert "the mean of 3 seeds" in printed
+    assert "1 of the combinations have no figure" in printed
+    assert "1 of the combinations have fewer than 3 seeds" in printed
+    assert "vary training.seed" not in printed
+
+
+def test_without_any_figure_nothing_is_best():
+    certainty = judged(combinations([row(1, float("nan"))], {}), ["num_samples"], None)
+    assert statements(certainty, float("nan"), 9, 2) == [
+        "No combination has a validation pixel AP: it is undefined on these images."
+    ]
+
+
 def test_combinations_as_rows_have_their_distance_from_the_best():
     rows = [row(banks, figure, seconds_per_image=0.1) for banks, figure in ((1, 0.5), (3, 0.4))]
     figures = {entry["bundle"]: {"5": [entry[SELECTION] + step / 100 for step in range(-3, 4)]} for entry in rows}
@@ -108,6 +141,7 @@ def test_combinations_as_rows_have_their_distance_from_the_best():
     below = "points below the best (95 % interval)"
     shown = printable([best, other])
     assert [(each["B (num_prompts)"], each[below]) for each in shown] == [(1, "-"), (3, "10.0 (10.0 to 10.0)")]
+    assert [each["told from it"] for each in shown] == ["-", "yes"]
     unsure = combination_rows(combinations(rows, figures), ["num_samples"], False)
     assert [each[LOWER_BY[0]] for each in unsure] == [None, None]
 
