@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,20 +119,23 @@ def train(
     settle(store, read_checkpoint)
     fewest = cluster.min_workers or cluster.num_workers
     start_ray(fewest * cluster.cpus_per_worker + cluster.cpus_per_loader, fewest * cluster.gpus)
+    metrics_file = home() / "training" / name / METRICS_FILE
     with waiting("Opening the run in MLflow"):
         tracked = tracked_run(settings, name, store, training, validation, parent_run)
     with closing(tracked):
         with tracked.system_metrics():
-            outcome = _fit(settings, store, tracked, training, validation)
+            outcome = _fit(settings, store, tracked, training, validation, metrics_file)
         with waiting("Writing the bundle, the curves and heat maps of a few images"):
-            metrics_file = _write_results(settings, name, tracked, backbone, start, outcome, training, validation)
+            report = _write_results(
+                settings, name, tracked, backbone, start, outcome, training, validation, metrics_file
+            )
     result = {
         "bundle": settings.output,
         "run_id": tracked.run_id,
         "name": name,
         "metrics": outcome.metrics,
         "metrics_file": str(metrics_file),
-        "report": str(metrics_file.with_name("report") / "report.html"),
+        "report": str(report / "report.html"),
         "tracking_problem": tracked.problem,
     }
     store.write_json(FINISHED_FILE, result)
@@ -147,8 +151,9 @@ def _write_results(
     outcome: Trained,
     training: list[SampleRef],
     validation: list[SampleRef],
+    metrics_file: Path,
 ) -> Path:
-    """The bundle, the metrics of every epoch and the report, here and in MLflow; returns the file of metrics."""
+    """The bundle, the metrics of every epoch and the report, here and in MLflow; returns the report's folder."""
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / "bundle" if is_remote(settings.output) else Path(settings.output)
         record = {"run": name, "run_id": tracked.run_id, "settings": settings.portable(), "last_epoch": outcome.metrics}
@@ -160,7 +165,6 @@ def _write_results(
         if is_remote(settings.output):
             Store(settings.output.rpartition("/")[0]).upload(bundle, settings.output.rpartition("/")[2])
         tracked.log_folder(bundle, BUNDLE_ARTIFACT)
-        metrics_file = home() / "training" / name / METRICS_FILE
         keep_history(outcome.history, metrics_file, tracked if outcome.tracking_problem else None)
         report = write_training_report(
             metrics_file.with_name("report"),
@@ -171,7 +175,7 @@ def _write_results(
             validation or training,
         )
         tracked.log_folder(report, "training")
-    return metrics_file
+    return report
 
 
 def _check(settings: TrainSettings, name: str, training: list[SampleRef], validation: list[SampleRef]) -> None:
@@ -258,9 +262,14 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
 
 
 def _fit(
-    settings: TrainSettings, store: Store, tracked: Run, training: list[SampleRef], validation: list[SampleRef]
+    settings: TrainSettings,
+    store: Store,
+    tracked: Run,
+    training: list[SampleRef],
+    validation: list[SampleRef],
+    metrics_file: Path,
 ) -> Trained:
-    """Run the loop on all workers and read what it ended with."""
+    """Run the loop on all workers and read what it ended with; the file gets the metrics of each epoch."""
     import ray
 
     options = settings.training
@@ -274,7 +283,8 @@ def _fit(
         "validation": [tuple(ref) for ref in validation],
     }
     steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
-    with EpochLines(store, options.epochs + options.second_stage_epochs, steps, counter):
+    epochs, workers = options.epochs + options.second_stage_epochs, settings.cluster.num_workers
+    with EpochLines(store, epochs, steps, workers, counter, partial(keep_history, file=metrics_file, missed=None)):
         run_workers(training_loop, work, settings.cluster, store)
     head, metrics, progress = final_head(store, options.keep_best)
     return Trained(head, metrics, progress["history"], progress["tracking_problem"])

@@ -102,6 +102,8 @@ class _Loop:
         self.tracked = Run(settings.tracking, config["run_id"]) if self.rank == 0 else None
         self.counter = config["counter"] if self.rank == 0 else None
         self._restore()
+        if self.counter is not None:
+            self.counter.begin.remote(len(self.history), self.workers)
 
     def begin_second_stage(self) -> None:
         """Go on from the best head of the first stage, if it was kept, with the second stage's optimiser."""

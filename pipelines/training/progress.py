@@ -4,13 +4,14 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tqdm import tqdm
 
 from bayes_pfl.data.remote import Store, is_remote
-from bayes_pfl.errors import DataError
+from bayes_pfl.errors import DataError, OutputError
 from pipelines.platform.progress import LINE_EVERY_S
 from pipelines.training.checkpoints import PROGRESS_FILE, checkpoint_names
 
@@ -20,11 +21,29 @@ SELECTION = "validation_pixel_ap"
 """The metric that a line shows beside the loss; all of them are in the run's metrics file and in MLflow."""
 
 
+class Start(NamedTuple):
+    """A group of workers that began: the first one, or one that took the place of another."""
+
+    epochs: int
+    """Finished before."""
+    workers: int
+
+
 class StepCounter:
     """A small Ray actor that knows how many steps are done, so that the driver's bar can move within an epoch."""
 
     def __init__(self) -> None:
         self._steps = 0
+        self._starts: list[Start] = []
+
+    def begin(self, epochs: int, workers: int) -> None:
+        """Called by the first worker of a group before its first step.
+
+        Args:
+            epochs: finished before.
+            workers: of the group.
+        """
+        self._starts.append(Start(epochs, workers))
 
     def put(self, steps: int) -> None:
         """Called by the first worker after a step.
@@ -34,25 +53,41 @@ class StepCounter:
         """
         self._steps = steps
 
-    def get(self) -> int:
+    def get(self) -> tuple[int, list[Start]]:
         """Called by the driver.
 
         Returns:
-            Optimiser steps done.
+            Optimiser steps done, and the groups that began.
         """
-        return self._steps
+        return self._steps, self._starts
 
 
 class EpochLines:
     """While the block runs, print a line for every epoch whose checkpoint appears in `store`, with the time left.
 
     On a terminal a bar over `epochs` x `steps_per_epoch` stands below the lines; elsewhere a line now and then says how
-    many steps are done. `counter` is a handle of `StepCounter`.
+    many steps are done. A line says when workers take the place of others.
+
+    Args:
+        store: of the checkpoints.
+        epochs: of the run.
+        steps_per_epoch: optimiser steps.
+        workers: that were asked for.
+        counter: a handle of `StepCounter`.
+        keep: gets the metrics of all epochs so far after each.
     """
 
-    def __init__(self, store: Store, epochs: int, steps_per_epoch: int, counter: Any) -> None:
-        self._store, self._epochs, self._counter = store, epochs, counter
-        self._last_line = time.monotonic()
+    def __init__(
+        self,
+        store: Store,
+        epochs: int,
+        steps_per_epoch: int,
+        workers: int,
+        counter: Any,
+        keep: Callable[[list[dict[str, float]]], None],
+    ) -> None:
+        self._store, self._epochs, self._workers, self._counter, self._keep = store, epochs, workers, counter, keep
+        self._last_line, self._last_steps, self._starts = time.monotonic(), 0, 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._seen = len(self._finished())
@@ -80,9 +115,23 @@ class EpochLines:
         while not self._stop.wait(POLL_REMOTE_S if is_remote(self._store.root) else POLL_S):
             self._print_new()
             try:
-                self._show_steps(ray.get(self._counter.get.remote(), timeout=POLL_REMOTE_S))
+                steps, starts = ray.get(self._counter.get.remote(), timeout=POLL_REMOTE_S)
+                self._show_starts(starts)
+                self._show_steps(steps)
             except ray.exceptions.RayError:
                 continue  # the machine with the counter is gone; the lines go on
+
+    def _show_starts(self, starts: list[Start]) -> None:
+        """Say where new workers go on, and count the time left from there."""
+        for number, (done, workers) in enumerate(starts[self._starts :], self._starts):
+            self._began, self._already = time.monotonic(), done
+            where = f"going on after epoch {done} of {self._epochs}" if done else "beginning with epoch 1"
+            where += f", on {workers} workers."
+            if number:
+                tqdm.write(f"Workers have started again: {where}", file=sys.stderr)
+            elif done or workers != self._workers:
+                tqdm.write(where[0].upper() + where[1:], file=sys.stderr)
+        self._starts = len(starts)
 
     def _show_steps(self, steps: int) -> None:
         """Move the bar, or print a line where there is none and the last one is long ago."""
@@ -91,7 +140,10 @@ class EpochLines:
             return
         if time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            print(f"step {steps} of {self._bar.total}" if steps else "The workers start ...", file=sys.stderr)
+            same = ", as before: validation runs, or a lost worker is waited for" if steps == self._last_steps else ""
+            what = f"step {steps} of {self._bar.total}{same}" if steps else "The workers start ..."
+            print(what, file=sys.stderr)
+            self._last_steps = steps
 
     def _finished(self) -> list[dict[str, float]]:
         """History of the newest readable checkpoint: every epoch so far."""
@@ -116,6 +168,9 @@ class EpochLines:
             left = f"{each * max(0, self._epochs - done):.0f} s left"
             self._last_line = time.monotonic()
             tqdm.write(f"epoch {done}/{self._epochs}  {left}  {epoch_line(history, done - 1)}", file=sys.stderr)
+        if len(history) > self._seen:
+            with contextlib.suppress(OSError, OutputError):  # it is written once more at the end
+                self._keep(history)
         self._seen = max(self._seen, len(history))
 
 

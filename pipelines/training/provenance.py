@@ -133,7 +133,9 @@ def keep_history(history: Sequence[dict[str, float]], file: Path, missed: Run | 
     """
     store = Store(file.parent)
     store.make()
-    file.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    temporary.replace(file)
     if missed is not None:
         for entry in history:
             metrics = {key: value for key, value in entry.items() if key not in ("epoch", "stage")}

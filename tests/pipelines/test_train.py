@@ -119,6 +119,9 @@ def _kill_twice(folder: Path, settings: TrainSettings, checkpoints: Path, addres
         _, error = driver.communicate()
     assert not (checkpoints / f"epoch_{EPOCHS - 1:04d}").exists(), error.decode()
     assert re.search(rb"epoch 1/5  \d+ s left  [\d.]+ images/s  loss [\d.]+", error)
+    assert re.search(rb"Workers have started again: going on after epoch [12] of 5, on 2 workers", error)
+    kept = (folder / "home" / "training" / checkpoints.name / "metrics.jsonl").read_text(encoding="utf-8")
+    assert len(kept.splitlines()) >= 2  # while it ran
     assert b"INFO" not in error  # nor what Ray and MLflow have to say of themselves
     assert b"Set ray log level" not in error
 

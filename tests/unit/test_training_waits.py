@@ -17,7 +17,7 @@ from pipelines.train import train
 from pipelines.training import progress as lines
 from pipelines.training.images import lacking_kind
 from pipelines.training.places import with_absolute_paths
-from pipelines.training.progress import EpochLines, epoch_line
+from pipelines.training.progress import EpochLines, Start, StepCounter, epoch_line
 from pipelines.tune import tune
 
 
@@ -53,13 +53,30 @@ def test_what_takes_long_has_a_line_and_what_is_quick_has_none(capsys, monkeypat
 
 def test_without_a_terminal_steps_are_told_now_and_then(tmp_path, capsys, monkeypatch):
     assert not sys.stderr.isatty()
-    shown = EpochLines(Store(tmp_path), 2, 30, None)
+    shown = EpochLines(Store(tmp_path), 2, 30, 2, None, lambda _: None)
     shown._show_steps(1)
     assert capsys.readouterr().err == ""  # the last line is not long ago
     monkeypatch.setattr(lines, "LINE_EVERY_S", 0)
-    for steps in (0, 31):
+    for steps in (0, 31, 31):
         shown._show_steps(steps)
-    assert capsys.readouterr().err == "The workers start ...\nstep 31 of 60\n"
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("The workers start ...", "step 31 of 60")
+    assert third.startswith("step 31 of 60, as before")
+
+
+def test_workers_that_start_again_are_told_with_their_number(tmp_path, capsys):
+    counter = StepCounter()
+    shown = EpochLines(Store(tmp_path), 25, 6, 3, None, lambda _: None)
+    counter.begin(0, 3)
+    shown._show_starts(counter.get()[1])
+    assert capsys.readouterr().err == ""  # as it was announced
+    counter.begin(1, 2)
+    for _ in range(2):
+        shown._show_starts(counter.get()[1])
+    assert capsys.readouterr().err == "Workers have started again: going on after epoch 1 of 25, on 2 workers.\n"
+    resumed = EpochLines(Store(tmp_path), 25, 6, 3, None, lambda _: None)
+    resumed._show_starts([Start(13, 3)])
+    assert capsys.readouterr().err == "Going on after epoch 13 of 25, on 3 workers.\n"
 
 
 def test_a_line_of_an_epoch_fits_a_terminal():
