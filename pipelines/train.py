@@ -285,6 +285,10 @@ def _fit(
     steps = len(global_batches(len(training), options.batch_size, options.seed, 0))
     epochs, workers = options.epochs + options.second_stage_epochs, settings.cluster.num_workers
     with EpochLines(store, epochs, steps, workers, counter, partial(keep_history, file=metrics_file, missed=None)):
-        run_workers(training_loop, work, settings.cluster, store)
+        try:
+            run_workers(training_loop, work, settings.cluster, store)
+        except KeyboardInterrupt:
+            print("Stopped. The same command goes on after the last finished epoch.", file=sys.stderr)
+            raise
     head, metrics, progress = final_head(store, options.keep_best)
     return Trained(head, metrics, progress["history"], progress["tracking_problem"])

@@ -1,5 +1,7 @@
 """A loop and its settings -> what it returns, run by the worker processes of Ray Train."""
 
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +41,7 @@ def run_workers(
 
     Raises:
         TrainingError: the loop ended early, or failed more often than `cluster.max_failures`.
+        KeyboardInterrupt: Ctrl+C.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -62,10 +65,16 @@ def run_workers(
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
         ),
     )
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         result: Any = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(f"Training stopped: {_root_cause(error)}") from error
+    except SystemExit:  # what Ray makes of Ctrl+C once the workers have ended
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)  # Ray leaves its own behind
     if result.return_value:
         raise TrainingError(f"Training stopped: {result.return_value}")
 
