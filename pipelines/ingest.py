@@ -123,6 +123,8 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
         "left_out": counts_by_reason(listing.left_out),
         "read_as": check_values(manifest),
         "empty_masks": len(manifest["empty_masks"]),
+        "published_categories": len(description.categories),
+        "selected_categories": bool(config.categories),
         "output": str(output),
         "shards": len(manifest["shards"]),
         "shards_written": written,

@@ -36,6 +36,12 @@ def summary_text(summary: dict[str, Any]) -> str:
     for title, reasons in (("left out", summary["left_out"]), ("ignored", summary["ignored"])):
         lines += [f"{title}: {counted(count, 'file')}, {reason}" for reason, count in reasons.items()]
     lines += [f"read as: {line}" for line in summary["read_as"]]
+    published = summary["published_categories"]
+    if len(summary["counts"]) < published and not summary["selected_categories"]:
+        lines.append(
+            f"incomplete: {len(summary['counts'])} of the {published} categories of {summary['title']}. Its published "
+            "figures are means over all of them."
+        )
     aside = summary["set_aside"]
     lines.append(f"set aside: {counted(len(aside), 'image')}")
     lines += [f"  {printable(path)}: {reason}" for path, reason in aside[:LISTED]]

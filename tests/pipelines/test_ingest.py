@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import re
 import os
 import signal
 import subprocess
@@ -153,6 +154,7 @@ class TestCommandLine:
         said = capsys.readouterr().out
         assert "MVTec-AD (published layout)" in said
         assert "15 images" in said
+        assert re.search(r"incomplete: \d of the 15 categories of MVTec-AD", said)
         assert "ignored: 4 files, no image" in said
         assert "ignored: 2 files, hidden file" in said
         assert f"set aside: 1 image\n  {broken}: not a readable image" in said
