@@ -115,5 +115,6 @@ def share(text: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 1")
+        percent = f": {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
+        raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 1{percent}")
     return value

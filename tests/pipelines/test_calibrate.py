@@ -122,15 +122,27 @@ class TestCalibrate:
         ("given", "words"),
         [
             ((), "Say what errors are allowed: --false-alarms 0.01"),
-            (("--false-alarms", "1.5"), "false_alarms"),
+            (("--false-alarms", "1"), "false_alarms"),
             (("--cost-miss", "3"), "cost_miss and cost_false_alarm belong together"),
             (("--false-alarms", "0.1", "--confidence", "0.2"), "confidence"),
             (("--false-alarms", "0.1", "--num-samples", "auto"), "give a number"),
-            (("--false-alarms", "nan"), "false_alarms"),
         ],
     )
     def test_rules_that_make_no_sense(self, bundle, good, tmp_path, capsys, given, words):
         assert calibrate(bundle, "--normal", good, "--class-name", "gear", "--output", tmp_path / "out", *given) == 2
+        assert words in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (("--false-alarms", "5"), "--false-alarms: 5 is not between 0 and 1: 5 % is 0.05"),
+            (("--false-alarms", "0.1", "--recall", "95"), "--recall: 95 is not between 0 and 1: 95 % is 0.95"),
+            (("--false-alarms", "nan"), "--false-alarms: nan is not between 0 and 1"),
+        ],
+    )
+    def test_shares_that_are_none(self, bundle, good, capsys, given, words):
+        with pytest.raises(SystemExit):
+            calibrate(bundle, "--normal", good, "--class-name", "gear", "--output", "out", *given)
         assert words in capsys.readouterr().err
 
     def test_recall_and_costs(self, bundle, good, bad, tmp_path, capsys):
@@ -183,6 +195,35 @@ class TestCalibrate:
         given = ("--normal", tmp_path / "two", "--class-name-from", "folder", "--false-alarms", "0.5")
         assert calibrate(bundle, *given, "--output", tmp_path / "out") == 2
         assert '"cog" has 0 good images and needs 1' in capsys.readouterr().err
+
+    def test_folders_whose_names_say_the_other_kind_are_refused(self, bundle, good, bad, tmp_path, capsys):
+        part = tmp_path / "part"
+        for kind in (good, bad):
+            shutil.copytree(kind, part / kind.name)
+        given = ("--class-name", "gear", "--false-alarms", RATE, "--output", tmp_path / "out")
+        wanted = f"Give --normal {part}/good --anomalous {part}/bad."
+        assert calibrate(bundle, "--normal", part, *given) == 2
+        shown = capsys.readouterr().err
+        assert f"--normal {part} holds bad/ (10 images), and the name says defective. {wanted}" in shown
+        assert "Scoring" not in shown
+        assert calibrate(bundle, "--normal", good, "--anomalous", part, *given) == 2
+        assert (
+            f"--anomalous {part} holds good/ (12 images), and the name says good. {wanted}" in capsys.readouterr().err
+        )
+        assert calibrate(bundle, "--normal", part / "good", part / "bad", *given) == 2  # as the shell expands part/*
+        assert f"Give --anomalous {part}/bad." in capsys.readouterr().err
+        (part / "bad").rename(part / "masks")
+        (part / "good").rename(part / "images")
+        assert calibrate(bundle, "--normal", part, *given) == 2
+        assert "holds masks/, whose name says masks" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_folders_of_products_are_good_images(self, bundle, tmp_path):
+        for number, product in enumerate(("bottle", "hole_punch", "lot/good")):
+            write_images(tmp_path / "images" / product, 3, 3 * number)
+        given = ("--normal", tmp_path / "images", "--class-name", "gear", "--false-alarms", "0.3")
+        assert calibrate(bundle, *given, "--output", tmp_path / "out") == 0
+        assert len(read_calibration(tmp_path / "out").boundaries("gear").images) == 9
 
     def test_an_output_among_the_images_or_below_a_file_is_refused_at_once(self, bundle, good, tmp_path, capsys):
         folder = shutil.copytree(good, tmp_path / "good")
