@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from small import painted_shards, random_bundle
 from bayes_pfl.decisions.calibration import CALIBRATION, read_calibration
 from bayes_pfl.inference.bundle import DEMONSTRATION, load_bundle
 from pipelines.cli import main
+from pipelines.scoring.decided import decision_tables
 from pipelines.scoring.lists import read_list
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -95,6 +97,13 @@ class TestCalibrate:
         shown = capsys.readouterr().out
         assert "at most 10 are called defective, on average over calibrations; with 95 % confidence" in shown
         assert "Nothing is promised of images of another product" in shown
+        share = read_calibration(tmp_path / "text").boundaries("gear")
+        tally = share.tally(share.anomalous)
+        low, high = (100 * edge for edge in tally.good_share)
+        sentence = re.search(r"Of 100 defective images like these about (\d+) \[(.+), (.+)\] are called good", shown)
+        assert float(sentence[1]) == pytest.approx(100 * tally.called_good / tally.images, abs=0.5)
+        assert low - 0.1 < float(sentence[2]) <= low + 1e-9
+        assert high - 1e-9 <= float(sentence[3]) < high + 0.1
         assert calibrate(bundle, *given, "--output", tmp_path / "json", "--json") == 0
         (described,) = json.loads(capsys.readouterr().out)["classes"]
         assert described["class_name"] == "gear"
@@ -148,7 +157,8 @@ class TestCalibrate:
     def test_recall_and_costs(self, bundle, good, bad, tmp_path, capsys):
         given = (bundle, "--normal", good, "--anomalous", bad, "--class-name", "gear")
         assert calibrate(*given, "--recall", "0.9", "--output", tmp_path / "recall") == 0
-        assert "at most 10 are called good, on average" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "at most 10 are called good, on average" in shown
         assert calibrate(*given, "--cost-miss", "20", "--cost-false-alarm", "1", "--output", tmp_path / "cost") == 0
         assert "no rate is promised" in capsys.readouterr().out
         boundaries = read_calibration(tmp_path / "cost").boundaries("gear")
@@ -498,6 +508,7 @@ def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path
     assert main(["evaluate", *map(str, given)]) == 0
     shown = capsys.readouterr().out
     assert "false alarms promised" in shown
+    assert "defective called good" in shown
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     decisions = json.loads((tmp_path / "out" / "metrics.json").read_text())["decisions"]
@@ -507,8 +518,11 @@ def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path
         for label, kind in (("0", "good_images"), ("1", "defective_images")):
             labels = [row["pred_label"] for row in rows if (row["category"], row["label"]) == (category, label)]
             assert (entry[kind]["images"], entry[kind]["called_defective"]) == (len(labels), labels.count("defective"))
-            low, high = entry[kind]["called_defective_share"]
-            assert low <= labels.count("defective") / len(labels) <= high
+            for label_name in ("defective", "good"):
+                low, high = entry[kind][f"called_{label_name}_share"]
+                assert low <= labels.count(label_name) / len(labels) <= high
+        (row,) = (row for row in decision_tables({"decisions": decisions})[0].rows if row["category"] == category)
+        assert float(row["of this calibration at most"]) >= 100 * entry["false_alarms_at_most"]
     assert decisions["calibration_images_evaluated"] == 0
     again = ("--model", tmp_path / "model", "--shards", shards, "--num-samples", "1", "--output", tmp_path / "again")
     assert main(["evaluate", *map(str, again)]) == 0
