@@ -101,9 +101,10 @@ def _row(name: str, each: Entry) -> dict[str, Any]:
         "- unsure": _share(good, "unsure"),
     }
     if bad is not None:
+        interval = percent_interval(bad["called_defective_share"])
         row |= {
             "defective images": bad["images"],
-            "- called defective (recall)": f"{_share(bad, 'called_defective')} {percent_interval(bad['called_defective_share'])}",
+            "- called defective (recall)": f"{_share(bad, 'called_defective')} {interval}",
             "- called good": f"{_share(bad, 'called_good')} {percent_interval(bad['called_good_share'])}",
         }
     return row
