@@ -155,8 +155,8 @@ def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int
     left = total - done
     if not left:
         print(
-            f"Nothing to score: {counted(total, 'image')} done before, in {args.output}. Verdicts, tables and gallery are "
-            "made anew.",
+            f"Nothing to score: {counted(total, 'image')} done before, in {args.output}. Verdicts, tables and gallery "
+            "are made anew.",
             file=sys.stderr,
         )
         return

@@ -129,8 +129,8 @@ def explain_regions(rows: Sequence[dict[str, Any]], regions: Sequence[str | None
         )
     if defective:
         sentences.append(
-            f"{counted(defective, 'image')} called defective {'has' if defective == 1 else 'have'} no region: the image "
-            "score is above its threshold, and no pixel of the map reaches the region threshold; a lower "
+            f"{counted(defective, 'image')} called defective {'has' if defective == 1 else 'have'} no region: the "
+            "image score is above its threshold, and no pixel of the map reaches the region threshold; a lower "
             "--region-threshold marks more"
         )
     return sentences

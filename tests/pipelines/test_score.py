@@ -235,6 +235,25 @@ class TestFewImages:
         assert score(bundle, "list.csv", "--json") == 0
         assert "replaces" not in capsys.readouterr().err
 
+    def test_a_model_below_the_home_has_the_name_that_settings_give_it(
+        self, bundle, few, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+        below = shutil.copytree(bundle, tmp_path / "home" / "mine")
+        given = (few / "000.png", "--class-name", "gear")
+        assert score("runs/mine", *given) == 0
+        assert f"There is no runs/mine here: {below} is taken, below BAYES_PFL_HOME." in capsys.readouterr().err
+        assert score("runs/other", *given) == 2
+        assert "runs/other is no bundle" in capsys.readouterr().err
+        shutil.copytree(bundle, tmp_path / "runs" / "mine")
+        assert score("runs/mine", *given) == 0
+        assert "BAYES_PFL_HOME" not in capsys.readouterr().err
+        (tmp_path / "evaluation.yaml").write_text("model: runs/third\nshards: [nowhere]\n")
+        shutil.copytree(bundle, tmp_path / "home" / "third")
+        assert main(["evaluate", "--config", "evaluation.yaml"]) == 2
+        assert f"{tmp_path}/home/third is taken" in capsys.readouterr().err
+
     def test_own_output_is_never_an_input(self, bundle, tmp_path, capsys):
         photos = write_images(tmp_path / "photos", 3)
         (photos / "phone.heic").write_bytes(b"x")
