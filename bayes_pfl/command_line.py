@@ -2,7 +2,10 @@
 
 import argparse
 import difflib
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -76,6 +79,27 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f", did you mean '{close[0]}'?" if close else ""
 
 
+def model_source(text: str) -> str:
+    """A model as it was named: `runs/NAME` that is not here is NAME in BAYES_PFL_HOME, where training writes it.
+
+    Another place than the named one is said on standard error.
+
+    Args:
+        text: folder, URI, or another name of a model.
+
+    Returns:
+        The same, or the folder below BAYES_PFL_HOME.
+    """
+    home, (first, _, rest) = os.environ.get("BAYES_PFL_HOME"), text.removeprefix("./").partition("/")
+    if not home or first != "runs" or not rest or Path(text).exists():
+        return text
+    below = Path(home).resolve() / rest
+    if not below.exists():
+        return text
+    print(f"There is no {text} here: {below} is taken, below BAYES_PFL_HOME.", file=sys.stderr)
+    return str(below)
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """The type of an option that is a whole number.
 
@@ -115,5 +139,6 @@ def share(text: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 1")
+        percent = f": {value:g} % is {value / 100:g}" if 1 < value <= 100 else ""
+        raise argparse.ArgumentTypeError(f"{value:g} is not between 0 and 1{percent}")
     return value

@@ -23,13 +23,14 @@ from bayes_pfl.decisions.conformal import fewest_images, strictest_rate
 from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.decisions.statements import describe
 from bayes_pfl.errors import DataError
+from pipelines.calibration.folders import check_inside, check_typed
 from pipelines.calibration.model import check_output, earlier_calibration, write_model
 from pipelines.calibration.picture import draw_scores
 from pipelines.calibration.scores import CalibrationScores, score_images, sorted_scores
 from pipelines.calibration.text import calibration_text
 from pipelines.options.calibrate import rule_of
 from pipelines.scoring.command import make_task
-from pipelines.scoring.inputs import ImageInput, Inputs, find_inputs, make_view
+from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
 from pipelines.scoring.lists import UNDECIDED
 from pipelines.scoring.task import ScoringTask
 
@@ -48,10 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """
     rule = rule_of(args)
     view = make_view(args.tile, args.overlap, args.roi)
-    normal = _of_kind(find_inputs(args.normal, args.class_name, args.class_name_from), 0)
-    anomalous = (
-        _of_kind(find_inputs(args.anomalous, args.class_name, args.class_name_from), 1) if args.anomalous else []
-    )
+    check_typed(args.normal, args.anomalous)
+    normal, anomalous = _of_kind(args, args.normal, 0), _of_kind(args, args.anomalous, 1)
     _check_numbers(_counts(normal), _counts(anomalous), rule)  # before anything is scored
     task = make_task(args, view, [*normal, *anomalous])
     output, how = args.output.expanduser().resolve(), task.how_scored
@@ -78,8 +77,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_kind(inputs: Inputs, label: int) -> list[ImageInput]:
+def _of_kind(args: argparse.Namespace, sources: Sequence[str], label: int) -> list[ImageInput]:
     """The images that are not of the other kind, as shards and lists say; what is left out is said."""
+    if not sources:
+        return []
+    inputs = find_inputs(sources, args.class_name, args.class_name_from)
+    for source in sources:
+        check_inside(source, inputs.images, label)
     for line in skipped_summary(inputs.skipped):
         print(f"left out: {line}", file=sys.stderr)
     fitting = [image for image in inputs.images if image.label in (None, label)]

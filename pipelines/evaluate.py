@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_pfl.command_line import model_source
 from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, index_shards
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     changes |= {} if args.at is None else {"full_resolution": args.at == "mask"}
     changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")
+    settings = settings.model_copy(update={"model": model_source(settings.model)})  # of a file too
     result = evaluate(settings)
     code = UNRECORDED if "tracking_problem" in result else 0
     if args.json:

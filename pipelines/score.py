@@ -16,16 +16,16 @@ from bayes_pfl.datasets.output import claim
 from pipelines.options.scoring import PART_IMAGES
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
-from pipelines.scoring.coco import coco_document, regions_of_good_images, write_coco
+from pipelines.scoring.coco import coco_document, count_regions, explain_regions, write_coco
 from pipelines.scoring.command import make_task, nothing_scored
 from pipelines.scoring.gallery import labels_in_words
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
+from pipelines.scoring.plan import ScoringPlan
 from pipelines.scoring.pool import make_parts, score_parts
 from pipelines.scoring.results import (
     PART,
     Results,
     ScoredImage,
-    ScoringPlan,
     complete,
     part_row,
     regions_of,
@@ -33,7 +33,14 @@ from pipelines.scoring.results import (
 )
 from pipelines.scoring.review import check_review, write_review
 from pipelines.scoring.task import ScoringTask
-from pipelines.scoring.thresholds import Labelling, check_auto, keep_threshold, label_threshold, remind_of_view
+from pipelines.scoring.thresholds import (
+    Labelling,
+    check_auto,
+    keep_threshold,
+    label_threshold,
+    remind_of_view,
+    scores_of_files,
+)
 
 LISTED = 10
 """Images named on the terminal; the table on disk has all."""
@@ -74,13 +81,14 @@ def run(args: argparse.Namespace) -> int:
     summary = {**summary, "left_out": counts_by_reason(inputs.skipped)}
     if args.coco is not None:
         write_coco(args.coco, coco_document(rows.to_pylist(), regions, task))
-        for sentence in regions_of_good_images(rows.to_pylist(), regions):
+        print(f"{args.coco}: {count_regions(regions)}.", file=sys.stderr)
+        for sentence in explain_regions(rows.to_pylist(), regions):
             print(f"{sentence}.", file=sys.stderr)
     if args.review is not None:
         print(_review(args, inputs.images, rows, labelling), file=sys.stderr)
-    print(json.dumps(summary) if args.json else _text(rows, summary))
+    print(json.dumps(summary) if args.json else _text(rows, summary, args.store_threshold is not None))
     if args.store_threshold is not None and summary["scored"]:
-        keep_threshold(task, rows["image_score"].drop_null().to_numpy(), args.store_threshold)
+        keep_threshold(task, scores_of_files(rows), args.store_threshold)
     if not summary["scored"]:
         raise nothing_scored(summary["unreadable"][0]["error"])
     return _fail_above(args.fail_above, rows)
@@ -146,7 +154,11 @@ def _announce(args: argparse.Namespace, task: ScoringTask, total: int, done: int
     """What will be done, before anything takes time."""
     left = total - done
     if not left:
-        print(f"Nothing to do: {counted(total, 'image')} done before, in {args.output}.", file=sys.stderr)
+        print(
+            f"Nothing to score: {counted(total, 'image')} done before, in {args.output}. Verdicts, tables and gallery "
+            "are made anew.",
+            file=sys.stderr,
+        )
         return
     before = f"; {done:,} of {total:,} were done before" if done else ""
     where = "here" if left <= PART_IMAGES else f"on {counted(args.workers, 'worker')}"
@@ -186,7 +198,7 @@ def _selection(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
+def _text(rows: pa.Table, summary: dict[str, Any], stores_threshold: bool) -> str:
     """The table, or its head where the rest is on disk, and what else there is to say."""
     rows = rows.filter(pc.is_valid(rows["image_score"]))
     scored = rows.select(
@@ -202,6 +214,8 @@ def _text(rows: pa.Table, summary: dict[str, Any]) -> str:
         lines.append("  gallery.html, scores.parquet, scores.arrow, summary.json, maps/")
     if summary["labels"] is not None:
         lines.append(f"{labels_in_words(summary)}.")
+    elif stores_threshold:
+        lines.append("No verdicts: the threshold is made of these very images, for the next ones.")
     else:
         lines.append(f"No verdicts: {summary['no_label_because']}.")
     if summary["pooled_class_names"]:

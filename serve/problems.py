@@ -1,13 +1,16 @@
 """Errors as `application/problem+json` (RFC 9457): a status, a sentence that says what to do, and the request's id."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+
+from bayes_pfl.command_line import nearest
 
 TITLES = {
     400: "Bad request",
@@ -27,6 +30,12 @@ TITLES = {
     504: "Took too long",
 }
 
+
+METHODS = {
+    "POST": "send the image as the body of a POST, or the images of a batch as JSON",
+    "GET": "ask with GET, without a body",
+}
+"""What to do where a path takes one method."""
 
 BROKEN = "The endpoint failed on this request; tell its operator the request id, which is in the log."
 
@@ -101,11 +110,19 @@ def install(app: FastAPI) -> None:
     async def _refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
-        return response(error.status_code, str(error.detail), request.state.request_id, headers)
+        detail = str(error.detail)
+        if error.status_code == 405:
+            allowed = headers.get("Allow", "another method")
+            detail = f"This path takes {allowed}: {METHODS.get(allowed, 'see /openapi.json for all paths')}."
+        elif detail == HTTPStatus.NOT_FOUND.phrase:  # the framework's own words
+            detail = "There is no such path. See /openapi.json for all of them."
+        return response(error.status_code, detail, request.state.request_id, headers)
 
     async def _invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        detail = explain(error.errors(), skip=1) + ". See /openapi.json for what is accepted."
+        parameters = request.scope["route"].dependant.query_params
+        names = [name for each in parameters for name in _fields_at(each.field_info.annotation, ()) or [each.name]]
+        detail = explain(error.errors(), 1, lambda outer: names) + ". See /openapi.json for what is accepted."
         return response(422, detail, request.state.request_id)
 
     async def _failed(request: Request, error: Exception) -> JSONResponse:
@@ -117,12 +134,38 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _failed)
 
 
-def explain(errors: Sequence[Any], skip: int = 0) -> str:
+def _fields_at(model: Any, outer: Sequence[str | int]) -> list[str]:
+    """Names of the fields at a place in a message; none where there is no model."""
+    for part in outer:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            kinds = (annotation, *get_args(annotation))
+            model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+    return list(getattr(model, "model_fields", ()))
+
+
+def explain_body(errors: Sequence[Any], model: type[BaseModel]) -> str:
+    """What pydantic found in a body; the nearest name stands beside an unknown one.
+
+    Args:
+        errors: of a ValidationError.
+        model: that the body should be.
+
+    Returns:
+        As `explain`.
+    """
+    return explain(errors, 0, lambda outer: _fields_at(model, outer))
+
+
+def explain(
+    errors: Sequence[Any], skip: int = 0, names: Callable[[Sequence[str | int]], Sequence[str]] = lambda outer: ()
+) -> str:
     """What pydantic found, without repeating the client's own values.
 
     Args:
         errors: of a ValidationError, or of FastAPI's.
         skip: parts of each place that are not shown: FastAPI puts `query` first.
+        names: by place, what may stand there.
 
     Returns:
         At most five findings, each with its place.
@@ -130,7 +173,10 @@ def explain(errors: Sequence[Any], skip: int = 0) -> str:
     parts = []
     for finding in errors[:5]:
         where = ".".join(str(part)[:60] for part in finding["loc"][skip:])
-        text = "unknown" if finding["type"] == "extra_forbidden" else finding["msg"].removeprefix("Value error, ")
+        text = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "extra_forbidden":
+            *outer, last = finding["loc"][skip:]
+            text = f"unknown{nearest(str(last)[:60], names(outer)).rstrip('?')}"
         parts.append(f"{where or 'body'}: {text}")
     return "; ".join(parts)
 

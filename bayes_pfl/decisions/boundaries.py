@@ -168,8 +168,8 @@ class Boundaries:
     def tally(self, images: ScoredImages) -> "Tally":
         """How images of the calibration fare, all good or all defective.
 
-        The interval of the share called defective is Clopper and Pearson's where images of the other kind alone chose
-        the threshold. Elsewhere it is that of Dvoretzky, Kiefer and Wolfowitz, which holds for every threshold at once.
+        The interval of a share is Clopper and Pearson's where images of the other kind alone chose the threshold.
+        Elsewhere it is that of Dvoretzky, Kiefer and Wolfowitz, which holds for every threshold at once.
 
         Args:
             images: of the calibration.
@@ -178,14 +178,23 @@ class Boundaries:
             Their verdicts, counted.
         """
         labels = [verdict.label for verdict in self.verdicts(images)]
-        defective, confidence = labels.count("defective"), self.rule.confidence
-        chose = self._cost_threshold is not None or (images is self.images) == (self.rule.false_alarms is not None)
-        half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * len(labels)))
-        share = defective / len(labels)
-        low, high = max(0.0, share - half), min(1.0, share + half)
+        by_cost, is_good = self._cost_threshold is not None, images is self.images
+        defective, good = labels.count("defective"), labels.count("good")
+        shares = (
+            self._interval(hits, len(labels), by_cost or is_good == good_images_chose)
+            for hits, good_images_chose in (
+                (defective, self.rule.false_alarms is not None),
+                (good, self.rule.recall is None),
+            )
+        )
+        return Tally(len(labels), defective, labels.count("unsure"), good, *shares)
+
+    def _interval(self, hits: int, count: int, chose: bool) -> tuple[float, float]:
+        """Of a share; `chose`: these images chose the threshold."""
         if not chose:
-            low, high = share_interval(defective, len(labels), confidence)
-        return Tally(len(labels), defective, labels.count("unsure"), low, high)
+            return share_interval(hits, count, self.rule.confidence)
+        half = math.sqrt(math.log(2 / (1 - self.rule.confidence)) / (2 * count))
+        return max(0.0, hits / count - half), min(1.0, hits / count + half)
 
     def verdicts(self, images: ScoredImages) -> list[Decision]:
         """Verdicts of scored images.
@@ -202,13 +211,16 @@ class Boundaries:
 
 
 class Tally(NamedTuple):
-    """Images of a kind by verdict, and the interval of the share that is called defective."""
+    """Images of a kind by verdict, with intervals of two shares."""
 
     images: int
     called_defective: int
     unsure: int
-    low: float
-    high: float
+    called_good: int
+    defective_share: tuple[float, float]
+    """Interval of the share that is called defective."""
+    good_share: tuple[float, float]
+    """Interval of the share that is called good."""
 
 
 def cheapest_threshold(normal: tuple[float, ...], anomalous: tuple[float, ...], rule: Rule) -> float:

@@ -1,6 +1,7 @@
 """What a calibration promises, as numbers and in sentences."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from bayes_pfl.decisions.boundaries import Boundaries, Tally
@@ -21,7 +22,7 @@ def promises(boundaries: Boundaries) -> list[str]:
         sentences.append(
             f"Of 100 good images like these at most {100 * rule.false_alarms:g} are called defective, on average over "
             f"calibrations; with {100 * rule.confidence:.10g} % confidence at most "
-            f"{_rounded_up(100 * boundaries.false_alarm_bound):g} of 100 with this calibration."
+            f"{rounded_up(100 * boundaries.false_alarm_bound):g} of 100 with this calibration."
         )
         if rule.recall is None:
             sentences.append(
@@ -43,9 +44,35 @@ def promises(boundaries: Boundaries) -> list[str]:
     return [*sentences, _not_promised(boundaries)]
 
 
-def _rounded_up(percent: float) -> float:
-    """One digit behind the point: a bound that is rounded down would not hold."""
+def rounded_up(percent: float) -> float:
+    """An upper bound as it is printed, with one digit behind the point: rounded down it would not hold.
+
+    Args:
+        percent: the bound.
+
+    Returns:
+        The same or slightly more.
+
+    >>> rounded_up(9.5059), rounded_up(9.5)
+    (9.6, 9.5)
+    """
     return math.ceil(10 * percent - 1e-9) / 10
+
+
+def percent_interval(edges: Sequence[float]) -> str:
+    """An interval of a share as it is printed, in percent, both ends rounded outward.
+
+    Args:
+        edges: lower and upper, as fractions.
+
+    Returns:
+        Text.
+
+    >>> percent_interval([0.55199, 0.70001])
+    '[55.1, 70.1]'
+    """
+    low, high = (100 * edge for edge in edges)
+    return f"[{math.floor(10 * low + 1e-9) / 10:.1f}, {rounded_up(high):.1f}]"
 
 
 def _not_promised(boundaries: Boundaries) -> str:
@@ -106,7 +133,9 @@ def _shares(tally: Tally) -> dict[str, Any]:
         "images": tally.images,
         "called_defective": tally.called_defective,
         "unsure": tally.unsure,
-        "called_defective_share": [tally.low, tally.high],
+        "called_good": tally.called_good,
+        "called_defective_share": list(tally.defective_share),
+        "called_good_share": list(tally.good_share),
     }
 
 

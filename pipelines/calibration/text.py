@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bayes_pfl.decisions.calibration import Calibration
+from bayes_pfl.decisions.statements import percent_interval
 from bayes_pfl.metrics.bootstrap import image_auroc_interval
 from pipelines.calibration.model import PICTURE
 from pipelines.platform.html import table
@@ -29,7 +30,7 @@ def calibration_text(calibration: Calibration, described: Entry, kind: str) -> s
     lines = [table([*rows, *([_row("(other names)", others)] if others else [])], decimals=4), ""]
     by_promise: dict[str, list[str]] = {}
     for name, each in entries.items():
-        for sentence in each["promises"]:
+        for sentence in [*each["promises"], *_escapes(each), *_undecided(each)]:
             by_promise.setdefault(sentence, []).append(name)
     for sentence, names in by_promise.items():
         lines.append(sentence if len(names) == len(entries) else f"{', '.join(names)}: {sentence}")
@@ -39,6 +40,25 @@ def calibration_text(calibration: Calibration, described: Entry, kind: str) -> s
     lines += _at_chance(calibration)
     lines.append(f"The calibrated model is in {described['output']}; the scores are drawn in {PICTURE}.")
     return "\n".join([*lines, *([f"Model: {kind}."] if kind else [])])
+
+
+def _escapes(each: Entry) -> list[str]:
+    """How many defective images are called good: measured, where nothing is promised."""
+    bad = each["defective_images"]
+    if bad is None:
+        return []
+    escaped, interval = 100 * bad["called_good"] / bad["images"], percent_interval(bad["called_good_share"])
+    return [f"Of 100 defective images like these about {escaped:.0f} {interval} are called good (escapes)."]
+
+
+def _undecided(each: Entry) -> list[str]:
+    """That most good images get no verdict."""
+    good = each["good_images"]
+    if 2 * good["unsure"] <= good["images"]:
+        return []
+    lower = "" if each["rule"].get("recall") is None else " A lower --recall leaves fewer unsure."
+    unsure = f"{100 * good['unsure'] / good['images']:.0f} of 100 good images are unsure"
+    return [f"Beware: this threshold decides almost nothing: {unsure}.{lower}"]
 
 
 def _of_other_names(described: Entry) -> list[str]:
@@ -81,11 +101,11 @@ def _row(name: str, each: Entry) -> dict[str, Any]:
         "- unsure": _share(good, "unsure"),
     }
     if bad is not None:
-        low, high = (100 * edge for edge in bad["called_defective_share"])
+        interval = percent_interval(bad["called_defective_share"])
         row |= {
             "defective images": bad["images"],
-            "- called defective (recall)": f"{_share(bad, 'called_defective')} [{low:.1f}, {high:.1f}]",
-            "- called good": f"{100 - 100 * (bad['called_defective'] + bad['unsure']) / bad['images']:.1f} %",
+            "- called defective (recall)": f"{_share(bad, 'called_defective')} {interval}",
+            "- called good": f"{_share(bad, 'called_good')} {percent_interval(bad['called_good_share'])}",
         }
     return row
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bayes_pfl.command_line import share
 from bayes_pfl.config import parse_config
 from bayes_pfl.decisions.rules import Rule
 from bayes_pfl.errors import ConfigError
@@ -32,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the calibrated model; further classes can be added to it",
     )
     for name, field in Rule.model_fields.items():
-        metavar = "COST" if name.startswith("cost") else "SHARE"
-        add(f"--{name.replace('_', '-')}", type=float, metavar=metavar, help=field.description)
+        kind, metavar = (float, "COST") if name.startswith("cost") else (share, "SHARE")
+        add(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=field.description)
     add_scoring_options(parser)
     add("--json", action="store_true", help="print the result as JSON instead of a table")
 

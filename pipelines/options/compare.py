@@ -2,7 +2,7 @@
 
 import argparse
 
-from bayes_pfl.command_line import at_least
+from bayes_pfl.command_line import at_least, model_source
 from pipelines.options.config_files import add_settings
 from pipelines.options.evaluate import EvaluateSettings
 from pipelines.options.model import NUM_SAMPLES, add_detector_options, number_of_samples
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     source = "folder or URI of a model, embedded, models:/NAME@ALIAS, method:/NAME, or folder of a finished evaluation"
-    add("a", metavar="A", help=source)
-    add("b", metavar="B", help="the other one, in the same form")
+    add("a", type=model_source, metavar="A", help=source)
+    add("b", type=model_source, metavar="B", help="the other one, in the same form")
     add("--shards", action="append", metavar="DIR", help="folder or URI of shards to evaluate models on; repeatable")
     add("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
     add(

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, Literal, get_args
 
-from bayes_pfl.command_line import at_least, share
+from bayes_pfl.command_line import at_least, model_source, share
 from bayes_pfl.config import NUM_SAMPLES_LIMIT, DetectorOptions, Precision
 from bayes_pfl.config.untrained import method_source, untrained_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
@@ -66,6 +66,7 @@ def add_model(parser: argparse.ArgumentParser, usual: str, default: str | None =
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--model",
+        type=model_source,
         default=default,
         metavar="MODEL",
         help=f"folder or URI of a model, embedded, or models:/NAME@ALIAS; default: {usual}",

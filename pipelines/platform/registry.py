@@ -162,7 +162,7 @@ def download_model(uri: str) -> Path:
     store = tracking_uri(settings)
     try:
         with refusals(settings):
-            version = model_version(open_store(settings), uri)
+            version = model_version(open_store(settings, create=False), uri)
         identity = (store, version.name, version.version, version.source, version.creation_timestamp)
         digest = hashlib.sha256("\0".join(map(str, identity)).encode()).hexdigest()
         target = cache_folder() / "models" / digest[:24]

@@ -78,7 +78,7 @@ def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None],
                 }
             )
     described = [f"Regions where the anomaly map reaches {levels}; looked at: {task.looked_at}"]
-    described += regions_of_good_images(rows, regions)
+    described += explain_regions(rows, regions)
     return {
         "info": {
             "description": ". ".join(described),
@@ -90,25 +90,50 @@ def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None],
     }
 
 
-def regions_of_good_images(rows: Sequence[dict[str, Any]], regions: Sequence[str | None]) -> list[str]:
-    """Why there are regions in images that are called good.
+def count_regions(regions: Sequence[str | None]) -> str:
+    """How many regions there are, and in how many images.
+
+    Args:
+        regions: of each image, as `RegionsOfImage` in JSON, or None.
+
+    Returns:
+        Words.
+    """
+    counts = [len(RegionsOfImage.from_json(outlined).regions) for outlined in regions if outlined is not None]
+    marked = sum(count > 0 for count in counts)
+    return f"{counted(sum(counts), 'region')} in {marked:,} of {counted(len(counts), 'image')}"
+
+
+def explain_regions(rows: Sequence[dict[str, Any]], regions: Sequence[str | None]) -> list[str]:
+    """Why there are regions in images that are called good, and none in images that are called defective.
 
     Args:
         rows: rows of the results.
         regions: of each row, as `RegionsOfImage` in JSON, or None.
 
     Returns:
-        A sentence, or nothing where there are none.
+        A sentence for each; nothing where there are no such images.
     """
-    good = [outlined for row, outlined in zip(rows, regions, strict=True) if row["pred_label"] == "good"]
-    marked = sum(bool(outlined and RegionsOfImage.from_json(outlined).regions) for outlined in good)
-    if not marked:
-        return []
-    return [
-        f"{counted(marked, 'image')} called good {'has' if marked == 1 else 'have'} regions: a region begins where the "
-        "map reaches the region threshold, and an image is called good by its image score, which has a threshold of "
-        "its own"
+    marked = [
+        (row["pred_label"], bool(RegionsOfImage.from_json(outlined).regions))
+        for row, outlined in zip(rows, regions, strict=True)
+        if outlined is not None
     ]
+    good, defective = marked.count(("good", True)), marked.count(("defective", False))
+    sentences = []
+    if good:
+        sentences.append(
+            f"{counted(good, 'image')} called good {'has' if good == 1 else 'have'} regions: a region begins where the "
+            "map reaches the region threshold, and an image is called good by its image score, which has a threshold "
+            "of its own"
+        )
+    if defective:
+        sentences.append(
+            f"{counted(defective, 'image')} called defective {'has' if defective == 1 else 'have'} no region: the "
+            "image score is above its threshold, and no pixel of the map reaches the region threshold; a lower "
+            "--region-threshold marks more"
+        )
+    return sentences
 
 
 def write_coco(path: Path, document: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from bayes_pfl.decisions.boundaries import Decision
 from bayes_pfl.decisions.conformal import share_interval
+from bayes_pfl.decisions.statements import percent_interval, rounded_up
 from pipelines.platform.html import ReportTable
 from pipelines.scoring.evaluation import ScoredSamples
 from pipelines.scoring.figures import EvaluatedDataset
@@ -112,13 +113,15 @@ def _reused(labelling: Labelling, datasets: Sequence[EvaluatedDataset]) -> int:
 
 def _counts(decisions: Sequence[Decision]) -> dict[str, Any]:
     labels = [decision.label for decision in decisions if decision.label is not None]
-    defective = labels.count("defective")
+    defective, good = labels.count("defective"), labels.count("good")
     return {
         "images": len(labels),
         "without_label": len(decisions) - len(labels),
         "called_defective": defective,
         "unsure": labels.count("unsure"),
+        "called_good": good,
         "called_defective_share": list(share_interval(defective, len(labels), CONFIDENCE)) if labels else None,
+        "called_good_share": list(share_interval(good, len(labels), CONFIDENCE)) if labels else None,
     }
 
 
@@ -149,19 +152,19 @@ def _row(category: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "category": category + (" (all classes together)" if entry["all_classes_together"] else ""),
         "false alarms promised": "-" if promised is None else f"{100 * promised:g}",
-        "of this calibration at most": "-" if bound is None else f"{100 * bound:.1f}",
-        "false alarms found": _share(entry["good_images"]),
-        "recall": _share(entry["defective_images"]),
+        "of this calibration at most": "-" if bound is None else f"{rounded_up(100 * bound):.1f}",
+        "false alarms found": _share(entry["good_images"], "called_defective"),
+        "recall": _share(entry["defective_images"], "called_defective"),
+        "defective called good": _share(entry["defective_images"], "called_good"),
         "unsure good": _unsure(entry["good_images"]),
         "unsure defective": _unsure(entry["defective_images"]),
     }
 
 
-def _share(counts: Mapping[str, Any]) -> str:
+def _share(counts: Mapping[str, Any], label: str) -> str:
     if not counts["images"]:
         return "-"
-    low, high = (100 * edge for edge in counts["called_defective_share"])
-    return f"{100 * counts['called_defective'] / counts['images']:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{100 * counts[label] / counts['images']:.1f} {percent_interval(counts[f'{label}_share'])}"
 
 
 def _unsure(counts: Mapping[str, Any]) -> str:

@@ -11,6 +11,9 @@ import pyarrow.compute as pc
 from bayes_pfl.datasets.checks import counted
 from pipelines.platform.html import colour_bar, write_page
 
+COLOURS = {"defective": "#c53030; color: white", "unsure": "#f6c945; color: black", "good": "#276749; color: white"}
+"""Background and text of a verdict; the word stands there too, for those who do not tell the colours apart."""
+
 SHOWN = 500
 """Images in the gallery, those with the highest scores: a page of more is slow to open."""
 
@@ -90,9 +93,10 @@ def _entry(row: dict[str, Any], folder: Path) -> str:
         for kind, file in files.items()
         if (folder / file).is_file()  # parts that an earlier version scored have the overlay alone
     )
-    label = f"{row['pred_label']}, " if row["pred_label"] else ""
+    word = row["pred_label"]
+    label = f'<b style="background: {COLOURS[word]}; padding: 0 .4em; border-radius: .25em">{word}</b> ' if word else ""
     return (
         f'<li><div class="tiles">\n{tiles}\n</div>\n'
-        f"<p><b>{row['image_score']:.3f}</b> {name}<br>{label}{escape(row['class_name'])}, "
+        f"<p><b>{row['image_score']:.3f}</b> {label}{name}<br>{escape(row['class_name'])}, "
         f"uncertainty {'-' if row['uncertainty'] is None else format(row['uncertainty'], '.3f')}</p></li>"
     )

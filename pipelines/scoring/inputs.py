@@ -202,7 +202,7 @@ def _class_name(source: str, file: str, class_name_from: str | None, table: dict
             raise ConfigError(f"{printable(file)} is not in {class_name_from}: add its path and class_name.")
         return name
     if class_name_from == FROM_FOLDER:
-        inner = _below(source, file)
+        inner = below(source, file)
         if len(inner.parts) < 2:
             raise ConfigError(
                 f"{printable(file)} lies in no sub-folder of {source}, so none says what it shows: move it, or "
@@ -220,8 +220,16 @@ def _table_key(file: str) -> str:
     return file if is_remote(file) else composed(str(Path(file).resolve()))
 
 
-def _below(source: str, file: str) -> PurePosixPath:
-    """The path of a file below the folder or URI that was given; "." for the file itself."""
+def below(source: str, file: str) -> PurePosixPath:
+    """The path of a file below the folder or URI that was given.
+
+    Args:
+        source: the folder or URI.
+        file: that was found in it.
+
+    Returns:
+        The path; "." for the file itself.
+    """
     if is_remote(source):
         return PurePosixPath(file[len(source.rstrip("/")) + 1 :])
     return PurePosixPath(Path(file).relative_to(Path(source)))

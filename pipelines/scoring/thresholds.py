@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.decisions.boundaries import Decision
@@ -201,6 +202,22 @@ def remind_of_view(options: Sequence[str], task: ScoringTask) -> None:
             "does not hold here.",
             file=sys.stderr,
         )
+
+
+def scores_of_files(rows: pa.Table) -> np.ndarray:
+    """Scores of the images, of byte-identical ones once, as `calibrate` counts them; how many are left out is said.
+
+    Args:
+        rows: of `results.TABLE`.
+
+    Returns:
+        Scores.
+    """
+    scored = [(row["sha256"], row["image_score"]) for row in rows.to_pylist() if row["image_score"] is not None]
+    once = {digest or position: score for position, (digest, score) in enumerate(scored)}
+    if copies := len(scored) - len(once):
+        print(f"{counted(copies, 'image')} of the same bytes as others: each file counts once.", file=sys.stderr)
+    return np.array(list(once.values()))
 
 
 def keep_threshold(task: ScoringTask, scores: np.ndarray, share: float) -> None:

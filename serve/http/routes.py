@@ -25,7 +25,7 @@ from serve.http.schema import (
     Version,
 )
 from serve.http.service import Service, image_from_base64
-from serve.problems import Problem, ProblemBody, body, explain, responses
+from serve.problems import Problem, ProblemBody, body, explain_body, responses
 
 IMAGE_BODY = {
     "requestBody": {
@@ -122,7 +122,7 @@ async def _read_batch(request: Request, service: Service) -> BatchRequest:
     try:
         batch = await parse_json(await json_body(request), BatchRequest, service.most_values)
     except ValidationError as error:
-        detail = explain(error.errors(include_url=False, include_context=False, include_input=False))
+        detail = explain_body(error.errors(include_url=False, include_context=False, include_input=False), BatchRequest)
         raise Problem(422, f"{detail}. See /openapi.json for what is accepted.") from None
     most = service.limits.max_images
     if len(batch.images) > most:

@@ -313,6 +313,7 @@ class Score(Answer):
         description="`class_name` was not calibrated: the images of all calibrated classes together decide"
     )
     no_calibration_because: str | None = Field(description="why the calibration does not decide")
+    class_name: str = Field(description="what the image was taken to show: the request's, else the default")
     looked_at: str = Field(description="the way of looking, which a threshold must have been made for")
     uncertainty: float | None = Field(
         description="standard deviation of the score over the drawn prompts; null for a method that draws none"

@@ -182,6 +182,7 @@ class Service:
         return Score(
             image_score=answer.image_score,
             **ruled(ruling),
+            class_name=options.class_name,
             looked_at=looked_at,
             uncertainty=answer.uncertainty,
             regions=drawn.regions,

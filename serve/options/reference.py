@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bayes_pfl.command_line import model_source
 from bayes_pfl.errors import BundleError, ConfigError, DataError
 from serve.options.checks import check_weights
 from serve.options.values import num_samples
@@ -26,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGES",
         help="image files, or folders of them: 50 or more, such as the endpoint usually sees",
     )
-    add("--model", required=True, type=Path, metavar="DIR", help="folder of the model, which gets the window")
+    add(
+        "--model",
+        required=True,
+        type=lambda text: Path(model_source(text)),
+        metavar="DIR",
+        help="folder of the model, which gets the window",
+    )
     add("--weights", metavar="FILE", help="CLIP's weights, where the file has moved since the model was made")
     add(
         "--class-name",

@@ -3,7 +3,7 @@
 import argparse
 from typing import get_args
 
-from bayes_pfl.command_line import at_least
+from bayes_pfl.command_line import at_least, model_source
 from bayes_pfl.config import Precision
 from bayes_pfl.config.untrained import method_source
 from serve.http.access import TOKENS_VARIABLE
@@ -39,6 +39,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--model",
+        type=model_source,
         default=EMBEDDED,
         metavar="MODEL",
         help="folder or URI of a model, embedded, or models:/NAME@ALIAS; default: embedded",
@@ -63,6 +64,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--name", type=model_name, default="bayes-pfl", help="model's name in URLs and answers; default: bayes-pfl")
     add(
         "--challenger",
+        type=model_source,
         metavar="MODEL",
         help="second model that scores the same images: its scores are logged, never answered",
     )

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from small import painted_shards, random_bundle
 from bayes_pfl.decisions.calibration import CALIBRATION, read_calibration
 from bayes_pfl.inference.bundle import DEMONSTRATION, load_bundle
 from pipelines.cli import main
+from pipelines.scoring.decided import decision_tables
 from pipelines.scoring.lists import read_list
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -95,6 +97,13 @@ class TestCalibrate:
         shown = capsys.readouterr().out
         assert "at most 10 are called defective, on average over calibrations; with 95 % confidence" in shown
         assert "Nothing is promised of images of another product" in shown
+        share = read_calibration(tmp_path / "text").boundaries("gear")
+        tally = share.tally(share.anomalous)
+        low, high = (100 * edge for edge in tally.good_share)
+        sentence = re.search(r"Of 100 defective images like these about (\d+) \[(.+), (.+)\] are called good", shown)
+        assert float(sentence[1]) == pytest.approx(100 * tally.called_good / tally.images, abs=0.5)
+        assert low - 0.1 < float(sentence[2]) <= low + 1e-9
+        assert high - 1e-9 <= float(sentence[3]) < high + 0.1
         assert calibrate(bundle, *given, "--output", tmp_path / "json", "--json") == 0
         (described,) = json.loads(capsys.readouterr().out)["classes"]
         assert described["class_name"] == "gear"
@@ -122,21 +131,34 @@ class TestCalibrate:
         ("given", "words"),
         [
             ((), "Say what errors are allowed: --false-alarms 0.01"),
-            (("--false-alarms", "1.5"), "false_alarms"),
+            (("--false-alarms", "1"), "false_alarms"),
             (("--cost-miss", "3"), "cost_miss and cost_false_alarm belong together"),
             (("--false-alarms", "0.1", "--confidence", "0.2"), "confidence"),
             (("--false-alarms", "0.1", "--num-samples", "auto"), "give a number"),
-            (("--false-alarms", "nan"), "false_alarms"),
         ],
     )
     def test_rules_that_make_no_sense(self, bundle, good, tmp_path, capsys, given, words):
         assert calibrate(bundle, "--normal", good, "--class-name", "gear", "--output", tmp_path / "out", *given) == 2
         assert words in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (("--false-alarms", "5"), "--false-alarms: 5 is not between 0 and 1: 5 % is 0.05"),
+            (("--false-alarms", "0.1", "--recall", "95"), "--recall: 95 is not between 0 and 1: 95 % is 0.95"),
+            (("--false-alarms", "nan"), "--false-alarms: nan is not between 0 and 1"),
+        ],
+    )
+    def test_shares_that_are_none(self, bundle, good, capsys, given, words):
+        with pytest.raises(SystemExit):
+            calibrate(bundle, "--normal", good, "--class-name", "gear", "--output", "out", *given)
+        assert words in capsys.readouterr().err
+
     def test_recall_and_costs(self, bundle, good, bad, tmp_path, capsys):
         given = (bundle, "--normal", good, "--anomalous", bad, "--class-name", "gear")
         assert calibrate(*given, "--recall", "0.9", "--output", tmp_path / "recall") == 0
-        assert "at most 10 are called good, on average" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "at most 10 are called good, on average" in shown
         assert calibrate(*given, "--cost-miss", "20", "--cost-false-alarm", "1", "--output", tmp_path / "cost") == 0
         assert "no rate is promised" in capsys.readouterr().out
         boundaries = read_calibration(tmp_path / "cost").boundaries("gear")
@@ -183,6 +205,35 @@ class TestCalibrate:
         given = ("--normal", tmp_path / "two", "--class-name-from", "folder", "--false-alarms", "0.5")
         assert calibrate(bundle, *given, "--output", tmp_path / "out") == 2
         assert '"cog" has 0 good images and needs 1' in capsys.readouterr().err
+
+    def test_folders_whose_names_say_the_other_kind_are_refused(self, bundle, good, bad, tmp_path, capsys):
+        part = tmp_path / "part"
+        for kind in (good, bad):
+            shutil.copytree(kind, part / kind.name)
+        given = ("--class-name", "gear", "--false-alarms", RATE, "--output", tmp_path / "out")
+        wanted = f"Give --normal {part}/good --anomalous {part}/bad."
+        assert calibrate(bundle, "--normal", part, *given) == 2
+        shown = capsys.readouterr().err
+        assert f"--normal {part} holds bad/ (10 images), and the name says defective. {wanted}" in shown
+        assert "Scoring" not in shown
+        assert calibrate(bundle, "--normal", good, "--anomalous", part, *given) == 2
+        assert (
+            f"--anomalous {part} holds good/ (12 images), and the name says good. {wanted}" in capsys.readouterr().err
+        )
+        assert calibrate(bundle, "--normal", part / "good", part / "bad", *given) == 2  # as the shell expands part/*
+        assert f"Give --anomalous {part}/bad." in capsys.readouterr().err
+        (part / "bad").rename(part / "masks")
+        (part / "good").rename(part / "images")
+        assert calibrate(bundle, "--normal", part, *given) == 2
+        assert "holds masks/, whose name says masks" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_folders_of_products_are_good_images(self, bundle, tmp_path):
+        for number, product in enumerate(("bottle", "hole_punch", "lot/good")):
+            write_images(tmp_path / "images" / product, 3, 3 * number)
+        given = ("--normal", tmp_path / "images", "--class-name", "gear", "--false-alarms", "0.3")
+        assert calibrate(bundle, *given, "--output", tmp_path / "out") == 0
+        assert len(read_calibration(tmp_path / "out").boundaries("gear").images) == 9
 
     def test_an_output_among_the_images_or_below_a_file_is_refused_at_once(self, bundle, good, tmp_path, capsys):
         folder = shutil.copytree(good, tmp_path / "good")
@@ -457,6 +508,7 @@ def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path
     assert main(["evaluate", *map(str, given)]) == 0
     shown = capsys.readouterr().out
     assert "false alarms promised" in shown
+    assert "defective called good" in shown
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     decisions = json.loads((tmp_path / "out" / "metrics.json").read_text())["decisions"]
@@ -466,8 +518,11 @@ def test_evaluate_shows_what_was_promised_beside_what_was_found(bundle, tmp_path
         for label, kind in (("0", "good_images"), ("1", "defective_images")):
             labels = [row["pred_label"] for row in rows if (row["category"], row["label"]) == (category, label)]
             assert (entry[kind]["images"], entry[kind]["called_defective"]) == (len(labels), labels.count("defective"))
-            low, high = entry[kind]["called_defective_share"]
-            assert low <= labels.count("defective") / len(labels) <= high
+            for label_name in ("defective", "good"):
+                low, high = entry[kind][f"called_{label_name}_share"]
+                assert low <= labels.count(label_name) / len(labels) <= high
+        (row,) = (row for row in decision_tables({"decisions": decisions})[0].rows if row["category"] == category)
+        assert float(row["of this calibration at most"]) >= 100 * entry["false_alarms_at_most"]
     assert decisions["calibration_images_evaluated"] == 0
     again = ("--model", tmp_path / "model", "--shards", shards, "--num-samples", "1", "--output", tmp_path / "again")
     assert main(["evaluate", *map(str, again)]) == 0

@@ -46,6 +46,15 @@ def home(empty_database, tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+def test_looking_a_model_up_makes_no_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("BAYES_PFL_HOME", raising=False)
+    with pytest.raises(BundleError, match=r"models:/bayes-pfl@champion cannot be looked up.*MLFLOW_TRACKING_URI"):
+        download_model("models:/bayes-pfl@champion")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_deleted_experiment_is_named_with_the_way_back(home):
     with closing(start_run(TrackingSettings(), "first", {})):
         pass

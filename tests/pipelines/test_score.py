@@ -196,6 +196,10 @@ class TestFewImages:
         with Image.open(output / tiles_of(by_name["000.png"]["anomaly_map"])[1]) as shown_map:
             assert np.array_equal(np.asarray(shown_map), np.asarray(heat))
         assert "<span>anomaly map 0</span>" in page
+        verdicts = re.findall(r'<b style="background: (#\w+); color: \w+;[^"]*">(\w+)</b>', page)
+        scored = sorted((row for row in rows if row["pred_label"]), key=lambda row: -row["image_score"])
+        assert [word for _, word in verdicts] == [row["pred_label"] for row in scored]
+        assert all((colour == "#c53030") == (word == "defective") for colour, word in verdicts)
         assert "<span>1</span>" in page
         assert "a &lt;b&gt;gear" in page
         assert "broken.png: not a readable image" in page
@@ -231,6 +235,25 @@ class TestFewImages:
         assert score(bundle, "list.csv", "--json") == 0
         assert "replaces" not in capsys.readouterr().err
 
+    def test_a_model_below_the_home_has_the_name_that_settings_give_it(
+        self, bundle, few, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / "home"))
+        below = shutil.copytree(bundle, tmp_path / "home" / "mine")
+        given = (few / "000.png", "--class-name", "gear")
+        assert score("runs/mine", *given) == 0
+        assert f"There is no runs/mine here: {below} is taken, below BAYES_PFL_HOME." in capsys.readouterr().err
+        assert score("runs/other", *given) == 2
+        assert "runs/other is no bundle" in capsys.readouterr().err
+        shutil.copytree(bundle, tmp_path / "runs" / "mine")
+        assert score("runs/mine", *given) == 0
+        assert "BAYES_PFL_HOME" not in capsys.readouterr().err
+        (tmp_path / "evaluation.yaml").write_text("model: runs/third\nshards: [nowhere]\n")
+        shutil.copytree(bundle, tmp_path / "home" / "third")
+        assert main(["evaluate", "--config", "evaluation.yaml"]) == 2
+        assert f"{tmp_path}/home/third is taken" in capsys.readouterr().err
+
     def test_own_output_is_never_an_input(self, bundle, tmp_path, capsys):
         photos = write_images(tmp_path / "photos", 3)
         (photos / "phone.heic").write_bytes(b"x")
@@ -240,7 +263,7 @@ class TestFewImages:
             assert json.loads(said.out)["images"] == 3
             assert "left out: 1 file is not read: 1 .heic; save it as PNG" in said.err
         assert score(bundle, photos, "--class-name", "part", "--output", photos / "results") == 0
-        assert "Nothing to do: 3 images done before" in capsys.readouterr().err
+        assert "Nothing to score: 3 images done before" in capsys.readouterr().err
 
     def test_no_label_says_why(self, bundle, few, capsys):
         given = (few / "000.png", "--class-name", "gear")
@@ -259,7 +282,7 @@ class TestFewImages:
         assert score(bundle, *given, "--max-pixels", "2000") == 0
         assert "large.png: 80 x 50 is larger than 2000 pixels" in capsys.readouterr().out
         assert score(bundle, *given) == 2
-        assert "other max_pixels" in capsys.readouterr().err
+        assert "made with another --max-pixels" in capsys.readouterr().err
 
     def test_tiles_give_the_numbers_of_the_library(self, bundle, detector, tmp_path, capsys):
         pixels = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
@@ -273,7 +296,7 @@ class TestFewImages:
             assert (row["image_score"], row["uncertainty"]) == (expected.image_score, expected.uncertainty)
         assert score(bundle, *whole) == 0
         assert score(bundle, *whole, "--tile") == 2
-        assert "other overlap" in capsys.readouterr().err
+        assert "another run (made without --tile). Choose" in capsys.readouterr().err
 
     def test_images_that_a_gpu_scores_together_have_their_own_scores(self, bundle, few, tmp_path):
         task = ScoringTask(load_bundle(bundle), 2, 0, 1, "cpu", MAX_PIXELS)
@@ -327,7 +350,7 @@ class TestFewImages:
         rows = {Path(row["sample_id"]).name: row["image_score"] for row in rows_of(tmp_path / "results")}
         assert rows["000.png"] == expected.image_score
         assert score(bundle, *given) == 2
-        assert "other options" in capsys.readouterr().err
+        assert "made with other --precision, --compiled or --deterministic" in capsys.readouterr().err
         assert score(bundle, *given, "--precision", "tf32") == 2
         assert "--precision tf32" in capsys.readouterr().err
 
@@ -354,12 +377,13 @@ class TestFewImages:
                 assert np.array_equal(np.asarray(kept), np.asarray(drawn))
             assert "is 20 x 20" in rows["small.png"]["error"]
             assert score(bundle, few, "--class-name", "gear", "--output", output) == 2
-            assert "other region" in capsys.readouterr().err
+            assert "another run (made with --roi). Choose" in capsys.readouterr().err
 
     def test_regions_are_written_as_coco(self, bundle, detector, few, tmp_path, capsys):
         given = (few, "--class-name", "gear", "--coco", tmp_path / "new" / "regions.json")
         maps = {name: detector.predict([few / name], ["gear"], 1)[0].anomaly_map for name in ("000.png", "001.png")}
         level = float(np.quantile(maps["000.png"], 0.8))
+        limits = ("--threshold", "0", "--region-threshold", "1")
         assert score(bundle, *given) == 2
         assert (
             "no threshold for whole images at 64 px: give --threshold or --region-threshold" in capsys.readouterr().err
@@ -376,12 +400,16 @@ class TestFewImages:
             assert {**labelled, "info": document["info"]} == document
         capsys.readouterr()
         assert score(bundle, *given, "--threshold", "1", "--region-threshold", level) == 0
-        sentence = "called good ha"
-        assert sentence in capsys.readouterr().err
+        sentence, printed = "called good ha", capsys.readouterr().err
+        assert sentence in printed
+        marked = len({one["image_id"] for one in document["annotations"]})
+        assert f"regions.json: {len(document['annotations'])} regions in {marked} of 2 images." in printed
         assert sentence in json.loads((tmp_path / "new" / "regions.json").read_text())["info"]["description"]
+        assert score(bundle, few, "--class-name", "gear", "--coco", tmp_path / "none.json", *limits) == 0
+        assert "2 images called defective have no region: the image score is above" in capsys.readouterr().err
         assert list(rows_of(tmp_path / "results")[0]) == COLUMNS
         assert score(bundle, few, "--class-name", "gear", "--output", tmp_path / "results") == 2
-        assert "other region_threshold" in capsys.readouterr().err
+        assert "another run (made with --coco). Choose" in capsys.readouterr().err
         assert document["categories"] == [{"id": 1, "name": "gear"}]
         assert [image["file_name"] for image in document["images"]] == [str(few / "000.png"), str(few / "001.png")]
         assert {(image["width"], image["height"]) for image in document["images"]} == {(30, 40)}
@@ -427,7 +455,13 @@ class TestFewImages:
             LABELS[row["image_score"] > scores[7]] for row in answer["rows"]
         ]
         assert (answer["labels"]["defective"], answer["no_label_because"]) == (2, None)
+        shutil.copy(photos / "000.png", photos / "copy.png")
         assert score(own, *given, "--tile", "--store-threshold", "0") == 0
+        said = capsys.readouterr()
+        assert "1 image of the same bytes as others: each file counts once." in said.err
+        assert "0 of 10 images reach, is kept" in said.err
+        assert "No verdicts: the threshold is made of these very images" in said.out
+        assert "give --threshold" not in said.out
         capsys.readouterr()
         assert score(own, *given, "--json") == 0
         answer = json.loads(capsys.readouterr().out)
@@ -462,16 +496,20 @@ class TestFewImages:
         assert score(bundle, *given) == 0
         before = rows_of(output)
         for change, part in [
-            (["--seed", "1"], "seed"),
-            (["--class-name", "nut"], "other class name"),
+            (["--seed", "1"], "made with another --seed)"),
+            (
+                ["--coco", str(tmp_path / "r.json"), "--threshold", "0.9", "--tile"],
+                "(made without --tile, made without --coco)",
+            ),
+            (["--class-name", "nut"], "made with another --class-name)"),
         ]:
             assert score(bundle, *given, *change) == 2
             assert part in capsys.readouterr().err
         assert score(bundle, *given, samples=2) == 2
-        assert "num_samples" in capsys.readouterr().err
+        assert "made with another --num-samples)" in capsys.readouterr().err
         write_images(few, 1, first=9)
         assert score(bundle, *given) == 2
-        assert "other images, images_sha256" in capsys.readouterr().err
+        assert "(made of other images)" in capsys.readouterr().err
         assert rows_of(output) == before
 
 
@@ -526,7 +564,9 @@ class TestManyImages:
 
         assert score(bundle, *given, "--json") == 0  # all done: nothing is scored
         said = capsys.readouterr()
-        assert f"Nothing to do: 80 images done before, in {output}." in said.err
+        assert (
+            f"Nothing to score: 80 images done before, in {output}. Verdicts, tables and gallery are made" in said.err
+        )
         assert json.loads(said.out)["scored"] == 79
 
     def test_what_a_worker_dies_of_is_said_in_a_sentence(self, ray_session, bundle, tmp_path, capsys):

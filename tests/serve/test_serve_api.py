@@ -69,6 +69,8 @@ def test_label_and_threshold(client: TestClient) -> None:
     assert unknown["threshold"] is None
     assert unknown["regions"] == []
     score = unknown["image_score"]
+    assert unknown["class_name"] == "object"
+    assert post(client, "/v1/score", data, class_name=" metal\u00a0nut").json()["class_name"] == "metal nut"
     for threshold, label in ((score, "defective"), (np.nextafter(score, 1), "good"), (0.0, "defective")):
         answer = post(client, "/v1/score", data, threshold=repr(float(threshold))).json()
         assert (answer["pred_label"], answer["threshold"]) == (label, threshold)
@@ -158,6 +160,27 @@ def test_models_version_and_health(client: TestClient, detector: Detector) -> No
     missing = post(client, "/v1/score", encoded(picture()), model="third")
     assert missing.status_code == 404
     assert "first, known" in missing.json()["detail"]
+
+
+def test_a_refusal_says_what_to_send(client: TestClient) -> None:
+    data = encoded(picture(1))
+    wrong = client.get("/v1/score")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (
+        wrong.json()["detail"]
+        == "This path takes POST: send the image as the body of a POST, or the images of a batch as JSON."
+    )
+    assert "takes GET: ask with GET" in client.post("/v1/models").json()["detail"]
+    assert client.get("/v1/scores").json()["detail"] == "There is no such path. See /openapi.json for all of them."
+    query = post(client, "/v1/score", data, **{"treshold": "0.5", "class": "nut", "zzz": "1"}).json()["detail"]
+    assert "treshold: unknown, did you mean 'threshold'" in query
+    assert "class: unknown, did you mean 'class_name'" in query
+    assert "zzz: unknown." in query
+    assert "treshold: unknown." in post(client, "/v1/map", data, treshold="0.5").json()["detail"]  # a map has none
+    image = {"image": base64.b64encode(data).decode(), "classname": "nut"}
+    batch = client.post("/v1/score:batch", json={"images": [image], "options": {"num_sample": 1}}).json()["detail"]
+    assert "images.0.classname: unknown, did you mean 'class_name'" in batch
+    assert "options.num_sample: unknown, did you mean 'num_samples'" in batch
 
 
 def test_every_answer_carries_its_number_and_the_headers(client: TestClient) -> None:

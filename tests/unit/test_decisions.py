@@ -9,7 +9,7 @@ from crepes.base import p_values_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, binomtest
 
 from bayes_pfl.decisions.boundaries import Boundaries, cheapest_threshold
 from bayes_pfl.decisions.calibration import (
@@ -32,8 +32,9 @@ from bayes_pfl.decisions.conformal import (
 )
 from bayes_pfl.decisions.records import HowScored, ScoredImages
 from bayes_pfl.decisions.rules import Rule
-from bayes_pfl.decisions.statements import promises
+from bayes_pfl.decisions.statements import describe, promises
 from bayes_pfl.errors import BundleError, ConfigError, DataError
+from pipelines.calibration.text import calibration_text
 
 HOW = HowScored(model_version="abc", settings_sha256="0" * 64, looked_at="whole images at 112 px", num_samples=10)
 CALIBRATIONS = 2000
@@ -170,7 +171,7 @@ def test_two_rates_leave_what_holds_neither_unsure():
     assert "above 0.5" in boundaries.verdict(0.7, None, 0.5).unsure_because
     tally = boundaries.tally(bad)
     assert (tally.images, tally.called_defective) == (100, 55)
-    assert tally.low < 0.55 < tally.high
+    assert tally.defective_share[0] < 0.55 < tally.defective_share[1]
 
 
 def test_where_prompts_disagree_good_is_not_said_and_defective_stays():
@@ -341,3 +342,27 @@ def test_a_rate_near_one_and_bounds_that_are_rounded_up():
     assert boundaries.verdict(0.15, None, 0.5).label == "defective"
     sentence = promises(Boundaries(images(np.arange(40) / 40), None, Rule(false_alarms=0.05)))[0]
     assert "at most 11.4 of 100" in sentence  # 11.32
+
+
+def test_defective_images_that_are_called_good_have_an_interval():
+    good, bad = images(np.arange(40) / 100), images(np.arange(20) / 50, 100)
+    by_good = Boundaries(good, bad, Rule(false_alarms=0.05)).tally(bad)
+    assert by_good.called_good == by_good.images - by_good.called_defective - by_good.unsure > 0
+    exact = binomtest(by_good.called_good, 20).proportion_ci(0.95, method="exact")
+    assert by_good.good_share == (exact.low, exact.high)
+    half = math.sqrt(math.log(2 / 0.05) / 40)  # the same images chose the threshold: for every threshold at once
+    by_bad = Boundaries(good, bad, Rule(false_alarms=0.05, recall=0.9)).tally(bad)
+    assert by_bad.good_share[1] == pytest.approx(by_bad.called_good / 20 + half)
+    assert by_bad.called_good <= 2
+
+
+@pytest.mark.parametrize("distance", [0, 0.5])
+def test_a_threshold_that_leaves_most_good_images_unsure_says_so(distance):
+    good, bad = np.arange(40) / 100, np.arange(40) / 100 + distance
+    rule = Rule(false_alarms=0.05, recall=0.9)
+    gear = ClassCalibration(class_name="gear", rule=rule, normal=images(good), anomalous=images(bad, 100))
+    calibration = Calibration(record(classes=(gear,)))
+    text = calibration_text(calibration, {**describe(calibration), "output": "models/gear"}, "")
+    assert ("A lower --recall leaves fewer unsure" in text) == (distance == 0)
+    unsure = calibration.of("gear").tally(images(good)).unsure
+    assert (f"almost nothing: {100 * unsure / 40:.0f} of 100 good images are unsure" in text) == (distance == 0)
