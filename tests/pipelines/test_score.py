@@ -398,6 +398,34 @@ class TestFewImages:
                 assert np.allclose(corners.max(0), (x + width, y + height), atol=0.002)
                 assert (one["category_id"], one["iscrowd"]) == (1, 0)
 
+    def test_coco_and_review_replace_nothing_of_others(self, bundle, few, tmp_path, capsys):
+        image, foreign = few / "000.png", tmp_path / "mine.json"
+        foreign.write_text('{"info": {"description": "MINE"}, "images": []}', encoding="ascii")
+        (tmp_path / "review").mkdir()
+        (tmp_path / "review" / "review.html").write_text("MINE", encoding="ascii")
+        (tmp_path / "other" / "maps").mkdir(parents=True)
+        contents = {path: path.read_bytes() for path in (image, foreign, tmp_path / "review" / "review.html")}
+        given = (image, "--class-name", "gear", "--threshold", "0.3")
+        for option, path, part in [
+            ("--coco", image, "`bayes-pfl score` did not write it"),
+            ("--coco", foreign, "`bayes-pfl score` did not write it"),
+            ("--coco", tmp_path, "`bayes-pfl score` did not write it"),
+            ("--coco", foreign / "below" / "regions.json", "Cannot write"),
+            ("--review", tmp_path / "review", "holds review.html of something else"),
+            ("--review", tmp_path / "other", "holds maps of something else"),
+            ("--review", foreign, "Cannot write"),
+        ]:
+            output = ("--output", tmp_path / "results") if option == "--review" else ()
+            assert score(bundle, *given, option, path, *output) == 2
+            answer = capsys.readouterr()
+            assert part in answer.err
+            assert "Scoring" not in answer.err
+        assert {path: path.read_bytes() for path in contents} == contents
+        assert not (tmp_path / "results").exists()
+        for _ in range(2):  # its own file is replaced
+            assert score(bundle, *given, "--coco", tmp_path / "new" / "regions.json") == 0
+            assert score(bundle, *given, "--review", tmp_path / "look", "--output", tmp_path / "results") == 0
+
     def test_a_tool_of_others_reads_the_coco_file(self, bundle, detector, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "wide.png")
