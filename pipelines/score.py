@@ -20,12 +20,12 @@ from pipelines.scoring.coco import check_coco, coco_document, regions_of_good_im
 from pipelines.scoring.command import make_task, nothing_scored
 from pipelines.scoring.gallery import labels_in_words
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
+from pipelines.scoring.plan import ScoringPlan
 from pipelines.scoring.pool import make_parts, score_parts
 from pipelines.scoring.results import (
     PART,
     Results,
     ScoredImage,
-    ScoringPlan,
     complete,
     part_row,
     regions_of,

@@ -13,8 +13,9 @@ from bayes_pfl.errors import DataError
 from bayes_pfl.inference.bundle import Bundle, training_images
 from pipelines.platform.progress import progress
 from pipelines.scoring.inputs import ImageInput
+from pipelines.scoring.plan import ScoringPlan
 from pipelines.scoring.pool import make_parts, score_parts
-from pipelines.scoring.results import Results, ScoringPlan
+from pipelines.scoring.results import Results
 from pipelines.scoring.task import ScoringTask
 
 Row = Mapping[str, Any]

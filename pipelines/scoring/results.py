@@ -1,24 +1,21 @@
 """Scored images -> a folder, part by part, so that a stopped run goes on; then a table, a gallery, a summary."""
 
-import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bayes_pfl.config import DetectorOptions
-from bayes_pfl.data.preprocess import MAX_PIXELS
-from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
+from bayes_pfl.data.shards import MANIFEST_FOLDER, remove_unfinished, replacing, write_json
 from bayes_pfl.decisions.conformal import select
 from bayes_pfl.errors import OutputError
 from pipelines.scoring.gallery import tiles_of, write_gallery
 from pipelines.scoring.inputs import ImageInput
+from pipelines.scoring.plan import ScoringPlan, read_plan
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import Labelling
 
@@ -90,78 +87,11 @@ class ScoredImage(NamedTuple):
     """The anomaly map alone, PNG, of the same size."""
 
 
-class ScoringPlan(NamedTuple):
-    """All that the scores depend on: the same plan gives the same scores."""
-
-    model_version: str
-    num_samples: int | Literal["auto"]
-    seed: int
-    images: int
-    images_sha256: str
-    """Over names, class names and stamps, in order."""
-    class_names_sha256: str
-    """Over the different class names."""
-    max_pixels: int = MAX_PIXELS
-    """As all that follow: what a plan means that was written without it."""
-    overlap: float | None = None
-    """Of tiles; None: whole images."""
-    region: str | None = None
-    """Name of the region of interest; None: all of an image."""
-    region_threshold: float | dict[str, float] | None = None
-    """Map value from which a pixel belongs to a region, by class name where it differs; None: no regions."""
-    options: dict[str, Any] = DetectorOptions().model_dump()
-    """How the model computed."""
-    bits: int | None = None
-    """Of gray images with more than 8; None: as each file or its values say."""
-    auto_threshold: float | None = None
-    """That `auto` samples decide by; None with a number of samples."""
-
-    @classmethod
-    def make(cls, task: ScoringTask, inputs: Sequence[ImageInput]) -> "ScoringPlan":
-        """The plan of scoring some images.
-
-        Args:
-            task: the model, and how it predicts.
-            inputs: the images.
-
-        Returns:
-            The plan.
-        """
-        listed = [[image.sample_id, image.class_name, image.stamp] for image in inputs]
-        names = sorted({image.class_name for image in inputs})
-        digests = _digest(listed), _digest(names)
-        region = None if task.view.region is None else task.view.region.name
-        question = task.bundle.version, task.num_samples, task.seed, len(inputs)
-        return cls(
-            *question,
-            *digests,
-            task.max_pixels,
-            task.view.overlap,
-            region,
-            _one_or_all(task.region_thresholds),
-            task.options.model_dump(),
-            task.bits,
-            task.threshold if task.num_samples == "auto" else None,
-        )
-
-    def differences(self, earlier: dict[str, Any]) -> list[str]:
-        """In what an earlier plan differs.
-
-        Args:
-            earlier: its fields as they were written.
-
-        Returns:
-            Names of fields, those with a plain word for it in front.
-        """
-        earlier = {**self._field_defaults, **earlier}
-        names = [name for name, value in self._asdict().items() if name in earlier and earlier[name] != value]
-        if "class_names_sha256" in names:
-            return ["class name", *names]
-        return names
-
-
 WRITTEN = ("gallery.html", "summary.json", "scores.parquet", "scores.arrow", "maps")
 """What an output folder holds in the end, beside its plan."""
+
+PARTS = "part-*.arrow"
+"""Finished parts, in a folder of their own."""
 
 
 class Results:
@@ -181,18 +111,23 @@ class Results:
         Raises:
             OutputError: the folder holds results of another plan, or files of others with the names of results.
         """
-        for unfinished in self.folder.rglob(".*.part"):  # of a run that was killed: this one holds the claim
-            unfinished.unlink(missing_ok=True)
         path = self.folder / MANIFEST_FOLDER / "plan.json"
-        if path.is_file() and any(path.parent.glob("shards/part-*.arrow")):
-            others = self.plan.differences(json.loads(path.read_text("utf-8")))
+        earlier = read_plan(path)
+        if earlier is not None and any(path.parent.glob(f"shards/{PARTS}")):
+            others = self.plan.differences(earlier)
             if others:
                 raise OutputError(
                     f"{self.folder} holds the scores of another run (other {', '.join(others)}). Choose another "
                     "--output."
                 )
-        if not path.is_file() and (foreign := [name for name in WRITTEN if (self.folder / name).exists()]):
-            raise OutputError(f"{self.folder} holds {foreign[0]} of something else. Choose another --output.")
+        written = (*WRITTEN, f"{MANIFEST_FOLDER}/shards/{PARTS}", f"{MANIFEST_FOLDER}/*.json")
+        if earlier is None and (foreign := [file for name in written for file in self.folder.glob(name)]):
+            name = foreign[0].relative_to(self.folder)
+            raise OutputError(f"{self.folder} holds {name} of something else. Choose another --output.")
+        remove_unfinished(path.parent, r"plan\.json")  # of a run that was killed: this one holds the claim
+        remove_unfinished(path.parent / "shards", r"part-\d{6}\.arrow")
+        remove_unfinished(self.folder / "maps", r"\d{6}-.+")
+        remove_unfinished(self.folder, "|".join(map(re.escape, WRITTEN)))
         write_json(path, self.plan._asdict())
         return [number for number in range(len(self.parts)) if not _is_whole(self._part(number))]
 
@@ -370,16 +305,6 @@ def summarise(table: pa.Table, task: ScoringTask, labelling: Labelling) -> dict[
         "read_as": pc.value_counts(table["read_as"].drop_null()).to_pylist(),
         "unreadable": failed.select(["sample_id", "error"]).to_pylist(),
     }
-
-
-def _one_or_all(thresholds: Mapping[str, float] | None) -> float | dict[str, float] | None:
-    """The threshold that all class names share, or all of them."""
-    different = set((thresholds or {}).values())
-    return next(iter(different), None) if len(different) < 2 else dict(thresholds or {})
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

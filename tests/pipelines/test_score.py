@@ -164,6 +164,56 @@ class TestFewImages:
         assert f"holds {name} of something else" in capsys.readouterr().err
         assert (tmp_path / name).read_text(encoding="ascii") == "of the user"
 
+    def test_only_its_own_leftovers_are_deleted(self, bundle, few, tmp_path, capsys):
+        given = (few, "--class-name", "gear", "--output", tmp_path / "results")
+        ours = [
+            tmp_path / "results" / name.format("4711-0123abcd")
+            for name in ("maps/.000000-000.png.{}.part", "_manifest/shards/.part-000000.arrow.{}.part")
+        ]
+        ours += [tmp_path / "results" / ".scores.parquet.4711-0123abcd.part"]
+        theirs = [tmp_path / "results" / name for name in ("sub/.download.bin.part", "maps/.mine.part", ".x.part")]
+        assert score(bundle, *given) == 0
+        for path in (*ours, *theirs):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("IMPORTANT", encoding="ascii")
+        (tmp_path / "results" / ".folder.part").mkdir()
+        assert score(bundle, *given) == 0
+        assert [path.exists() for path in ours] == [False] * 3
+        assert [path.read_text(encoding="ascii") for path in theirs] == ["IMPORTANT"] * 3
+
+    def test_a_folder_of_shards_and_a_folder_of_results_stay_apart(self, bundle, few, tmp_path, capsys):
+        good, results, shards = tmp_path / "own" / "good", tmp_path / "results", tmp_path / "shards"
+        good.mkdir(parents=True)
+        (good / "a.png").write_bytes((few / "000.png").read_bytes())
+        packing = ["ingest", "folder", "--source", str(tmp_path / "own"), "--class-name", "gear", "--output"]
+        given = (few, "--class-name", "gear", "--output")
+        assert main([*packing, str(shards)]) == score(bundle, *given, results) == 0
+        capsys.readouterr()
+        assert score(bundle, *given, shards) == 2
+        assert "holds no scores, but shards" in capsys.readouterr().err
+        assert main([*packing, str(results)]) == 2
+        assert "holds no shards, but scores" in capsys.readouterr().err
+        features = tmp_path / "features" / "_manifest" / "features.json"
+        features.parent.mkdir(parents=True)
+        features.write_text("{}", encoding="ascii")
+        assert main([*packing, str(tmp_path / "features")]) == score(bundle, *given, tmp_path / "features") == 2
+        assert capsys.readouterr().err.count("features") >= 2
+        assert main([*packing, str(shards)]) == score(bundle, *given, results) == 0  # both go on
+
+    @pytest.mark.parametrize("left", ['{"model_version": "', None])
+    def test_scores_without_their_plan_are_no_ones(self, bundle, few, tmp_path, capsys, left):
+        given = (few, "--class-name", "gear", "--output", tmp_path)
+        assert score(bundle, *given) == 0
+        plan = tmp_path / "_manifest" / "plan.json"
+        plan.unlink()
+        if left is not None:
+            plan.write_text(left, encoding="ascii")
+        for path in (tmp_path / "maps", tmp_path / "gallery.html"):
+            path.rename(few.parent / f"moved-{path.name}")
+        capsys.readouterr()
+        assert score(bundle, *given) == 2
+        assert ("is damaged" if left else "of something else. Choose another") in capsys.readouterr().err
+
     def test_a_folder_of_results_is_whole(self, bundle, detector, few, tmp_path, capsys):
         output = tmp_path / "results"
         assert score(bundle, few, "--class-name", "a <b>gear", "--output", output, "--threshold", "0.5") == 0
@@ -535,7 +585,9 @@ class TestManyImages:
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
         assert not (output / "summary.json").exists()
-        (output / "maps" / ".cut-short.part").write_bytes(b"x")  # what a kill in the middle of a write leaves
+        (output / "maps" / ".000051-051.png.4711-0123abcd.part").write_bytes(
+            b"x"
+        )  # what a kill in the middle of a write leaves
 
         kept = {path: path.stat().st_mtime_ns for path in done.glob("part-*.arrow")}
         assert 1 <= len(kept) < 5
