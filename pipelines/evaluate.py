@@ -5,9 +5,7 @@ import contextlib
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,31 +15,27 @@ from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
-from bayes_pfl.datasets.names import ANY_OBJECT
-from bayes_pfl.datasets.own import FOLDER
-from bayes_pfl.errors import ClassNameError, ConfigError, DamagedError, DataError
+from bayes_pfl.errors import ClassNameError, DamagedError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
-from pipelines.ingest import ingest
-from pipelines.ingestion.summary import summary_text
 from pipelines.options.evaluate import EvaluateSettings
-from pipelines.options.ingest import IngestConfig
 from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
 from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress
 from pipelines.platform.settings import home
-from pipelines.platform.storage import absolute, dataset_manifest
+from pipelines.platform.storage import absolute, check_writable, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, run_of_model, start_run
 from pipelines.scoring.decided import decide_all, decision_tables, decisions_made, labelling_of
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import FinishedEvaluation, write_beside, write_evaluation
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
+from pipelines.scoring.folders import check_folders, shards_of_folders, temporary_folder
 from pipelines.scoring.hub_results import hub_files, model_folder
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.model_card import model_card
@@ -128,37 +122,12 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         DataError: no shards, none of the images can be scored, or images were trained on and `allow_overlap` is off.
         OutputError: the output cannot be written, or is a URI with the result of another evaluation.
     """
-    if not settings.images:
-        return _evaluate(settings, settings.shards)
-    with tempfile.TemporaryDirectory(prefix="bayes-pfl-evaluate-") as temporary:
-        return _evaluate(settings, (*settings.shards, *_ingested(settings, Path(temporary))))
-
-
-def _ingested(settings: EvaluateSettings, folder: Path) -> list[str]:
-    """Shards of the folders of images, each with its counts on stderr. Raises what `ingest` does."""
-    shards = []
-    names = {"": settings.class_name} if settings.class_name is not None else {}
-    for number, source in enumerate(settings.images):
-        if not Path(source).expanduser().is_dir():
-            raise DataError(f"There is no folder {source}: give a folder with good and defective images.")
-        config = IngestConfig(class_names=names, max_pixels=settings.max_pixels)
-        try:
-            summary = ingest(FOLDER.name, source, folder / str(number), config)
-        except DataError as error:
-            raise DataError(f"{error} Options are those of `bayes-pfl ingest folder`, for --shards.") from error
-        print(summary_text({**summary, "output": "evaluated, not kept"}), file=sys.stderr)
-        shards.append(summary["output"])
-        if any(ref.class_name == ANY_OBJECT for ref in index_shards(summary["output"])) and not names:
-            raise ConfigError(f'Say what the images in {source} show: --class-name "metal plate".')
-    return shards
-
-
-def _evaluate(settings: EvaluateSettings, shards: Sequence[str]) -> dict[str, Any]:
-    if not shards:
+    if not settings.images and not settings.shards:
         raise DataError(
             "Nothing to evaluate: give a folder of images with the folders good and bad in it, or --shards with a "
             "folder of `bayes-pfl ingest`."
         )
+    check_folders(settings)
     view = make_view(settings.tile, settings.overlap, settings.roi)
     check_protocol(settings.protocol, view)
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
@@ -166,6 +135,23 @@ def _evaluate(settings: EvaluateSettings, shards: Sequence[str]) -> dict[str, An
     bundle = load_bundle(settings.model, settings.weights)
     task = _task(settings, bundle, view, actors.device)
     check_auto(task, label_threshold(None, task))
+    for folder in (_output(settings), str(home() / "evaluations")):
+        check_writable(folder)
+    if not settings.images:
+        return _evaluate(settings, task, bundle, actors, settings.shards)
+    with temporary_folder() as temporary:
+        shards = (*settings.shards, *shards_of_folders(settings, temporary))
+        return _evaluate(settings, task, bundle, actors, shards)
+
+
+def _output(settings: EvaluateSettings) -> str:
+    return absolute(settings.output or str(home() / "evaluation"))
+
+
+def _evaluate(
+    settings: EvaluateSettings, task: ScoringTask, bundle: Bundle, actors: Actors, shards: Sequence[str]
+) -> dict[str, Any]:
+    """Everything from the index of the shards on; `bundle` is the model as it is, without what the protocol changes."""
     datasets = _datasets(settings, shards)
     refs = [ref for dataset in datasets for ref in dataset.refs]
     overlap = overlapping(bundle, refs)
@@ -173,7 +159,7 @@ def _evaluate(settings: EvaluateSettings, shards: Sequence[str]) -> dict[str, An
         raise _trained_on(overlap)
     _check_class_names(bundle, refs)
     _check_labels(datasets)
-    store = Store(absolute(settings.output or str(home() / "evaluation")))
+    store = Store(_output(settings))
     store.make()
     scored = _score(task, actors, datasets, refs)
     labelling = labelling_of(task)
@@ -241,7 +227,7 @@ def finished_result(settings: EvaluateSettings) -> dict[str, Any] | None:
     Returns:
         Its metrics.json; None where evaluating is due.
     """
-    store = Store(absolute(settings.output or str(home() / "evaluation")))
+    store = Store(_output(settings))
     with contextlib.suppress(DamagedError):
         earlier = store.read_json("metrics.json")
         if isinstance(earlier, dict):

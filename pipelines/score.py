@@ -16,7 +16,7 @@ from bayes_pfl.datasets.output import claim
 from pipelines.options.scoring import PART_IMAGES
 from pipelines.platform.html import table
 from pipelines.platform.progress import progress
-from pipelines.scoring.coco import coco_document, count_regions, explain_regions, write_coco
+from pipelines.scoring.coco import check_coco, coco_document, count_regions, explain_regions, write_coco
 from pipelines.scoring.command import make_task, nothing_scored
 from pipelines.scoring.gallery import labels_in_words
 from pipelines.scoring.inputs import ImageInput, find_inputs, make_view
@@ -67,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
     task = task._replace(threshold=threshold)
     labelling = Labelling.make(args.threshold, task).selecting(args.false_discoveries)
     if args.coco is not None:
+        check_coco(args.coco)
         names = {image.class_name for image in inputs.images}
         task = task._replace(region_thresholds=labelling.region_thresholds(args.region_threshold, names, task))
     for line in skipped_summary(inputs.skipped):
         print(f"left out: {line}", file=sys.stderr)
     if args.review is not None:
-        check_review(args.review.expanduser().resolve(), inputs.images)
+        check_review(args.review.expanduser().resolve(), args.output, inputs.images)
         args.output = args.output or args.review  # heat maps lie there
     if args.output is None:
         rows, summary, regions = _score_only(args, task, inputs.images, labelling)

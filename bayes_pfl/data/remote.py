@@ -324,8 +324,8 @@ class Store:
         """
         try:
             self._make_folder(self._path)
-            self._system.pipe_file(f"{self._path}/.writable", b"")
-            self._system.rm_file(f"{self._path}/.writable")
+            self._system.pipe_file(trial := f"{self._path}/.writable-{uuid.uuid4().hex[:8]}", b"")
+            self._system.rm_file(trial)
         except Exception as error:
             raise self._refusal(error) from error
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -158,6 +159,19 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, names: str) -> None:
+    """Delete what `replacing` left in a folder when its process was killed; the caller alone writes there.
+
+    Args:
+        folder: it alone, not the folders in it.
+        names: regular expression of the names of the files that were to be written.
+    """
+    unfinished = re.compile(rf"\.(?:{names})\.\d+-[0-9a-f]{{8}}\.part")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if unfinished.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:

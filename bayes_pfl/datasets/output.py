@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import socket
 from collections import Counter
@@ -21,6 +22,12 @@ from bayes_pfl.errors import DamagedError, DataError, OutputError
 PLAN = f"{MANIFEST_FOLDER}/plan.json"
 MANIFEST = f"{MANIFEST_FOLDER}/manifest.json"
 NOTES = f"{MANIFEST_FOLDER}/shards"
+FEATURES = "features.json"
+"""In the manifest's folder, where a folder holds features."""
+UNFINISHED = re.compile(
+    rf"\.?(?:shard-\d+\.arrow(?:\.json)?|plan\.json|manifest\.json|{re.escape(INDEX_FILE)})\.(?:\d+-)?[0-9a-f]+\.part"
+)
+"""Names of what writers leave that are killed."""
 SPARE_BYTES = 32 * 2**20
 """Room that must stay free beside the shards, for the notes and everyone else."""
 
@@ -73,19 +80,23 @@ def begin(output: Path | str, tasks: Sequence[ShardTask]) -> list[ShardTask]:
         The tasks that are left to do.
 
     Raises:
-        OutputError: it holds shards of another plan, or has too little room.
+        OutputError: it holds shards of another plan or something else, or has too little room.
     """
     store = Store(output)
-    _remove_parts(output)
     digest = plan_digest(tasks)
     plan = _whole(store, PLAN)
     held = plan.get("digest") if isinstance(plan, dict) else None
-    work = [*store.names(), *Store(f"{store.root}/{NOTES}").names()]
+    noted = Store(f"{store.root}/{NOTES}").names()
+    work = [name for name in (*store.names(), *noted) if not UNFINISHED.fullmatch(name)]
+    names = Store(f"{store.root}/{MANIFEST_FOLDER}").names()
+    if (plan is not None and held is None) or FEATURES in names or any(name.startswith("part-") for name in noted):
+        raise OutputError(f"{output} holds no shards, but scores, features or something else. Choose another --output.")
     # A plan of which nothing is done yet binds nobody.
     if held != digest and any(name.startswith("shard-") for name in work):
         raise OutputError(
             f"{output} holds another ingest: other files, another dataset or other options. Choose another --output."
         )
+    _remove_parts(output)
     store.write_json(PLAN, {"digest": digest, "shards": len(tasks)})
     todo = [task for task, note in zip(tasks, notes_of(output, tasks), strict=True) if note is None]
     if todo:
@@ -219,9 +230,7 @@ def _remove_parts(output: Path | str) -> None:
     for folder in (f"{output}", f"{output}/{MANIFEST_FOLDER}", f"{output}/{NOTES}"):
         store = Store(folder)
         for name in store.names():
-            if name.endswith(".part") and name.lstrip(".").startswith(
-                ("shard-", "plan.json", "manifest.json", INDEX_FILE)
-            ):
+            if UNFINISHED.fullmatch(name):
                 store.remove(name)
 
 

@@ -6,8 +6,9 @@ from typing import Literal
 from pydantic import Field
 
 from bayes_pfl.command_line import at_least
-from bayes_pfl.config import DetectorOptions, NumSamples, Settings
+from bayes_pfl.config import DetectorOptions, NumSamples, Settings, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.errors import ConfigError
 from pipelines.options.config_files import add_settings
 from pipelines.options.model import NUM_SAMPLES, add_detector_options, add_looking, add_model, number_of_samples
 from pipelines.platform.settings import TrackingSettings
@@ -104,3 +105,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seeds", type=at_least(1), metavar="N", help="with --embedded: trainings of the full model; default: 5")
     add("--json", action="store_true", help="print metrics.json instead of a table")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that would change nothing.
+
+    Args:
+        args: parsed options.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    if args.embedded:
+        used = ("command", "embedded", "seeds", "shards", "output", "config", "set", "json")
+        others = [name for name, value in vars(args).items() if name not in used and value not in (None, [])]
+        others = [name for name in others if name == "use_gpu" or getattr(args, name) is not False]
+        if others:
+            word = "folders of images" if others[0] == "images" else f"--{others[0].replace('_', '-')}"
+            raise ConfigError(f"--embedded measures painted images with models of its own: leave out {word}.")
+        return
+    if args.seeds is not None:
+        raise ConfigError("--seeds are of trainings: give --embedded too, or leave it out.")
+    settings = read_config(SETTINGS, args.config, args.set)
+    if (args.class_name or settings.class_name) and not (args.images or settings.images):
+        raise ConfigError("--class-name is of folders of images, and shards know theirs: leave it out.")

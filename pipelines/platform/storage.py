@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,26 @@ def absolute(path: str) -> str:
         The absolute path; a URI as it is.
     """
     return path if is_remote(path) else str(Path(path).resolve())
+
+
+def check_writable(output: str) -> None:
+    """See that a folder can be made and written. Nothing is left of it where it was not there, but behind a URI.
+
+    Args:
+        output: path or URI.
+
+    Raises:
+        OutputError: it cannot.
+        ConfigError: there is no driver for the URI's scheme.
+    """
+    folder = Path(absolute(output))
+    missing = [] if is_remote(output) else [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        Store(output).make()
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):  # it was not made, or another process writes there by now
+                path.rmdir()
 
 
 def dataset_manifest(folder: str) -> dict[str, Any]:

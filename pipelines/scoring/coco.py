@@ -9,10 +9,14 @@ from bayes_pfl.data.shards import replacing
 from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import OutputError
 from bayes_pfl.inference.outlines import OutlinedRegion
+from pipelines.platform.storage import check_writable
 from pipelines.scoring.task import ScoringTask
 
 DECIMALS = 3
 """Of coordinates, pixels."""
+
+CONTRIBUTOR = "bayes-pfl score"
+"""Tells the file from other COCO files: only such a one is replaced."""
 
 
 class RegionsOfImage(NamedTuple):
@@ -83,6 +87,7 @@ def coco_document(rows: Sequence[dict[str, Any]], regions: Sequence[str | None],
         "info": {
             "description": ". ".join(described),
             "version": task.bundle.version,
+            "contributor": CONTRIBUTOR,
         },
         "images": images,
         "annotations": annotations,
@@ -136,6 +141,28 @@ def explain_regions(rows: Sequence[dict[str, Any]], regions: Sequence[str | None
     return sentences
 
 
+def check_coco(path: Path) -> None:
+    """Refuse a file that cannot be written, or that something else wrote.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OutputError: it is so.
+    """
+    if path.exists() and not _is_ours(path):
+        raise OutputError(f"{path} is there already, and `bayes-pfl score` did not write it: choose another --coco.")
+    check_writable(str(path.parent))
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        info = json.loads(path.read_bytes())["info"]
+        return bool(info["contributor"] == CONTRIBUTOR)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
 def write_coco(path: Path, document: dict[str, Any]) -> None:
     """Write the file, whole or not at all.
 
@@ -144,8 +171,9 @@ def write_coco(path: Path, document: dict[str, Any]) -> None:
         document: its content.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or is by now a file of something else.
     """
+    check_coco(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

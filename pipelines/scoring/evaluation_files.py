@@ -29,19 +29,22 @@ FILES = ("predictions.csv", "metrics.csv", IMAGES_FILE, SETTINGS_FILE, RUN_FILE,
 
 
 def keep_earlier(store: Store, result: dict[str, Any]) -> None:
-    """Move another evaluation's files into `earlier-N/` of the same folder.
+    """Move another evaluation's files, or files of something else by the same names, into `earlier-N/` there.
 
     Args:
         store: the output.
         result: content of the new metrics.json; files of an equal result stay.
 
     Raises:
-        OutputError: the output is a URI that holds the result of another evaluation: nothing is moved there.
+        OutputError: the output is a URI that holds such files: nothing is moved there.
     """
+    names = set(store.names())
+    if not names & set(FILES):
+        return
     try:
-        earlier = store.read_json("metrics.json")
+        earlier = None if (Path(store.root) / "metrics.json").is_dir() else store.read_json("metrics.json")
     except DamagedError:
-        earlier = {}  # moved aside as another evaluation's
+        earlier = None  # moved aside as another evaluation's
     same = ("model", "num_samples", "seed", "datasets", "looked_at")
     newer = {
         "protocol": "image",
@@ -49,14 +52,16 @@ def keep_earlier(store: Store, result: dict[str, Any]) -> None:
         "full_resolution": False,
         "options": DetectorOptions().model_dump(),
     }
-    if earlier is None or (
+    if (
         isinstance(earlier, dict)
         and all(earlier.get(key) == result[key] for key in same)
         and all(earlier.get(key, default) == result[key] for key, default in newer.items())
     ):
         return
     if is_remote(store.root):
-        raise OutputError(f"{store.root} holds the result of another evaluation: choose another --output.")
+        raise OutputError(
+            f"{store.root} holds the result of another evaluation, or files of its names: choose another --output."
+        )
     move_aside(Path(store.root), (*FILES, HUB_FOLDER))
 
 

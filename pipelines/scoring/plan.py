@@ -1,12 +1,14 @@
-"""All that scores depend on, and in what a run differs from an earlier one in the same folder."""
+"""What the scores of a folder depend on -> plan.json, by which a run knows whether the parts there are its own."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bayes_pfl.config import DetectorOptions
 from bayes_pfl.data.preprocess import MAX_PIXELS
+from bayes_pfl.errors import OutputError
 from pipelines.scoring.inputs import ImageInput
 from pipelines.scoring.task import ScoringTask
 
@@ -101,6 +103,33 @@ def _difference(name: str, earlier: Any, now: Any) -> str:
     if name in SWITCHES and None in (earlier, now):
         return f"made {'without' if earlier is None else 'with'} {SWITCHES[name]}"
     return DIFFERENCES.get(name, f"made with another --{name.replace('_', '-')}")
+
+
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """The plan of an earlier run.
+
+    Args:
+        path: plan.json in the folder `_manifest` of the results.
+
+    Returns:
+        Its fields as they were written; None where there is none.
+
+    Raises:
+        OutputError: the file is damaged, or the plan of something else, such as an ingest.
+    """
+    if not path.exists():
+        return None
+    folder = path.parent.parent
+    try:
+        plan = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(
+            f"{path} is damaged, so nobody knows which run the scores beside it are of: choose another --output, or "
+            f"delete {folder}."
+        ) from error
+    if not isinstance(plan, dict) or "images_sha256" not in plan:
+        raise OutputError(f"{folder} holds no scores, but shards or something else. Choose another --output.")
+    return plan
 
 
 def _one_or_all(thresholds: Mapping[str, float] | None) -> float | dict[str, float] | None:

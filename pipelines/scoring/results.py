@@ -1,6 +1,5 @@
 """Scored images -> a folder, part by part, so that a stopped run goes on; then a table, a gallery, a summary."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bayes_pfl.data.shards import MANIFEST_FOLDER, replacing, write_json
+from bayes_pfl.data.shards import MANIFEST_FOLDER, remove_unfinished, replacing, write_json
 from bayes_pfl.decisions.conformal import select
 from bayes_pfl.errors import OutputError
 from pipelines.scoring.gallery import tiles_of, write_gallery
 from pipelines.scoring.inputs import ImageInput
-from pipelines.scoring.plan import ScoringPlan
+from pipelines.scoring.plan import ScoringPlan, read_plan
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import Labelling
 
@@ -91,6 +90,9 @@ class ScoredImage(NamedTuple):
 WRITTEN = ("gallery.html", "summary.json", "scores.parquet", "scores.arrow", "maps")
 """What an output folder holds in the end, beside its plan."""
 
+PARTS = "part-*.arrow"
+"""Finished parts, in a folder of their own."""
+
 
 class Results:
     """An output folder that this process holds. Parts are lists of positions in `inputs`, the same in every run."""
@@ -109,17 +111,22 @@ class Results:
         Raises:
             OutputError: the folder holds results of another plan, or files of others with the names of results.
         """
-        for unfinished in self.folder.rglob(".*.part"):  # of a run that was killed: this one holds the claim
-            unfinished.unlink(missing_ok=True)
         path = self.folder / MANIFEST_FOLDER / "plan.json"
-        if path.is_file() and any(path.parent.glob("shards/part-*.arrow")):
-            others = self.plan.differences(json.loads(path.read_text("utf-8")))
+        earlier = read_plan(path)
+        if earlier is not None and any(path.parent.glob(f"shards/{PARTS}")):
+            others = self.plan.differences(earlier)
             if others:
                 raise OutputError(
                     f"{self.folder} holds the scores of another run ({', '.join(others)}). Choose another --output."
                 )
-        if not path.is_file() and (foreign := [name for name in WRITTEN if (self.folder / name).exists()]):
-            raise OutputError(f"{self.folder} holds {foreign[0]} of something else. Choose another --output.")
+        written = (*WRITTEN, f"{MANIFEST_FOLDER}/shards/{PARTS}", f"{MANIFEST_FOLDER}/*.json")
+        if earlier is None and (foreign := [file for name in written for file in self.folder.glob(name)]):
+            name = foreign[0].relative_to(self.folder)
+            raise OutputError(f"{self.folder} holds {name} of something else. Choose another --output.")
+        remove_unfinished(path.parent, r"plan\.json")  # of a run that was killed: this one holds the claim
+        remove_unfinished(path.parent / "shards", r"part-\d{6}\.arrow")
+        remove_unfinished(self.folder / "maps", r"\d{6}-.+")
+        remove_unfinished(self.folder, "|".join(map(re.escape, WRITTEN)))
         write_json(path, self.plan._asdict())
         return [number for number in range(len(self.parts)) if not _is_whole(self._part(number))]
 

@@ -14,6 +14,7 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError, OutputError
 from pipelines.platform.csv_files import write_csv
 from pipelines.platform.html import write_page
+from pipelines.platform.storage import check_writable
 from pipelines.scoring.inputs import ImageInput, printable
 from pipelines.scoring.lists import read_rows
 from pipelines.scoring.thresholds import Labelling
@@ -80,22 +81,28 @@ show();
 """
 
 
-def check_review(folder: Path, images: Sequence[ImageInput]) -> None:
+def check_review(folder: Path, output: Path | None, images: Sequence[ImageInput]) -> None:
     """Refuse a review that cannot be written, before anything is scored.
 
     Args:
         folder: of the review.
+        output: folder of the results, where it is another one.
         images: to score.
 
     Raises:
         ConfigError: images lie in shards.
-        OutputError: the folder holds a review of other images.
+        OutputError: the folder cannot be written, or holds a review of other images, or files of something else.
     """
     if any(image.row is not None for image in images):
         raise ConfigError("--review lists image files for a person, and these lie in shards: give the files.")
     path = folder / "review.csv"
     if path.exists() and _listed(path) != {printable(image.location) for image in images}:
         raise OutputError(f"{path} is a review of other images: choose another --review.")
+    alone = output is not None and output.expanduser().resolve() != folder
+    names = ("review.html", "maps") if alone else ("review.html",)
+    if not path.exists() and (foreign := [name for name in names if (folder / name).exists()]):
+        raise OutputError(f"{folder} holds {foreign[0]} of something else: choose another --review.")
+    check_writable(str(folder))
 
 
 def write_review(folder: Path, maps: Path, rows: pa.Table, images: Sequence[ImageInput], labelling: Labelling) -> str:
@@ -123,11 +130,11 @@ def write_review(folder: Path, maps: Path, rows: pa.Table, images: Sequence[Imag
     was_there = path.exists()  # what somebody wrote into it stays
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not was_there:  # first: it says whose the other files are
+            write_csv(path, [{name: _cell(entry.get(name)) for name in COLUMNS} for entry in everything])
         for entry in shown if folder != maps else ():
             (folder / "maps").mkdir(exist_ok=True)
             shutil.copyfile(maps / entry["anomaly_map"], folder / entry["anomaly_map"])
-        if not was_there:
-            write_csv(path, [{name: _cell(entry.get(name)) for name in COLUMNS} for entry in everything])
     except OSError as error:
         raise OutputError(f"Cannot write {folder} ({error.strerror or error}): choose another --review.") from error
     more = f" The page has the {SHOWN} most uncertain; review.csv has all." if len(entries) > SHOWN else ""

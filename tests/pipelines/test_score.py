@@ -164,6 +164,56 @@ class TestFewImages:
         assert f"holds {name} of something else" in capsys.readouterr().err
         assert (tmp_path / name).read_text(encoding="ascii") == "of the user"
 
+    def test_only_its_own_leftovers_are_deleted(self, bundle, few, tmp_path, capsys):
+        given = (few, "--class-name", "gear", "--output", tmp_path / "results")
+        ours = [
+            tmp_path / "results" / name.format("4711-0123abcd")
+            for name in ("maps/.000000-000.png.{}.part", "_manifest/shards/.part-000000.arrow.{}.part")
+        ]
+        ours += [tmp_path / "results" / ".scores.parquet.4711-0123abcd.part"]
+        theirs = [tmp_path / "results" / name for name in ("sub/.download.bin.part", "maps/.mine.part", ".x.part")]
+        assert score(bundle, *given) == 0
+        for path in (*ours, *theirs):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("IMPORTANT", encoding="ascii")
+        (tmp_path / "results" / ".folder.part").mkdir()
+        assert score(bundle, *given) == 0
+        assert [path.exists() for path in ours] == [False] * 3
+        assert [path.read_text(encoding="ascii") for path in theirs] == ["IMPORTANT"] * 3
+
+    def test_a_folder_of_shards_and_a_folder_of_results_stay_apart(self, bundle, few, tmp_path, capsys):
+        good, results, shards = tmp_path / "own" / "good", tmp_path / "results", tmp_path / "shards"
+        good.mkdir(parents=True)
+        (good / "a.png").write_bytes((few / "000.png").read_bytes())
+        packing = ["ingest", "folder", "--source", str(tmp_path / "own"), "--class-name", "gear", "--output"]
+        given = (few, "--class-name", "gear", "--output")
+        assert main([*packing, str(shards)]) == score(bundle, *given, results) == 0
+        capsys.readouterr()
+        assert score(bundle, *given, shards) == 2
+        assert "holds no scores, but shards" in capsys.readouterr().err
+        assert main([*packing, str(results)]) == 2
+        assert "holds no shards, but scores" in capsys.readouterr().err
+        features = tmp_path / "features" / "_manifest" / "features.json"
+        features.parent.mkdir(parents=True)
+        features.write_text("{}", encoding="ascii")
+        assert main([*packing, str(tmp_path / "features")]) == score(bundle, *given, tmp_path / "features") == 2
+        assert capsys.readouterr().err.count("features") >= 2
+        assert main([*packing, str(shards)]) == score(bundle, *given, results) == 0  # both go on
+
+    @pytest.mark.parametrize("left", ['{"model_version": "', None])
+    def test_scores_without_their_plan_are_no_ones(self, bundle, few, tmp_path, capsys, left):
+        given = (few, "--class-name", "gear", "--output", tmp_path)
+        assert score(bundle, *given) == 0
+        plan = tmp_path / "_manifest" / "plan.json"
+        plan.unlink()
+        if left is not None:
+            plan.write_text(left, encoding="ascii")
+        for path in (tmp_path / "maps", tmp_path / "gallery.html"):
+            path.rename(few.parent / f"moved-{path.name}")
+        capsys.readouterr()
+        assert score(bundle, *given) == 2
+        assert ("is damaged" if left else "of something else. Choose another") in capsys.readouterr().err
+
     def test_a_folder_of_results_is_whole(self, bundle, detector, few, tmp_path, capsys):
         output = tmp_path / "results"
         assert score(bundle, few, "--class-name", "a <b>gear", "--output", output, "--threshold", "0.5") == 0
@@ -426,6 +476,34 @@ class TestFewImages:
                 assert np.allclose(corners.max(0), (x + width, y + height), atol=0.002)
                 assert (one["category_id"], one["iscrowd"]) == (1, 0)
 
+    def test_coco_and_review_replace_nothing_of_others(self, bundle, few, tmp_path, capsys):
+        image, foreign = few / "000.png", tmp_path / "mine.json"
+        foreign.write_text('{"info": {"description": "MINE"}, "images": []}', encoding="ascii")
+        (tmp_path / "review").mkdir()
+        (tmp_path / "review" / "review.html").write_text("MINE", encoding="ascii")
+        (tmp_path / "other" / "maps").mkdir(parents=True)
+        contents = {path: path.read_bytes() for path in (image, foreign, tmp_path / "review" / "review.html")}
+        given = (image, "--class-name", "gear", "--threshold", "0.3")
+        for option, path, part in [
+            ("--coco", image, "`bayes-pfl score` did not write it"),
+            ("--coco", foreign, "`bayes-pfl score` did not write it"),
+            ("--coco", tmp_path, "`bayes-pfl score` did not write it"),
+            ("--coco", foreign / "below" / "regions.json", "Cannot write"),
+            ("--review", tmp_path / "review", "holds review.html of something else"),
+            ("--review", tmp_path / "other", "holds maps of something else"),
+            ("--review", foreign, "Cannot write"),
+        ]:
+            output = ("--output", tmp_path / "results") if option == "--review" else ()
+            assert score(bundle, *given, option, path, *output) == 2
+            answer = capsys.readouterr()
+            assert part in answer.err
+            assert "Scoring" not in answer.err
+        assert {path: path.read_bytes() for path in contents} == contents
+        assert not (tmp_path / "results").exists()
+        for _ in range(2):  # its own file is replaced
+            assert score(bundle, *given, "--coco", tmp_path / "new" / "regions.json") == 0
+            assert score(bundle, *given, "--review", tmp_path / "look", "--output", tmp_path / "results") == 0
+
     def test_a_tool_of_others_reads_the_coco_file(self, bundle, detector, tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (70, 150, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "wide.png")
@@ -545,7 +623,9 @@ class TestManyImages:
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
         assert not (output / "summary.json").exists()
-        (output / "maps" / ".cut-short.part").write_bytes(b"x")  # what a kill in the middle of a write leaves
+        (output / "maps" / ".000051-051.png.4711-0123abcd.part").write_bytes(
+            b"x"
+        )  # what a kill in the middle of a write leaves
 
         kept = {path: path.stat().st_mtime_ns for path in done.glob("part-*.arrow")}
         assert 1 <= len(kept) < 5
