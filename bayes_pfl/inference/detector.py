@@ -118,12 +118,12 @@ class Detector:
         return cls(bundle, Backbone(bundle.backbone), where, precision, compiled, deterministic)
 
     @classmethod
-    def of(cls, method: str, backbone: BackboneConfig | None = None, device: str = "cpu") -> "Detector":
+    def of(cls, method: str, backbone: BackboneConfig | str | None = None, device: str = "auto") -> "Detector":
         """A detector by a method that needs no training, with its released settings.
 
         Args:
             method: `prompt_ensemble`, `winclip` or `clip_ad`.
-            backbone: another CLIP than the method's own.
+            backbone: another CLIP than the method's own; `embedded`, or the name of an architecture, is enough.
             device: see `load`.
 
         Returns:

@@ -61,6 +61,11 @@ class Prediction(NamedTuple):
     num_samples: int
     decision: Decision = UNDECIDED
 
+    def __repr__(self) -> str:
+        maps = {name: value.shape for name, value in self._asdict().items() if isinstance(value, np.ndarray)}
+        shown = [f"{name}={maps.get(name, value)!r}" for name, value in self._asdict().items()]
+        return f"Prediction({', '.join(shown)})"
+
     @property
     def label(self) -> Label | None:
         """`good`, `defective`, or `unsure`, which only a calibration says; None where nothing decides."""

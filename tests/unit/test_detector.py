@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import inspect
 import json
 import os
 import subprocess
@@ -229,6 +230,12 @@ MISTAKES = {
     "prediction.overlay(gray, alpha='0.5')": "ConfigError: alpha is '0.5'; give a number",
     "detector.check_class_names('nut')": 'ClassNameError: The class names are one string; give a list: ["nut"].',
     "Detector.load(device='cuda')": "ConfigError: torch cannot use the device 'cuda' here (",
+    "Detector.load('embeded')": "embeded is no bundle (No such file or directory), did you mean 'embedded'? Give the folder",
+    "Detector.load(precision='fp16')": "choose float32 (exact), bfloat16 (faster), or tf32 (between them, GPUs alone)",
+    "Detector.of('winclip', backbone='embedded')": "Detector(winclip (",
+    "Detector.of('winclip', backbone=5)": "ConfigError: backbone is 5; give the name of an architecture, embedded, or a",
+    "Detector.of('winclip', backbone='ViT-B-61')": "BackboneError: open_clip has no architecture 'ViT-B-61'; did you mean ViT-B-16",
+    "Detector.of(None)": "ConfigError: There is no method 'None'; did you mean",
     "Detector.load(device='gpu')": "ConfigError: torch cannot use the device 'gpu' here (",
 }
 
@@ -262,7 +269,10 @@ def test_what_people_try_first_is_answered_with_a_sentence(tmp_path):
 
 
 def test_the_package_shows_what_it_has(detector):
-    assert {"Detector", "Prediction", "__version__"} <= set(dir(bayes_pfl))
+    assert dir(bayes_pfl) == ["BayesPFLError", "Detector", "Prediction", "__version__"]
+    shown = repr(Prediction(0.5, None, np.zeros((4, 6), np.float32), None, 0.5, 0.25, 1))
+    assert "image_score=0.5, uncertainty=None, anomaly_map=(4, 6), uncertainty_map=None, text_score=0.5" in shown
+    assert inspect.signature(Detector.of).parameters["device"].default == "auto"
     assert bayes_pfl.__version__ == importlib.metadata.version("bayes-pfl")
     assert repr(detector).startswith(f"Detector(bundle ({detector.bundle.version}), bayes_pfl on ")
     assert "64 px, cpu, float32" in repr(detector)
