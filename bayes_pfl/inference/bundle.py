@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bayes_pfl.clip.activation import warn_of_file
 from bayes_pfl.clip.backbone import package_path
 from bayes_pfl.command_line import nearest
 from bayes_pfl.config import BackboneConfig, DetectorConfig, parse_config
@@ -382,6 +383,7 @@ def _untrained_folder(source: str) -> Path:
     """A bundle of a method that needs no training, in the cache."""
     method, overrides = read_source(source)
     bundle = untrained_bundle(method, None, overrides)
+    warn_of_file(bundle.backbone)  # the stored settings do not tell what was written
     folder = cache_folder() / bundle.version / method
     try:
         earlier = load_bundle(folder)
