@@ -48,7 +48,7 @@ Without a network:
 - Copy `HF_HOME` from a machine that has downloaded the tag, and set `HF_HUB_OFFLINE=1`.
 - Or copy the file of weights, and name it: `--set backbone.pretrained=FILE` for a training, or for a method without one.
 - A trained model names the file that it was trained with. Where that has moved: `--weights FILE` of `score`, `evaluate`,
-  `calibrate`, `serve` and `reference`, or `Detector.load(folder, weights=FILE)`. Its SHA-256 must be the recorded one.
+  `compare`, `calibrate`, `serve` and `reference`, or `Detector.load(folder, weights=FILE)`. Its SHA-256 must be the recorded one.
 
 A hub that does not answer within {seconds:g} s is one sentence with the address of the file.
 

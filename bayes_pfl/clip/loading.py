@@ -39,6 +39,8 @@ MISMATCH = r"size mismatch for (\S+): .*?Size\((\[.*?\])\) from checkpoint, .*?S
 POSITIONS = ("positional_embedding", "text.positional_embedding")
 """open_clip's names of the text encoder's positions."""
 
+REDUCED = (torch.float16, torch.bfloat16)
+
 NO_TOKENIZER = f" has a tokenizer of another kind, which learned prompts cannot be put through; {SERVED}."
 
 
@@ -130,8 +132,10 @@ def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
         return pretrained
     tensors = torchscript_tensors(local)
     tensors = transformers_tensors(local) if tensors is None else tensors
+    tensors = _reduced_tensors(local) if tensors is None else tensors
     if tensors is None:
         return str(local)
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bayes-pfl-"))
     try:
         safetensors.torch.save_file(tensors, Path(folder, "clip.safetensors"))
@@ -140,6 +144,15 @@ def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
             f"Cannot copy the tensors of {local} to {folder}: {error}. Free some space, or name another TMPDIR."
         ) from error
     return str(Path(folder, "clip.safetensors"))
+
+
+def _reduced_tensors(path: Path) -> dict[str, Any] | None:
+    """Tensors of a file that has some in 16 bits, whose positions open_clip cannot bring to another size; else None."""
+    try:
+        tensors = open_clip.factory.load_state_dict(str(path))
+        return tensors if any(value.dtype in REDUCED for value in tensors.values()) else None
+    except Exception:  # what it is tells open_clip's own attempt to load it
+        return None
 
 
 def _why_not_loaded(config: BackboneConfig, name: str, error: Exception, pretrained: str | None) -> str:

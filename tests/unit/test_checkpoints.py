@@ -138,6 +138,19 @@ def test_a_clip_of_transformers_gives_the_same_model(architecture, weights, tmp_
     assert Backbone(configured(architecture, tmp_path / file)).digest == plain.digest
 
 
+def test_weights_in_16_bits_are_brought_to_another_image_size(architecture, weights, tmp_path):
+    whole = {name: tensor.float().contiguous() for name, tensor in weights.items()}
+    half = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(whole, tmp_path / "whole.safetensors")
+    archive(tmp_path / "archive.pt", half)
+    write(tmp_path / "half.pt", half)
+    write(tmp_path / "half.safetensors", half)
+    write(tmp_path / "transformers.safetensors", as_transformers(half))
+    expected = Backbone(configured(architecture, tmp_path / "whole.safetensors", image_size=56)).digest
+    for file in ("archive.pt", "half.pt", "half.safetensors", "transformers.safetensors"):
+        assert Backbone(configured(architecture, tmp_path / file, image_size=56)).digest == expected, file
+
+
 def test_a_damaged_attention_of_transformers_is_told(architecture, weights, tmp_path):
     named = as_transformers(weights)
     del named["text_model.encoder.layers.1.self_attn.k_proj.bias"]
