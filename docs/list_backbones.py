@@ -33,6 +33,11 @@ weights were trained with; a contradiction between name, weights and setting is 
 A file of weights may be safetensors, what `torch.save` wrote of a state dict, OpenAI's TorchScript archive
 (`ViT-L-14-336px.pt`), or a CLIP of Hugging Face Transformers. Tensors are read, nothing in a file is executed.
 
+A file does not say which activation it was trained with. open_clip's list does, where the file has the name of its download (`b16_400m.pt`) or
+lies in a folder of its repository's name (`DFN2B-CLIP-ViT-B-16/`, or the hub's cache): a contradiction is an error then, too. Of other files a
+warning asks for `--set backbone.quick_gelu=true` or `false`. OpenAI's, DFN's and MetaCLIP's weights were trained with QuickGELU (DFN's
+`dfn2b_s39b` and MetaCLIP's `metaclip_altogether` were not); LAION's (but `laion400m` of ViT-B-32), DataComp's and CommonPool's with exact GELU.
+
 ## Download, cache, and machines without a network
 
 A tag is downloaded once, from Hugging Face's hub into `HF_HOME` (`~/.cache/huggingface/hub` by default), and read from
@@ -43,7 +48,7 @@ Without a network:
 - Copy `HF_HOME` from a machine that has downloaded the tag, and set `HF_HUB_OFFLINE=1`.
 - Or copy the file of weights, and name it: `--set backbone.pretrained=FILE` for a training, or for a method without one.
 - A trained model names the file that it was trained with. Where that has moved: `--weights FILE` of `score`, `evaluate`,
-  `calibrate`, `serve` and `reference`, or `Detector.load(folder, weights=FILE)`. Its SHA-256 must be the recorded one.
+  `compare`, `calibrate`, `serve` and `reference`, or `Detector.load(folder, weights=FILE)`. Its SHA-256 must be the recorded one.
 
 A hub that does not answer within {seconds:g} s is one sentence with the address of the file.
 

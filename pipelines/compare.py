@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bayes_pfl.config import parse_config, read_config
+from bayes_pfl.config.run import EMBEDDED
+from bayes_pfl.config.untrained import SCHEME
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.errors import ConfigError, DataError
 from pipelines.evaluate import EvaluateSettings, evaluate, finished_result
@@ -68,7 +70,10 @@ def _side(args: argparse.Namespace, source: str, output: Path) -> Side:
         raise DataError(f"{source} is no finished evaluation: give --shards to evaluate it on.")
     settings = read_config(EvaluateSettings, args.config, args.set)
     changes: dict[str, Any] = {"model": source, "shards": args.shards, "output": str(output), "cases": 0}
-    changes |= {name: getattr(args, name) for name in ("num_samples", "use_gpu") if getattr(args, name) is not None}
+    typed = ["num_samples", "use_gpu"]
+    if source != EMBEDDED and not source.startswith(f"{SCHEME}:/"):  # these have weights of their own
+        typed.append("weights")
+    changes |= {name: getattr(args, name) for name in typed if getattr(args, name) is not None}
     changes |= {"full_resolution": args.at == "mask", "allow_overlap": args.allow_overlap or settings.allow_overlap}
     changes["options"] = {**settings.options.model_dump(), **typed_options(args)}
     settings = parse_config(EvaluateSettings, {**settings.model_dump(), **changes}, "the command line")

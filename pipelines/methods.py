@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bayes_pfl.clip.activation import warn_of_file
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.config import BackboneConfig, DetectorConfig, RunConfig, parse_config
 from bayes_pfl.config.untrained import WITHOUT_TRAINING, untrained_config
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
     config = untrained_config(args.method, None, args.set)
     refuse_other_model(args.output, config, {})
+    warn_of_file(config.backbone)
     save_bundle(args.output, config, {}, UNTRAINED, [])
     backbone = config.backbone
     if args.json:

@@ -48,7 +48,7 @@ class ClassNames:
             ClassNameError: the name is blank or too long, or has control characters.
         """
         if not isinstance(class_name, str):
-            raise ClassNameError(f"The class name is {class_name!r}; give a string, such as 'metal nut'.")
+            raise ClassNameError(f"The class name is {repr(class_name)[:QUOTED]}; give a string, such as 'metal nut'.")
         if any(unicodedata.category(letter) == "Cc" for letter in class_name.strip()):
             raise ClassNameError(f"The class name {class_name[:QUOTED]!r} has control characters: leave them out.")
         ids = [*self.tokenizer.encode(class_name.lower()), self.tokenizer.eot_token_id]
@@ -72,8 +72,11 @@ class ClassNames:
         Raises:
             ClassNameError: for the first such name, and how many others there are.
         """
+        if isinstance(class_names, str):
+            raise ClassNameError(f'The class names are one string; give a list: ["{class_names[:QUOTED]}"].')
+        names = list(class_names)
         problems = []
-        for name in dict.fromkeys(class_names):
+        for name in [each for each in names if not isinstance(each, str)] or dict.fromkeys(names):
             try:
                 self.tokens(name)
             except ClassNameError as error:

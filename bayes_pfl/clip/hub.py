@@ -5,16 +5,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
 
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip calls a file of weights on Hugging Face's hub, in the order in which it asks for them."""
 ANSWER_S = 5.0
 """Time for the hub to answer; open_clip would ask it again and again for a minute."""
-CURE = (
-    "download {file} from {page} where there is a network, and name it: --set backbone.pretrained=FILE, or for a model "
-    "that is trained --weights FILE"
-)
+
+
+def cure(config: BackboneConfig, file: str, page: str) -> str:
+    """What to do where weights cannot be downloaded here.
+
+    Args:
+        config: names them by a tag.
+        file: of the weights.
+        page: where it can be downloaded.
+
+    Returns:
+        An advice for the command line and for Python; a file needs QuickGELU where its tag does.
+    """
+    typed, written = (" --set backbone.quick_gelu=true", ", quick_gelu=True") if config.quick_gelu else ("", "")
+    return (
+        f"download {file} from {page} where there is a network, and name it: --set backbone.pretrained=FILE{typed}, or "
+        f'for a model that is trained --weights FILE (in Python BackboneConfig(name="{config.name}", pretrained=FILE'
+        f"{written}), or Detector.load(FOLDER, weights=FILE))"
+    )
 
 
 def hub_of(tag: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -51,13 +67,12 @@ def cached_file(tag: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def check_hub(tag: Mapping[str, Any], tag_name: str, architecture: str) -> None:
+def check_hub(tag: Mapping[str, Any], config: BackboneConfig) -> None:
     """Ask the hub once whether the weights of a tag can be had, before open_clip downloads them.
 
     Args:
         tag: open_clip's entry.
-        tag_name: its name.
-        architecture: open_clip's name of the architecture.
+        config: names it.
 
     Raises:
         BackboneError: the hub does not answer, or may not be asked.
@@ -79,10 +94,9 @@ def check_hub(tag: Mapping[str, Any], tag_name: str, architecture: str) -> None:
         except Exception as error:  # whatever the HTTP library raises
             reason = f"{constants.ENDPOINT} does not answer: {str(error) or type(error).__name__}"
     if reason:
-        cure = CURE.format(file=files[0], page=f"https://huggingface.co/{repository}")
         raise BackboneError(
-            f"The weights '{tag_name}' of {architecture} are not in the cache and cannot be downloaded ({reason}): "
-            f"{cure}."
+            f"The weights '{config.pretrained}' of {config.name} are not in the cache and cannot be downloaded "
+            f"({reason}): {cure(config, files[0], f'https://huggingface.co/{repository}')}."
         )
 
 

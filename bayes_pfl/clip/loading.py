@@ -15,8 +15,9 @@ import open_clip
 import safetensors.torch
 import torch
 
+from bayes_pfl.clip.activation import refuse_contradiction, warn_of_file
 from bayes_pfl.clip.checkpoints import describe, torchscript_tensors, transformers_tensors
-from bayes_pfl.clip.hub import CURE, cached_file, check_hub, hub_of, without_asking
+from bayes_pfl.clip.hub import cached_file, check_hub, cure, hub_of, without_asking
 from bayes_pfl.clip.positions import resize_positions
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
@@ -31,6 +32,14 @@ SERVED = (
 
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 """How names of files of weights end."""
+
+MISMATCH = r"size mismatch for (\S+): .*?Size\((\[.*?\])\) from checkpoint, .*?Size\((\[.*?\])\)"
+"""torch's words for a tensor of another shape: its name, the file's shape, the model's shape."""
+
+POSITIONS = ("positional_embedding", "text.positional_embedding")
+"""open_clip's names of the text encoder's positions."""
+
+REDUCED = (torch.float16, torch.bfloat16)
 
 NO_TOKENIZER = f" has a tokenizer of another kind, which learned prompts cannot be put through; {SERVED}."
 
@@ -80,7 +89,8 @@ def load_clip(config: BackboneConfig) -> Any:
         BackboneError: one of them cannot be found or loaded, or they contradict the configuration.
     """
     name = _architecture(config.name)
-    _refuse_contradiction(config, name)
+    refuse_contradiction(config, name)
+    warn_of_file(config)
     seed = config.pretrained.removeprefix("random:") if config.pretrained.startswith("random:") else None
     with contextlib.ExitStack() as stack:
         pretrained = None if seed is not None else _weights(config.pretrained, stack)
@@ -88,7 +98,7 @@ def load_clip(config: BackboneConfig) -> Any:
         if tag and cached_file(tag) is not None:
             stack.enter_context(without_asking())
         elif tag:
-            check_hub(tag, config.pretrained, config.name)
+            check_hub(tag, config)
         stack.enter_context(_quiet())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(int(seed or 0))
@@ -103,7 +113,7 @@ def load_clip(config: BackboneConfig) -> Any:
                 weights_only=True,
             )
         except Exception as error:  # open_clip raises whatever its many loaders raise
-            raise BackboneError(_why_not_loaded(config, name, error)) from error
+            raise BackboneError(_why_not_loaded(config, name, error, pretrained)) from error
     if config.position_resize != "antialiased_bicubic":
         resize_positions(clip.visual, config)
     runs = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
@@ -115,28 +125,6 @@ def load_clip(config: BackboneConfig) -> Any:
     return clip
 
 
-def _refuse_contradiction(config: BackboneConfig, name: str) -> None:
-    """Refuse an activation that the architecture or its weights contradict.
-
-    OpenAI's weights were trained with QuickGELU and are run with exact GELU by the published implementation: both are
-    accepted for them.
-    """
-    architecture = open_clip.get_model_config(name) if ":" not in name else {}
-    if architecture.get("quick_gelu", False) and not config.quick_gelu:
-        raise BackboneError(
-            f"{config.name} is an architecture with QuickGELU, but backbone.quick_gelu is false: make it true, or "
-            "choose the architecture without QuickGELU."
-        )
-    tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained) or {}
-    trained_with = bool(tag.get("quick_gelu", False))
-    if tag and trained_with != config.quick_gelu and config.pretrained != "openai":
-        activation = "QuickGELU" if trained_with else "exact GELU"
-        raise BackboneError(
-            f"The weights '{config.pretrained}' of {name} were trained with {activation}, "
-            f"but backbone.quick_gelu is {str(config.quick_gelu).lower()}: make it {str(trained_with).lower()}."
-        )
-
-
 def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
     """What open_clip is given: a tag, or a file that it reads; tensors of files of another form are copied to one."""
     local = package_path(pretrained)
@@ -144,8 +132,10 @@ def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
         return pretrained
     tensors = torchscript_tensors(local)
     tensors = transformers_tensors(local) if tensors is None else tensors
+    tensors = _reduced_tensors(local) if tensors is None else tensors
     if tensors is None:
         return str(local)
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bayes-pfl-"))
     try:
         safetensors.torch.save_file(tensors, Path(folder, "clip.safetensors"))
@@ -156,18 +146,27 @@ def _weights(pretrained: str, stack: contextlib.ExitStack) -> str:
     return str(Path(folder, "clip.safetensors"))
 
 
-def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
+def _reduced_tensors(path: Path) -> dict[str, Any] | None:
+    """Tensors of a file that has some in 16 bits, whose positions open_clip cannot bring to another size; else None."""
+    try:
+        tensors = open_clip.factory.load_state_dict(str(path))
+        return tensors if any(value.dtype in REDUCED for value in tensors.values()) else None
+    except Exception:  # what it is tells open_clip's own attempt to load it
+        return None
+
+
+def _why_not_loaded(config: BackboneConfig, name: str, error: Exception, pretrained: str | None) -> str:
     """One sentence for what open_clip's loaders raised; their advice to load files without safety is not passed on."""
     local = package_path(config.pretrained)
     if local.exists():
         description = describe(local)
         if description:
             return f"{config.pretrained} {description}."
-        missing = re.findall(r'"([^"]+)"', str(error))
-        if "state_dict" in str(error) and missing:
+        differences = _differences(error, name, pretrained)
+        if differences:
             return (
-                f"{config.pretrained} holds weights of another architecture than {config.name}: {len(missing)} names "
-                f"differ, such as {missing[0]}. Choose the architecture that it was saved from (backbone.name)."
+                f"{config.pretrained} holds weights of another architecture than {config.name}: {differences}. Choose "
+                "the architecture that it was saved from (backbone.name)."
             )
         reason = "it holds other objects" if "weights_only" in str(error) else _first_line(error)
         return (
@@ -183,13 +182,32 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception) -> str:
     if tag:
         repository, files = hub_of(tag)
         page = f"https://huggingface.co/{repository}" if repository else tag.get("url", "its page")
-        cure = CURE.format(file=files[0] if files else "the file", page=page)
-        return f"The weights '{config.pretrained}' of {config.name} cannot be loaded ({_first_line(error)}): {cure}."
+        advice = cure(config, files[0] if files else "the file", page)
+        return f"The weights '{config.pretrained}' of {config.name} cannot be loaded ({_first_line(error)}): {advice}."
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     return (
         f"Cannot load CLIP {config.name} with weights '{config.pretrained}' ({_first_line(error)}). open_clip's tags "
         f"for it: {tags}. Name one, or download a checkpoint and give its path."
     )
+
+
+def _differences(error: Exception, name: str, pretrained: str | None) -> str:
+    """What of a file's tensors is not the architecture's, in words; empty where the error is about something else."""
+    text = str(error)
+    names, shapes = re.findall(r'"([^"]+)"', text), re.findall(MISMATCH, text)
+    if isinstance(error, AssertionError) and pretrained:  # open_clip's, of the text encoder's width
+        tensors = open_clip.factory.load_state_dict(pretrained)
+        key = next((key for key in tensors if key in POSITIONS), "")
+        width = open_clip.get_model_config(name)["text_cfg"].get("width", 512)
+        if key and tensors[key].shape[1] != width:
+            shapes = [(key, str([*tensors[key].shape]), str([tensors[key].shape[0], width]))]
+    elif "state_dict" not in text:
+        return ""
+    parts = [f"{len(names)} names differ, such as {names[0]}"] if names else []
+    if shapes:
+        tensor, given, needed = shapes[0]
+        parts.append(f"{tensor} has the shape {given} in the file and {needed} in the architecture")
+    return ", and ".join(parts)
 
 
 def _first_line(error: Exception) -> str:

@@ -54,7 +54,10 @@ def check_precision(precision: str, device: torch.device) -> None:
         ConfigError: as said.
     """
     if precision not in get_args(Precision):
-        raise ConfigError(f"precision is '{precision}'; choose float32 (exact) or bfloat16 (faster).")
+        raise ConfigError(
+            f"precision is '{precision}'; choose float32 (exact), bfloat16 (faster), "
+            "or tf32 (between them, GPUs alone)."
+        )
     if precision == "tf32" and device.type == "cpu":
         raise ConfigError("precision is 'tf32', which GPUs alone have; choose float32 or bfloat16.")
     if precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():

@@ -82,23 +82,30 @@ def written_out(source: str) -> str:
 
 
 def untrained_config(
-    method: str, backbone: BackboneConfig | None = None, overrides: Sequence[str] = ()
+    method: str, backbone: BackboneConfig | str | None = None, overrides: Sequence[str] = ()
 ) -> DetectorConfig:
     """The settings that a method is released with.
 
     Args:
         method: name of the method.
-        backbone: another CLIP than the method's own.
+        backbone: another CLIP than the method's own; a name stands for `backbone.name`, with the method's weights.
         overrides: other settings, such as `backbone.name=ViT-B-16` or `model.scales=[2]`.
 
     Returns:
         What a bundle would store.
 
     Raises:
-        ConfigError: there is no such method, it must be trained, or a setting does not exist.
+        ConfigError: there is no such method, it must be trained, a setting does not exist, or the backbone is none.
     """
+    if isinstance(backbone, str):
+        backbone, overrides = None, [f"backbone.name={backbone}", *overrides]
+    if not isinstance(backbone, BackboneConfig | None):
+        raise ConfigError(
+            f"backbone is {backbone!r:.60}; give the name of an architecture, embedded, or a BackboneConfig: from "
+            "bayes_pfl.config import BackboneConfig."
+        )
     if method not in METHOD_NAMES:
-        near = difflib.get_close_matches(method, METHOD_NAMES, 1, 0.0)[0]
+        near = difflib.get_close_matches(str(method), METHOD_NAMES, 1, 0.0)[0]
         raise ConfigError(f"There is no method '{method}'; did you mean '{near}'? There are {', '.join(METHOD_NAMES)}.")
     if method not in WITHOUT_TRAINING:
         raise ConfigError(

@@ -20,7 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bayes_pfl.clip.activation import warn_of_file
 from bayes_pfl.clip.backbone import package_path
+from bayes_pfl.command_line import nearest
 from bayes_pfl.config import BackboneConfig, DetectorConfig, parse_config
 from bayes_pfl.config.untrained import SCHEME, read_source, untrained_config
 from bayes_pfl.data.cache import cache_folder
@@ -204,12 +206,14 @@ def _record(config: DetectorConfig, head: bytes, images: bytes, training: dict[s
     }
 
 
-def untrained_bundle(method: str, backbone: BackboneConfig | None = None, overrides: Sequence[str] = ()) -> Bundle:
+def untrained_bundle(
+    method: str, backbone: BackboneConfig | str | None = None, overrides: Sequence[str] = ()
+) -> Bundle:
     """What stands in for a trained model where a method needs no training: its released settings and no weights.
 
     Args:
         method: name of the method.
-        backbone: another CLIP than the method's own.
+        backbone: another CLIP than the method's own, or its name.
         overrides: other settings, such as `backbone.name=ViT-B-16`.
 
     Returns:
@@ -264,8 +268,9 @@ def load_bundle(source: str | Path, clip_file: str | Path | None = None) -> Bund
         record = json.loads((folder / "bundle.json").read_bytes())
         head = (folder / "head.safetensors").read_bytes()
     except (OSError, ValueError, RecursionError) as error:
+        meant = "" if folder.exists() else nearest(str(source), [EMBEDDED])
         raise BundleError(
-            f"{folder} is no bundle ({getattr(error, 'strerror', None) or error}). "
+            f"{folder} is no bundle ({getattr(error, 'strerror', None) or error}){meant or '.'} "
             "Give the folder that training wrote, or models:/NAME@ALIAS."
         ) from error
     _verify(folder, record, head)
@@ -378,6 +383,7 @@ def _untrained_folder(source: str) -> Path:
     """A bundle of a method that needs no training, in the cache."""
     method, overrides = read_source(source)
     bundle = untrained_bundle(method, None, overrides)
+    warn_of_file(bundle.backbone)  # the stored settings do not tell what was written
     folder = cache_folder() / bundle.version / method
     try:
         earlier = load_bundle(folder)

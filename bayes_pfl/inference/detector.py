@@ -12,13 +12,14 @@ from bayes_pfl.clip.backbone import Backbone, Features
 from bayes_pfl.clip.placement import check_precision, on_device, placed, usable_device
 from bayes_pfl.config import MAX_SAMPLES, BackboneConfig, Precision
 from bayes_pfl.errors import BundleError, ImageError
+from bayes_pfl.inference.arguments import check_seed, check_share, checked_numbers, checked_pairs
 from bayes_pfl.inference.bundle import Bundle, load_bundle, untrained_bundle
 from bayes_pfl.inference.deciding import Decider
 from bayes_pfl.inference.encoding import ImageEncoder
-from bayes_pfl.inference.images import ImageLike, check_numbers, check_pairs, prepared_image, rgb_image
+from bayes_pfl.inference.images import ImageLike, prepared_image, rgb_image
 from bayes_pfl.inference.prediction import Prediction, batch_predictions, is_clear, prediction
-from bayes_pfl.inference.tiling import TiledScores, tiled_scores, viewed_prediction
-from bayes_pfl.inference.view import View, whole_threshold
+from bayes_pfl.inference.tiling import tiled_scores, viewed_prediction
+from bayes_pfl.inference.view import View, check_view, whole_threshold
 from bayes_pfl.methods.builder import build_method
 from bayes_pfl.methods.maps import PromptScores
 from bayes_pfl.methods.method import BatchQuery, ImageQuery
@@ -117,12 +118,12 @@ class Detector:
         return cls(bundle, Backbone(bundle.backbone), where, precision, compiled, deterministic)
 
     @classmethod
-    def of(cls, method: str, backbone: BackboneConfig | None = None, device: str = "cpu") -> "Detector":
+    def of(cls, method: str, backbone: BackboneConfig | str | None = None, device: str = "auto") -> "Detector":
         """A detector by a method that needs no training, with its released settings.
 
         Args:
             method: `prompt_ensemble`, `winclip` or `clip_ad`.
-            backbone: another CLIP than the method's own.
+            backbone: another CLIP than the method's own; `embedded`, or the name of an architecture, is enough.
             device: see `load`.
 
         Returns:
@@ -168,8 +169,8 @@ class Detector:
 
     def predict(
         self,
-        images: Sequence[ImageLike],
-        class_names: Sequence[str],
+        images: Iterable[ImageLike],
+        class_names: Iterable[str],
         num_samples: int | Literal["auto"] = 10,
         seed: int = 0,
         threshold: float | None = None,
@@ -177,29 +178,31 @@ class Detector:
         """One prediction for each image.
 
         Args:
-            images: a list of paths, encoded bytes, PIL images, or (height, width, 3) uint8 arrays.
+            images: paths, encoded bytes, PIL images, or (height, width, 3) uint8 arrays; any iterable of them.
             class_names: what each image shows, such as "metal nut".
             num_samples: R. `auto`: samples are drawn until the image score is `CLEARANCE` standard errors off the
                 threshold or R is `MAX_SAMPLES`; the result equals that of the same R given as a number.
             seed: seed of the samples.
-            threshold: image score from which an image is labelled defective, and that `auto` decides by. None: the
+            threshold: image score from 0 to 1 from which an image is defective, and that `auto` decides by. None: the
                 bundle's calibration labels where it holds for this R and seed, else the bundle's own threshold.
 
         Returns:
             Predictions in the images' order.
 
         Raises:
-            ConfigError: the numbers of images and names differ, R < 1, or `auto` finds no threshold.
+            ConfigError: numbers of images and names differ, R, seed or threshold is none, or `auto` has no threshold.
             ClassNameError: a name is blank or too long; nothing was computed then.
             ImageError: an image cannot be read.
         """
-        self._check_names(images, class_names)
+        images, class_names = self._checked(images, class_names, seed)
+        if threshold is not None:
+            check_share("threshold", threshold)
         if num_samples == "auto":
             threshold = whole_threshold(self.config) if threshold is None else threshold
             pairs = zip(images, class_names, strict=True)
             scored = [self.predict_features_until(*self._encode(image), name, threshold, seed) for image, name in pairs]
         else:
-            check_numbers([num_samples])
+            checked_numbers([num_samples])
             scored = self._scored(images, class_names, num_samples, seed)
         return [
             self._decider.decided(prediction, image, name, num_samples, seed, threshold=threshold)
@@ -207,7 +210,7 @@ class Detector:
         ]
 
     def predict_nested(
-        self, images: Sequence[ImageLike], class_names: Sequence[str], num_samples: Sequence[int], seed: int = 0
+        self, images: Iterable[ImageLike], class_names: Iterable[str], num_samples: Iterable[int], seed: int = 0
     ) -> list[dict[int, Prediction]]:
         """Predictions for several R from one pass with the largest: each equals its own separate `predict`.
 
@@ -223,16 +226,13 @@ class Detector:
             For each image, predictions by R.
 
         Raises:
-            ConfigError: the numbers of images and names differ, or R < 1.
-            ClassNameError: a name is blank or too long.
-            ImageError: an image cannot be read.
+            ConfigError, ClassNameError, ImageError: as in `predict`.
         """
-        self._check_names(images, class_names)
-        check_numbers(num_samples)
-        predictions = []
+        images, class_names = self._checked(images, class_names, seed)
+        num_samples = checked_numbers(num_samples)
+        predictions, decided = [], self._decider.decided
         for position, (image, name) in enumerate(zip(images, class_names, strict=True)):
             nested = self.predict_features(*self._encode(image), name, num_samples, seed, position)
-            decided = self._decider.decided
             predictions.append({n: decided(each, image, name, n, seed) for n, each in nested.items()})
         return predictions
 
@@ -262,7 +262,7 @@ class Detector:
         features: Features,
         key: bytes,
         class_name: str,
-        num_samples: Sequence[int],
+        num_samples: Iterable[int],
         seed: int = 0,
         position: int = 0,
     ) -> dict[int, Prediction]:
@@ -280,10 +280,10 @@ class Detector:
             Predictions by R.
 
         Raises:
-            ConfigError: R < 1.
-            ClassNameError: the name is blank or too long.
+            ConfigError, ClassNameError: as in `predict`.
         """
-        check_numbers(num_samples)
+        check_seed(seed)
+        num_samples = checked_numbers(num_samples)
         query = ImageQuery(self._on_device(features), key, class_name, seed, position)
         scores = self.method.scores(query, num_samples)
         return {number: prediction(scores[number], self.config.scoring, number) for number in num_samples}
@@ -322,16 +322,14 @@ class Detector:
             image: see `predict`.
             class_name: what the image shows.
             overlap: least share of a tile that the next one covers too, at least 0 and below 1.
-            num_samples: R.
+            num_samples: R, a number.
             seed: seed of the samples.
 
         Returns:
             The prediction.
 
         Raises:
-            ConfigError: the overlap is out of range, or R < 1.
-            ClassNameError: the name is blank or too long.
-            ImageError: an image cannot be read.
+            ConfigError, ClassNameError, ImageError: as in `predict_view`.
         """
         return self.predict_view(image, class_name, View(overlap), num_samples, seed)
 
@@ -362,13 +360,14 @@ class Detector:
             The prediction.
 
         Raises:
-            ConfigError: the overlap is out of range, or R < 1.
+            ConfigError: the view is none, its overlap is out of range, or R or the seed is none.
             ClassNameError: the name is blank or too long.
             ImageError: the image cannot be read, the region does not fit it, or its time is up.
         """
         start = time.monotonic()
-        view.check()
-        check_numbers([num_samples])
+        check_view(view)
+        check_seed(seed)
+        checked_numbers([num_samples])
         self.check_class_names([class_name])
         pixels = rgb_image(image)
         seen = pixels if view.region is None else view.region.cut(pixels)
@@ -380,19 +379,20 @@ class Detector:
             features, key = self._encode(part)
             return self.method.scores(ImageQuery(features, key, class_name, seed), [num_samples])[num_samples]
 
-        if view.overlap is None:
-            scores = TiledScores(*[_score(seen)] * 2)
-        else:
-            scores = tiled_scores(seen, self.config.backbone.image_size, view.overlap, _score)
+        scores = tiled_scores(seen, self.config.backbone.image_size, view.overlap, _score)
         seen_as_whole = viewed_prediction(scores, self.config.scoring, num_samples, view.region, pixels.size)
         return self._decider.decided(seen_as_whole, image, class_name, num_samples, seed, view)
 
     def _on_device(self, features: Features) -> Features:
         return Features(*(on_device(part, self.device).to(torch.float32) for part in features))
 
-    def _check_names(self, images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
-        check_pairs(images, class_names)
-        self.check_class_names(class_names)
+    def _checked(
+        self, images: Iterable[ImageLike], names: Iterable[str], seed: int
+    ) -> tuple[list[ImageLike], list[str]]:
+        check_seed(seed)
+        pairs = checked_pairs(images, names)
+        self.check_class_names(pairs[1])
+        return pairs
 
     def _encode(self, image: ImageLike) -> tuple[Features, bytes]:
         """Features and noise key of one image: one at a time, products have one shape and give the same bits."""

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from bayes_pfl.inference.arguments import check_share
+
 HEAT_ANCHORS = (
     (0.00, (10, 12, 34)),
     (0.25, (66, 34, 118)),
@@ -53,7 +55,11 @@ def overlay(
 
     Returns:
         An RGB image of the image's size.
+
+    Raises:
+        ConfigError: alpha is no number from 0 to 1.
     """
+    check_share("alpha", alpha)
     heat = heat_map(anomaly_map, low, high).resize(image.size, Image.Resampling.BILINEAR)
     opacity = Image.fromarray(np.rint(alpha * _scaled(anomaly_map, low, high)).astype(np.uint8))
     opacity = opacity.resize(image.size, Image.Resampling.BILINEAR)

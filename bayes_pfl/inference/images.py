@@ -1,8 +1,6 @@
 """Path, bytes, PIL image or array -> RGB pixels; normalised pixels -> the key of an image's noise."""
 
 import hashlib
-from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +9,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from bayes_pfl.config import NUM_SAMPLES_LIMIT
 from bayes_pfl.data.colours import rgb
 from bayes_pfl.data.pixels import normalized, square_pixels
 from bayes_pfl.data.preprocess import decode_image, upright
-from bayes_pfl.errors import ConfigError, ImageError
+from bayes_pfl.errors import ImageError
 
 
 class PreparedImage(NamedTuple):
@@ -113,54 +110,6 @@ def prepared_image(image: ImageLike, size: int) -> PreparedImage:
     if image.pixels.shape != (3, size, size):
         raise ImageError(f"it is prepared for {image.pixels.shape[-1]} px, and this model takes {size} px")
     return image
-
-
-def is_one_image(images: object) -> bool:
-    """Whether a single image stands where a list of images is expected.
-
-    Args:
-        images: what the caller has.
-
-    Returns:
-        True for one image.
-    """
-    if hasattr(images, "ndim"):  # an array or a tensor
-        return bool(images.ndim <= 3)
-    return isinstance(images, str | Path | bytes | Image.Image)
-
-
-def check_pairs(images: Sequence[ImageLike], class_names: Sequence[str]) -> None:
-    """Refuse what is no list of images with one class name for each.
-
-    Args:
-        images: what the caller has.
-        class_names: what they show.
-
-    Raises:
-        ConfigError: one image or one string stands where a list is expected, or the numbers differ.
-    """
-    if is_one_image(images):
-        raise ConfigError("images is one image; give a list of images: [image].")
-    if isinstance(class_names, str):
-        raise ConfigError(f'class_names is one string; give a list with one name for each image: ["{class_names}"].')
-    if len(images) != len(class_names):
-        raise ConfigError(f"{len(images)} images but {len(class_names)} class names; give one name for each image.")
-
-
-def check_numbers(num_samples: Sequence[int]) -> None:
-    """Refuse what are no numbers of samples.
-
-    Args:
-        num_samples: numbers of samples R.
-
-    Raises:
-        ConfigError: one is no whole number, below 1 or above `NUM_SAMPLES_LIMIT`; or there is none.
-    """
-    for number in num_samples:
-        if not isinstance(number, Integral) or isinstance(number, bool):
-            raise ConfigError(f'num_samples is {number!r}; give a number of samples, or "auto".')
-    if not num_samples or min(num_samples) < 1 or max(num_samples) > NUM_SAMPLES_LIMIT:
-        raise ConfigError(f"num_samples must be at least 1, and at most {NUM_SAMPLES_LIMIT}.")
 
 
 def noise_key(image: Float[Tensor, "3 height width"]) -> bytes:

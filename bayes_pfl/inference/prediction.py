@@ -16,6 +16,7 @@ from bayes_pfl.data.preprocess import encode_png
 from bayes_pfl.decisions.boundaries import Decision, Label
 from bayes_pfl.errors import ConfigError, OutputError
 from bayes_pfl.inference import heatmap
+from bayes_pfl.inference.arguments import check_share, check_size
 from bayes_pfl.inference.images import Photo, rgb_image
 from bayes_pfl.inference.outlines import OutlinedRegion, outlined_regions
 from bayes_pfl.inference.view import RegionOfInterest
@@ -60,6 +61,11 @@ class Prediction(NamedTuple):
     num_samples: int
     decision: Decision = UNDECIDED
 
+    def __repr__(self) -> str:
+        maps = {name: value.shape for name, value in self._asdict().items() if isinstance(value, np.ndarray)}
+        shown = [f"{name}={maps.get(name, value)!r}" for name, value in self._asdict().items()]
+        return f"Prediction({', '.join(shown)})"
+
     @property
     def label(self) -> Label | None:
         """`good`, `defective`, or `unsure`, which only a calibration says; None where nothing decides."""
@@ -76,9 +82,10 @@ class Prediction(NamedTuple):
             (height, width) float32 in [0, 1].
 
         Raises:
+            ConfigError: the size is not (width, height) in whole pixels.
             ImageError: the image cannot be read.
         """
-        size = image if isinstance(image, tuple) else rgb_image(image).size
+        size = _size(image)
         if size == self.anomaly_map.shape[::-1]:
             return self.anomaly_map
         return np.asarray(Image.fromarray(self.anomaly_map).resize(size, Image.Resampling.BILINEAR))
@@ -94,6 +101,7 @@ class Prediction(NamedTuple):
             An RGB image of the image's size.
 
         Raises:
+            ConfigError: alpha is no number from 0 to 1.
             ImageError: the image cannot be read.
         """
         return heatmap.overlay(rgb_image(image), self.anomaly_map, alpha)
@@ -125,7 +133,7 @@ class Prediction(NamedTuple):
         """The connected parts of the map at or above a threshold.
 
         Args:
-            threshold: lowest map value inside a region. A threshold of image scores is another thing.
+            threshold: lowest map value inside a region, from 0 to 1. A threshold of image scores is another thing.
             image: the image that was scored, or its (width, height): see `resized`.
 
         Returns:
@@ -133,9 +141,11 @@ class Prediction(NamedTuple):
             score first.
 
         Raises:
+            ConfigError: the threshold is no number from 0 to 1, or the size is not (width, height) in whole pixels.
             ImageError: the image cannot be read.
         """
-        width, height = image if isinstance(image, tuple) else rgb_image(image).size
+        check_share("threshold", threshold)
+        width, height = _size(image)
         return outlined_regions(self.anomaly_map, threshold, width, height)
 
 
@@ -305,3 +315,11 @@ def _peaks(scores: PromptScores, scoring: ScoringConfig) -> Tensor:
     """Maximum of the map of an image, or of each of several; before smoothing unless it is asked for behind it."""
     maps = smoothed(scores.anomaly_map, scoring) if scoring.smoothed_maximum else scores.anomaly_map
     return maps.amax((-2, -1))
+
+
+def _size(image: Photo | tuple[int, int]) -> tuple[int, int]:
+    """Width and height of an image, or as they are given."""
+    if not isinstance(image, tuple):
+        return rgb_image(image).size
+    check_size(image)
+    return image

@@ -28,22 +28,25 @@ class TiledScores(NamedTuple):
 
 
 def tiled_scores(
-    image: Image.Image, tile: int, overlap: float, score: Callable[[Image.Image], PromptScores]
+    image: Image.Image, tile: int, overlap: float | None, score: Callable[[Image.Image], PromptScores]
 ) -> TiledScores:
     """Score an image tile by tile and blend the maps; memory holds one tile beside the blended maps.
 
     Args:
         image: the image; a side below `tile` is enlarged for the tiles, and the maps are reduced again.
         tile: side of a tile, pixels.
-        overlap: least share of a tile that the next one covers too, at least 0 and below 1.
+        overlap: least share of a tile that the next one covers too, at least 0 and below 1; None: the image is scored
+            as a whole.
         score: scores of one tile.
 
     Returns:
-        Scores with maps of (height, width) of the image.
+        Scores with maps of (height, width) of the image; as a whole, of the model's size.
 
     Raises:
         ImageError: the image is so narrow that it would be enlarged beyond all bounds.
     """
+    if overlap is None:
+        return TiledScores(*[score(image)] * 2)
     width, height = image.size
     scale = max(1.0, tile / min(width, height))
     enlarged = (round(width * scale), round(height * scale))

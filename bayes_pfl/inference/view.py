@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from bayes_pfl.config import DetectorConfig
 from bayes_pfl.data.preprocess import MAX_PIXELS, MAX_SIDE_PX, decode_mask
 from bayes_pfl.errors import ConfigError, ImageError
+from bayes_pfl.inference.arguments import check_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,9 @@ class RegionOfInterest:
         width: columns of the box.
         height: rows of the box.
         mask: (height, width) of the whole image, True inside the region; None: the whole box.
+
+    Raises:
+        ConfigError: a number is no whole one, x or y is below 0, or the box is empty.
     """
 
     x: int
@@ -35,6 +40,13 @@ class RegionOfInterest:
     width: int
     height: int
     mask: Bool[np.ndarray, "rows columns"] | None = None
+
+    def __post_init__(self) -> None:
+        sides = (self.x, self.y, self.width, self.height)
+        if not all(isinstance(side, Integral) for side in sides) or min(self.x, self.y) < 0 or min(sides[2:]) < 1:
+            raise ConfigError(
+                f"{sides} is no region; give x and y of its corner, at least 0, width and height, in whole pixels."
+            )
 
     @classmethod
     def from_text(cls, text: str) -> "RegionOfInterest":
@@ -220,14 +232,31 @@ class View(NamedTuple):
         """Refuse an overlap that is no share.
 
         Raises:
-            ConfigError: it is out of range.
+            ConfigError: it is no number, or out of range.
         """
-        if self.overlap is not None and not 0 <= self.overlap < 1:
+        if self.overlap is None:
+            return
+        check_number("overlap", self.overlap)
+        if not 0 <= self.overlap < 1:
             raise ConfigError(f"overlap is {self.overlap}; give a share of a tile, at least 0 and below 1.")
 
 
 WHOLE = View()
 """All of an image at once."""
+
+
+def check_view(view: object) -> None:
+    """Refuse what is no way of looking at an image.
+
+    Args:
+        view: what the caller has.
+
+    Raises:
+        ConfigError: it is no `View`, or its overlap is out of range.
+    """
+    if not isinstance(view, View):
+        raise ConfigError(f"view is {view!r:.60}; give a View of bayes_pfl.inference.view, such as View(0.5).")
+    view.check()
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:

@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("a", type=model_source, metavar="A", help=source)
     add("b", type=model_source, metavar="B", help="the other one, in the same form")
     add("--shards", action="append", metavar="DIR", help="folder or URI of shards to evaluate models on; repeatable")
+    add(
+        "--weights", metavar="FILE", help="CLIP's weights, where the file has moved since A and B, or one, were trained"
+    )
     add("--num-samples", type=number_of_samples, metavar="R", help=NUM_SAMPLES)
     add(
         "--at",

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bayes_pfl.clip.activation import refuse_contradiction, warn_of_file
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.checkpoints import torchscript_tensors
 from bayes_pfl.config import BackboneConfig
 from bayes_pfl.errors import BackboneError
+from bayes_pfl.inference.bundle import load_bundle
 
 VISION = {"image_size": 28, "layers": 4, "width": 64, "patch_size": 14, "head_width": 64}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
@@ -136,6 +138,19 @@ def test_a_clip_of_transformers_gives_the_same_model(architecture, weights, tmp_
     assert Backbone(configured(architecture, tmp_path / file)).digest == plain.digest
 
 
+def test_weights_in_16_bits_are_brought_to_another_image_size(architecture, weights, tmp_path):
+    whole = {name: tensor.float().contiguous() for name, tensor in weights.items()}
+    half = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(whole, tmp_path / "whole.safetensors")
+    archive(tmp_path / "archive.pt", half)
+    write(tmp_path / "half.pt", half)
+    write(tmp_path / "half.safetensors", half)
+    write(tmp_path / "transformers.safetensors", as_transformers(half))
+    expected = Backbone(configured(architecture, tmp_path / "whole.safetensors", image_size=56)).digest
+    for file in ("archive.pt", "half.pt", "half.safetensors", "transformers.safetensors"):
+        assert Backbone(configured(architecture, tmp_path / file, image_size=56)).digest == expected, file
+
+
 def test_a_damaged_attention_of_transformers_is_told(architecture, weights, tmp_path):
     named = as_transformers(weights)
     del named["text_model.encoder.layers.1.self_attn.k_proj.bias"]
@@ -209,6 +224,74 @@ def test_an_activation_is_never_contradicted(architecture, tmp_path):
         Backbone(configured("ViT-B-32", "laion2b_s34b_b79k", quick_gelu=True))
     with pytest.raises(BackboneError, match=r"trained with QuickGELU, but .*quick_gelu is false"):
         Backbone(configured("ViT-B-32", "metaclip_400m"))
+
+
+FOLDERS = "models--timm--vit_base_patch16_clip_224.metaclip_400m/blobs/0123"
+
+
+@pytest.mark.parametrize(
+    ("file", "quick_gelu", "tag"),
+    [
+        (FOLDERS, False, "metaclip_400m"),
+        ("DFN2B-CLIP-ViT-B-16/open_clip_model.safetensors", False, "dfn2b"),
+        ("b16_400m.pt", False, "metaclip_400m"),
+        ("CLIP-ViT-B-16-laion2B-s34B-b88K/open_clip_model.safetensors", True, "laion2b_s34b_b88k"),
+    ],
+)
+def test_the_activation_of_a_file_that_open_clip_lists_is_not_contradicted(tmp_path, file, quick_gelu, tag):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not read")
+    told = rf"The weights in {path}, open_clip's '{tag}' of ViT-B-16 were trained with .*: make it {not quick_gelu}"
+    with pytest.raises(BackboneError, match=rf"(?i){told}"):
+        Backbone(configured("ViT-B-16", path, quick_gelu=quick_gelu))
+    refuse_contradiction(configured("ViT-B-16", path, quick_gelu=not quick_gelu), "ViT-B-16")
+    trained = configured("ViT-B-16", path, quick_gelu=quick_gelu, weights_sha256="0" * 64)
+    refuse_contradiction(trained, "ViT-B-16")  # computes as it was trained
+
+
+def test_a_file_that_does_not_tell_its_activation_is_warned_of(tmp_path, caplog):
+    path, published = tmp_path / "clip.safetensors", tmp_path / "ViT-B-16.pt"
+    path.write_bytes(b"not read")
+    published.write_bytes(b"not read")
+    for name, file, changes in (
+        ("ViT-B-16", path, {"quick_gelu": False}),
+        ("ViT-B-16", path, {"quick_gelu": True}),
+        ("ViT-B-16", published, {}),
+        ("ViT-L-14-336", path, {}),  # of this one there are OpenAI's alone
+        ("ViT-B-16", "laion2b_s34b_b88k", {}),
+    ):
+        warn_of_file(configured(name, file, **changes))
+    assert caplog.text == ""
+    with pytest.raises(BackboneError, match="is damaged or no file of weights"):
+        Backbone(configured("ViT-B-16", path))
+    assert "clip.safetensors does not say whether it was trained with QuickGELU; exact GELU is used" in caplog.text
+    caplog.clear()
+    load_bundle(f"method:/winclip?backbone.name=ViT-B-16&backbone.pretrained={path}")
+    assert caplog.text.count("--set backbone.quick_gelu=true (in Python quick_gelu=True), else false") == 1
+
+
+@pytest.mark.parametrize("file", ["clip.pt", "clip.safetensors"])
+@pytest.mark.parametrize(
+    ("vision", "text", "sentence"),
+    [
+        ({"patch_size": 7}, {}, r"visual.conv1.weight has the shape [64, 3, 14, 14] in the file and [64, 3, 7, 7] in"),
+        (
+            {},
+            {"width": 128},
+            "positional_embedding has the shape [77, 64] in the file and [77, 128] in the architecture",
+        ),
+        ({"layers": 5}, {}, "names differ, such as visual.transformer.resblocks.4."),
+        ({"layers": 5, "patch_size": 7}, {}, ", and visual.conv1.weight has the shape"),
+    ],
+)
+def test_weights_of_other_shapes_are_told_by_one_of_them(weights, tmp_path, file, vision, text, sentence):
+    write(tmp_path / file, {name: tensor.float().contiguous() for name, tensor in weights.items()})
+    path = tmp_path / "other-shapes-clip.json"
+    path.write_text(json.dumps({"embed_dim": 64, "vision_cfg": VISION | vision, "text_cfg": TEXT | text}))
+    with pytest.raises(BackboneError, match=r"holds weights of another architecture than .* Choose") as caught:
+        Backbone(configured(path, tmp_path / file))
+    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.ERROR])

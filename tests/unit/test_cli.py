@@ -69,6 +69,13 @@ def test_wrong_values_of_options_are_refused_in_words(words, reason, capsys):
     assert reason in capsys.readouterr().err
 
 
+def test_compare_looks_for_the_file_of_weights_that_its_models_need(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "a", "b", "--shards", "s", "--output", "out", "--weights", "nowhere.pt"]
+    assert main(words) == 2
+    assert "There is no file nowhere.pt: give that of CLIP's weights" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_of_one_style(command):
     parser = argparse.ArgumentParser()

@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import inspect
 import json
 import os
 import subprocess
@@ -178,6 +179,13 @@ def test_the_activation_is_the_configured_one():
     assert kinds == ["GELU", "QuickGELU"]
 
 
+def test_images_and_names_may_be_any_iterables(detector, images):
+    expected = detector.predict(images, NAMES, 1)
+    given = detector.predict((image for image in images), iter(NAMES), 1)
+    assert all(same(first, other) for first, other in zip(expected, given, strict=True))
+    assert [list(each) for each in detector.predict_nested(iter(images), iter(NAMES), range(1, 3))] == [[1, 2]] * 4
+
+
 MISTAKES = {
     "detector.predict(['nowhere.png'], ['nut'])": "ImageError: cannot read nowhere.png: No such file",
     "detector.predict(['notes.txt'], ['nut'])": "ImageError: notes.txt: not a readable image",
@@ -192,7 +200,42 @@ MISTAKES = {
     "detector.predict([gray], ['nut'], 2.5)": "ConfigError: num_samples is 2.5",
     "detector.predict([gray], [''])": "ClassNameError: The class name is blank",
     "detector.predict([gray], [None])": "ClassNameError: The class name is None; give a string",
+    "detector.predict([gray], ['nut'], threshold=50)": "ConfigError: threshold is 50, which is not between 0 and 1",
+    "detector.predict([gray], ['nut'], threshold=1.5)": "ConfigError: threshold is 1.5, which is not between 0 and 1",
+    "detector.predict([gray], ['nut'], threshold=float('nan'))": "ConfigError: threshold is nan, which is not between",
+    "detector.predict([gray], ['nut'], 'auto', threshold=-1)": "ConfigError: threshold is -1, which is not between",
+    "detector.predict([gray], ['nut'], threshold='0.5')": "ConfigError: threshold is '0.5'; give a number",
+    "detector.predict([gray], ['nut'], threshold=True)": "ConfigError: threshold is True; give a number",
+    "detector.predict([gray], ['nut'], seed=None)": "ConfigError: seed is None; give a whole number",
+    "detector.predict([gray], ['nut'], seed=1.5)": "ConfigError: seed is 1.5; give a whole number",
+    "detector.predict_nested([gray], ['nut'], [1], seed='0')": "ConfigError: seed is '0'; give a whole number",
+    "detector.predict_tiled(gray, 'nut', seed=1.5)": "ConfigError: seed is 1.5; give a whole number",
+    "detector.predict(5, ['nut'])": "ConfigError: images is 5; give a list with one for each image.",
+    "detector.predict([gray], None)": "ConfigError: class_names is None; give a list with one for each image.",
+    "detector.predict_nested([gray], ['nut'], 5)": "ConfigError: num_samples is 5; give a list of numbers of samples",
+    "detector.predict_nested([gray], ['nut'], 'auto')": "ConfigError: num_samples is 'auto'; give a list of numbers",
+    "detector.predict_tiled(['w.png'], ['nut'])": "ClassNameError: The class name is ['nut']; give a string",
+    "detector.predict_tiled(['w.png'], 'nut')": "ImageError: list is no image; give a path",
+    "detector.predict_tiled(gray, 'nut', overlap='0.5')": "ConfigError: overlap is '0.5'; give a number",
+    "detector.predict_tiled(gray, 'nut', overlap=float('nan'))": "ConfigError: overlap is nan; give a share of a tile",
+    "detector.predict_view(gray, 'nut', 0.5)": "ConfigError: view is 0.5; give a View of bayes_pfl.inference.view",
+    "RegionOfInterest(-10, 0, 20, 20)": "ConfigError: (-10, 0, 20, 20) is no region; give x and y of its corner, at least 0",
+    "RegionOfInterest(0, 0, 20, 0)": "ConfigError: (0, 0, 20, 0) is no region",
+    "RegionOfInterest(0, 0, 2.5, 20)": "ConfigError: (0, 0, 2.5, 20) is no region",
+    "prediction.resized((40, 50, 3))": "ConfigError: The image's size is (40, 50, 3); give (width, height) in whole pixels",
+    "prediction.resized((640.0, 400))": "ConfigError: The image's size is (640.0, 400); give (width, height)",
+    "prediction.resized((0, 400))": "ConfigError: The image's size is (0, 400); give (width, height)",
+    "prediction.regions(0.5, (40, 50, 3))": "ConfigError: The image's size is (40, 50, 3); give (width, height)",
+    "prediction.regions('0.5', gray)": "ConfigError: threshold is '0.5'; give a number",
+    "prediction.overlay(gray, alpha='0.5')": "ConfigError: alpha is '0.5'; give a number",
+    "detector.check_class_names('nut')": 'ClassNameError: The class names are one string; give a list: ["nut"].',
     "Detector.load(device='cuda')": "ConfigError: torch cannot use the device 'cuda' here (",
+    "Detector.load('embeded')": "embeded is no bundle (No such file or directory), did you mean 'embedded'? Give the folder",
+    "Detector.load(precision='fp16')": "choose float32 (exact), bfloat16 (faster), or tf32 (between them, GPUs alone)",
+    "Detector.of('winclip', backbone='embedded')": "Detector(winclip (",
+    "Detector.of('winclip', backbone=5)": "ConfigError: backbone is 5; give the name of an architecture, embedded, or a",
+    "Detector.of('winclip', backbone='ViT-B-61')": "BackboneError: open_clip has no architecture 'ViT-B-61'; did you mean ViT-B-16",
+    "Detector.of(None)": "ConfigError: There is no method 'None'; did you mean",
     "Detector.load(device='gpu')": "ConfigError: torch cannot use the device 'gpu' here (",
 }
 
@@ -203,8 +246,10 @@ def test_what_people_try_first_is_answered_with_a_sentence(tmp_path):
     program = "\n".join(
         [
             "import json, sys, numpy as np, torch",
-            "from bayes_pfl import Detector",
+            "from bayes_pfl import Detector, Prediction",
+            "from bayes_pfl.inference.view import RegionOfInterest",
             "detector, gray, answers = Detector.load(), np.full((40, 50, 3), 99, np.uint8), {}",
+            "prediction = Prediction(0.5, None, np.zeros((4, 6), np.float32), None, 0.5, 0.5, 1)",
             "for call in json.loads(sys.argv[1]):",
             "    try: answers[call] = repr(eval(call))",
             "    except Exception as error: answers[call] = f'{type(error).__name__}: {error}'",
@@ -224,7 +269,10 @@ def test_what_people_try_first_is_answered_with_a_sentence(tmp_path):
 
 
 def test_the_package_shows_what_it_has(detector):
-    assert {"Detector", "Prediction", "__version__"} <= set(dir(bayes_pfl))
+    assert dir(bayes_pfl) == ["BayesPFLError", "Detector", "Prediction", "__version__"]
+    shown = repr(Prediction(0.5, None, np.zeros((4, 6), np.float32), None, 0.5, 0.25, 1))
+    assert "image_score=0.5, uncertainty=None, anomaly_map=(4, 6), uncertainty_map=None, text_score=0.5" in shown
+    assert inspect.signature(Detector.of).parameters["device"].default == "auto"
     assert bayes_pfl.__version__ == importlib.metadata.version("bayes-pfl")
     assert repr(detector).startswith(f"Detector(bundle ({detector.bundle.version}), bayes_pfl on ")
     assert "64 px, cpu, float32" in repr(detector)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from bayes_pfl.clip.hub import cure as cure_of_tag
 from bayes_pfl.clip.hub import hub_of
+from bayes_pfl.config import BackboneConfig
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "bayes_pfl" / "embedded" / "bayes-pfl-embedded.safetensors"
@@ -81,6 +83,8 @@ def cure(text):
         "download open_clip_model.safetensors from https://huggingface.co/somebody/invented" in text
         and "--set backbone.pretrained=FILE" in text
         and "--weights FILE" in text
+        and 'in Python BackboneConfig(name="package:embedded/bayes-pfl-embedded.json", pretrained=FILE)' in text
+        and "Detector.load(FOLDER, weights=FILE)" in text
     )
 
 
@@ -118,6 +122,13 @@ def test_weights_are_downloaded_once_and_the_cache_asks_nobody(tmp_path, hub):
     assert load(tmp_path, f"http://127.0.0.1:{hub.server_port}")[:2] == (digest, "")
     assert sum("/somebody" in line for line in hub.RequestHandlerClass.asked) == asked
     assert load(tmp_path, "http://127.0.0.1:9")[:2] == (digest, "")  # nor without a network
+
+
+def test_the_file_of_a_tag_with_quickgelu_needs_it_too():
+    config = BackboneConfig(name="ViT-B-16", pretrained="metaclip_400m", quick_gelu=True)
+    advice = cure_of_tag(config, "open_clip_model.safetensors", "https://example.org")
+    assert "--set backbone.pretrained=FILE --set backbone.quick_gelu=true" in advice
+    assert 'BackboneConfig(name="ViT-B-16", pretrained=FILE, quick_gelu=True)' in advice
 
 
 def test_a_tag_with_a_file_of_its_own_is_looked_for_by_that_name():

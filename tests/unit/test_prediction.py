@@ -74,6 +74,13 @@ class TestPictures:
         assert whole[2:4, 4:8].min() > whole[:, :2].max() == 0
         assert np.array_equal(PREDICTION.resized((6, 4)), MAP)
 
+    @pytest.mark.parametrize("value", [60, 1.5, -0.1, float("nan"), float("inf")])
+    def test_a_threshold_and_an_opacity_are_shares(self, value):
+        with pytest.raises(ConfigError, match=r"threshold is \S+, which is not between 0 and 1"):
+            PREDICTION.regions(value, (12, 8))
+        with pytest.raises(ConfigError, match=r"alpha is \S+, which is not between 0 and 1"):
+            PREDICTION.overlay(Image.new("RGB", (12, 8)), alpha=value)
+
     def test_an_upright_size_is_meant(self, tmp_path):
         photo = Image.new("RGB", (12, 8))
         exif = photo.getexif()
