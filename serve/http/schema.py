@@ -313,6 +313,9 @@ class Score(Answer):
         description="`class_name` was not calibrated: the images of all calibrated classes together decide"
     )
     no_calibration_because: str | None = Field(description="why the calibration does not decide")
+    read_as: str | None = Field(
+        description="what was assumed of the file, or left out of it, such as `first of 2 pages`; else null"
+    )
     looked_at: str = Field(description="the way of looking, which a threshold must have been made for")
     uncertainty: float | None = Field(
         description="standard deviation of the score over the drawn prompts; null for a method that draws none"
