@@ -1,6 +1,6 @@
 """This machine -> what it has, whether everything works, and for what does not a sentence on what to do.
 
-Nothing is downloaded, and nothing is written but MLflow's new database, where there is none yet.
+Nothing is downloaded, and nothing is written but the home folder and MLflow's new database, where there are none yet.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.hub import cached_file
 from bayes_pfl.clip.placement import multiplies_bfloat16
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.bundle import EMBEDDED, load_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import usable_cpus
@@ -170,16 +171,34 @@ def storage() -> Iterator[Finding]:
     """Where runs are kept, and which CLIP weights are there already.
 
     Returns:
-        Findings on MLflow's store, the home's disk and the cache of weights.
+        Findings on the home, MLflow's store, the home's disk and the cache of weights.
     """
-    yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: require_store(TrackingSettings()))
-    disk = next(folder for folder in (home().absolute(), *home().absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(disk).free
-    problem = f"{disk} has less than {LEAST_ROOM_BYTES / GIB:.0f} GiB free: set BAYES_PFL_HOME to a larger disk."
-    yield Finding("disk", f"{free / GIB:.0f} GiB free in {disk}", problem if free < LEAST_ROOM_BYTES else "")
+    folder = _tried("home", str(home()), check_home)
+    yield folder
+    if not folder.problem:  # else nothing below it can be looked at
+        yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: require_store(TrackingSettings()))
+        free = shutil.disk_usage(home()).free
+        problem = f"{home()} has less than {LEAST_ROOM_BYTES / GIB:.0f} GiB free: set BAYES_PFL_HOME to a larger disk."
+        yield Finding("disk", f"{free / GIB:.0f} GiB free in {home()}", problem if free < LEAST_ROOM_BYTES else "")
     from huggingface_hub.constants import HF_HUB_CACHE
 
     yield Finding("CLIP weights", f"{', '.join(cached_weights()) or 'none yet'} in {HF_HUB_CACHE}")
+
+
+def check_home() -> None:
+    """Make the folder of everything where there is none, and write into it.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home()) as file:
+            file.write(b"1")
+    except OSError as error:
+        raise OutputError(
+            f"Nothing can be kept in {home()} ({error.strerror}): set BAYES_PFL_HOME to a folder that you may write to."
+        ) from error
 
 
 def cached_weights() -> list[str]:

@@ -125,6 +125,6 @@ def home() -> Path:
     """The folder of everything this project keeps.
 
     Returns:
-        BAYES_PFL_HOME, else `runs` in the current folder; absolute.
+        BAYES_PFL_HOME, else `runs` in the current folder; absolute. An empty variable is none.
     """
-    return Path(os.environ.get("BAYES_PFL_HOME", "runs")).resolve()
+    return Path(os.environ.get("BAYES_PFL_HOME") or "runs").resolve()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 from pipelines import doctor
 from pipelines.cli import options_of
+from pipelines.platform.settings import home
+from serve.own_ray import set_environment
 
 
 def examine(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
@@ -56,6 +59,27 @@ def test_what_is_wrong_is_said(
     assert "--shm-size" in findings["shared memory"]["problem"]
     assert "BAYES_PFL_HOME" in findings["disk"]["problem"]
     assert "sqlite" in findings["MLflow"]["problem"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/home", "n" * 300, "/proc/home"])
+def test_a_home_that_cannot_be_written_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.storage,))
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / name))
+    code, findings = examine(capsys)
+    assert code == 1
+    assert findings["home"]["problem"].startswith(f"Nothing can be kept in {tmp_path / name} (")
+    assert "MLflow" not in findings
+
+
+def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {"BAYES_PFL_HOME": ""})
+    assert home() == tmp_path / "runs"
+    set_environment(tmp_path / "stop")
+    assert os.environ["BAYES_PFL_HOME"] == str(tmp_path / "runs")
 
 
 def test_a_tracking_server_that_does_not_run_is_said(
