@@ -46,6 +46,12 @@ class CommandParser(argparse.ArgumentParser):
         """
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows the options)\n")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse an empty value: mostly an unset variable of the shell, which as a path would be the current folder."""
+        if "" in arg_strings and action.nargs != argparse.PARSER:
+            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
+        return super()._get_values(action, arg_strings)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the nearest of the choices behind argparse's sentence."""
         try:
@@ -100,14 +106,15 @@ def model_source(text: str) -> str:
     return str(below)
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """The type of an option that is a whole number.
 
     Args:
         least: smallest number that makes sense.
+        most: largest one.
 
     Returns:
-        Text -> number, for argparse's `type`; it refuses what is smaller or no whole number.
+        Text -> number, for argparse's `type`; it refuses what is smaller, larger or no whole number.
     """
 
     def number(text: str) -> int:
@@ -117,6 +124,8 @@ def at_least(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is too small, give {least} or more")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{value} is too large, give {most} or less")
         return value
 
     return number

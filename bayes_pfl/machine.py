@@ -13,6 +13,10 @@ from pathlib import Path
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
+MOST_THREADS = 1024
+"""Of a process: more have no machine."""
+MOST_WORKERS = 10_000
+"""Processes that share a work: more has no cluster."""
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 

@@ -19,6 +19,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bayes_pfl.command_line import CommandParser, nearest
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 for what the user can mend, 3 if the work is done but not in MLflow, 130 if interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     _avoid_proxies()
     if given and given[0] in ENDPOINT:
         return _run_endpoint(given[0], given[1:])
@@ -123,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         return BROKEN_PIPE
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"bayes-pfl {args.command}: {error.filename} is too long for a file's name.", file=sys.stderr)
+            return BayesPFLError.exit_code
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -209,6 +214,12 @@ def _run_endpoint(command: str, arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # while it is imported; process 1 of a container has no defaults
         signal.signal(number, lambda *_: sys.exit(0))
     return int(_program(ENDPOINT[command][0]).main(arguments))
+
+
+def _open_streams() -> None:
+    """Write to nothing where a stream is closed, as for a daemon."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def _avoid_proxies() -> None:

@@ -1,6 +1,6 @@
 """This machine -> what it has, whether everything works, and for what does not a sentence on what to do.
 
-Nothing is downloaded, and nothing is written but MLflow's new database, where there is none yet.
+Nothing is downloaded, and nothing is written but the home folder and MLflow's new database, where there are none yet.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ import torch
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.hub import cached_file
 from bayes_pfl.clip.placement import multiplies_bfloat16
-from bayes_pfl.errors import BayesPFLError
+from bayes_pfl.datasets.checks import counted
+from bayes_pfl.errors import BayesPFLError, OutputError
 from bayes_pfl.inference.bundle import EMBEDDED, load_bundle
 from bayes_pfl.inference.detector import Detector
 from bayes_pfl.machine import usable_cpus
@@ -38,6 +40,8 @@ LEAST_SHARED_MEMORY_BYTES = GIB // 2
 TOLERANCE = 1e-4
 """By which scores on a GPU may differ from those on the CPU, which are in [0, 1]."""
 IMAGES = 16
+LISTED = 3
+"""Models that a line names."""
 
 
 class Finding(NamedTuple):
@@ -155,31 +159,83 @@ def _machines_of_cluster() -> Iterator[Finding]:
     present = cluster_has()
     yield Finding("machines", f"{len(machines)}, with {present['CPU']:g} CPUs and {present['GPU']:g} GPUs")
     for machine in machines:
-        problem = f"{machine.address} did not say what is installed there: look into Ray's logs on it."
-        differing = [name for name, version in machine.versions.items() if version != here[name]]
-        if machine.versions:
-            problem = "".join(
-                f"{machine.address} has {name} {machine.versions[name]}, and this machine {here[name]}: install the "
-                "same versions on both. "
-                for name in differing
-            ).rstrip()
-        yield Finding(machine.address, "the same versions" if not problem else "other versions", problem)
+        if machine.silence:
+            problem = (
+                f"{machine.address}: {machine.silence}. Run doctor again when it is less busy; else look into Ray's "
+                "logs on it."
+            )
+            yield Finding(machine.address, machine.silence, problem)
+            continue
+        problems = [
+            f"{machine.address} has {name} {version}, and this machine {here[name]}: install the same versions on both."
+            for name, version in machine.versions.items()
+            if version != here[name]
+        ]
+        yield Finding(machine.address, "other versions" if problems else "the same versions", " ".join(problems))
 
 
 def storage() -> Iterator[Finding]:
     """Where runs are kept, and which CLIP weights are there already.
 
     Returns:
-        Findings on MLflow's store, the home's disk and the cache of weights.
+        Findings on the home, MLflow's store, the home's disk and the cache of weights.
     """
-    yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: require_store(TrackingSettings()))
-    disk = next(folder for folder in (home().absolute(), *home().absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(disk).free
-    problem = f"{disk} has less than {LEAST_ROOM_BYTES / GIB:.0f} GiB free: set BAYES_PFL_HOME to a larger disk."
-    yield Finding("disk", f"{free / GIB:.0f} GiB free in {disk}", problem if free < LEAST_ROOM_BYTES else "")
+    folder = _tried("home", str(home()), check_home)
+    yield folder
+    if not folder.problem:  # else nothing below it can be looked at
+        yield _tried("MLflow", tracking_uri(TrackingSettings()), lambda: require_store(TrackingSettings()))
+        free = shutil.disk_usage(home()).free
+        problem = f"{home()} has less than {LEAST_ROOM_BYTES / GIB:.0f} GiB free: set BAYES_PFL_HOME to a larger disk."
+        yield Finding("disk", f"{free / GIB:.0f} GiB free in {home()}", problem if free < LEAST_ROOM_BYTES else "")
     from huggingface_hub.constants import HF_HUB_CACHE
 
     yield Finding("CLIP weights", f"{', '.join(cached_weights()) or 'none yet'} in {HF_HUB_CACHE}")
+
+
+def check_home() -> None:
+    """Make the folder of everything where there is none, and write into it.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home()) as file:
+            file.write(b"1")
+    except OSError as error:
+        raise OutputError(
+            f"Nothing can be kept in {home()} ({error.strerror}): set BAYES_PFL_HOME to a folder that you may write to."
+        ) from error
+
+
+def models() -> Iterator[Finding]:
+    """The models below the home and below `runs/`, and whether the files of CLIP's weights that they name are there.
+
+    Returns:
+        One finding.
+    """
+    folders = dict.fromkeys(folder for folder in (home(), Path("runs").resolve()) if folder.is_dir())
+    bundles = sorted({path for folder in folders for path in folder.rglob("bundle.json")})
+    lost = [(path.parent, weights) for path in bundles if (weights := _weights_file(path)) and not weights.exists()]
+    problem = ""
+    if lost:
+        names = ", ".join(f"{folder} ({weights})" for folder, weights in lost[:LISTED])
+        more = f" and {len(lost) - LISTED:,} more" if len(lost) > LISTED else ""
+        problem = (
+            f"{counted(len(lost), 'model')} whose weights of CLIP are not there: {names}{more}. Put the file back, or "
+            "give --weights FILE with the model."
+        )
+    places = ", ".join(map(str, folders))
+    yield Finding("models", f"{len(bundles):,} in {places}" if bundles else "none yet", problem)
+
+
+def _weights_file(bundle: Path) -> Path | None:
+    """The file of CLIP's weights that a bundle names; None for what is downloaded or comes along."""
+    try:
+        name = json.loads(bundle.read_bytes())["config"]["backbone"]["pretrained"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the tag that is the default, or no bundle, which whoever loads it says
+    return Path(name) if isinstance(name, str) and Path(name).is_absolute() else None
 
 
 def cached_weights() -> list[str]:
@@ -220,7 +276,7 @@ def self_test() -> Iterator[Finding]:
         yield Finding(f"self-test on {name}", f"{speed:.0f} images/s, R = 10", problem if wrong else "")
 
 
-LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (software, processor, gpus, cluster, storage, self_test)
+LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (software, processor, gpus, cluster, storage, models, self_test)
 
 
 def _tried(name: str, value: str, attempt: Callable[[], object]) -> Finding:

@@ -13,7 +13,7 @@ from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import is_remote
 from bayes_pfl.data.walk import SkippedFile, counts_by_reason, printable
 from bayes_pfl.datasets.catalogue import find, get_dataset
-from bayes_pfl.datasets.checks import check_files, check_listing, check_masks, check_values
+from bayes_pfl.datasets.checks import check_files, check_labels, check_listing, check_masks, check_values
 from bayes_pfl.datasets.description import Dataset
 from bayes_pfl.datasets.names import NameChoices
 from bayes_pfl.datasets.output import begin, claim, gather, notes_of, write_manifest
@@ -112,7 +112,7 @@ def ingest(dataset: str, source: Path | str, output: Path | str, config: IngestC
     with nullcontext() if isinstance(output, str) else claim(output):
         written, progress = _write(output, tasks, config.strict)
         manifest = gather(output, tasks, listing, _header(name, description, listing, config))
-        remarks += [*check_masks(manifest), *check_files(manifest)]
+        remarks += [*check_labels(manifest), *check_masks(manifest), *check_files(manifest)]
         if config.strict:
             _refuse((), remarks)
         manifest["remarks"] = remarks

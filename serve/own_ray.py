@@ -28,7 +28,7 @@ def set_environment(stop_file: Path) -> None:
     # By default Ray's processes give way to all others of the machine; here somebody waits for an answer.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Replicas run in another folder; what is relative to this one must be said in full.
-    os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE, "runs")).resolve())
+    os.environ[HOME_VARIABLE] = str(Path(os.environ.get(HOME_VARIABLE) or "runs").resolve())
     os.environ.setdefault(CALLBACK_VARIABLE, CALLBACK)
     os.environ[STOP_FILE_VARIABLE] = str(stop_file)
     # Deployments call each other over gRPC, not by actor calls: a fifth less CPU time in proxy and ingress.

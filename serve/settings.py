@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from bayes_pfl.config import DetectorOptions, Settings
+from bayes_pfl.machine import MOST_THREADS
 
 
 def host_name(name: str) -> str:
@@ -61,7 +62,7 @@ class ReplicaSettings(Settings):
     source: str = Field("embedded", description="bundle folder, models:/NAME@ALIAS, or embedded")
     weights: str | None = Field(None, description="file of CLIP's weights; none: where the bundle says")
     revision: str = Field("", description="free text; changing it makes every replica look at its source again")
-    threads: int = Field(1, ge=1, description="CPU threads of one replica")
+    threads: int = Field(1, ge=1, le=MOST_THREADS, description="CPU threads of one replica")
     options: DetectorOptions = DetectorOptions()
     device: str = Field("cpu", description="torch device: cpu, or cuda where the deployment has num_gpus")
     refresh_s: float = Field(

@@ -150,14 +150,18 @@ FLOW_LOSSES = (
 """Settings of the loss that mean nothing there: there is no distribution, and one prompt of each kind."""
 
 
+LARGEST_MODEL = 10_000
+"""Prompts, tokens or steps of a flow: more can only be a slip, and would fill the memory."""
+
+
 class ModelConfig(Settings):
     """The learned head of Bayes-PFL."""
 
     method: Literal["bayes_pfl"] = Field("bayes_pfl", description="the method: `bayes-pfl methods` lists all")
-    num_prompts: int = Field(3, ge=1, description="B, prompts in each of the two banks")
-    context_tokens: int = Field(5, ge=1, description="P, learnable context vectors of a prompt")
-    state_tokens: int = Field(5, ge=1, description="Q, learnable state vectors of a prompt")
-    flow_length: int = Field(10, ge=0, description="K, planar flow steps")
+    num_prompts: int = Field(3, ge=1, le=LARGEST_MODEL, description="B, prompts in each of the two banks")
+    context_tokens: int = Field(5, ge=1, le=LARGEST_MODEL, description="P, learnable context vectors of a prompt")
+    state_tokens: int = Field(5, ge=1, le=LARGEST_MODEL, description="Q, learnable state vectors of a prompt")
+    flow_length: int = Field(10, ge=0, le=LARGEST_MODEL, description="K, planar flow steps")
     flow_initial_scale: float = Field(
         0.01,
         ge=0,

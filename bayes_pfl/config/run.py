@@ -12,10 +12,13 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
+    WrapValidator,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from bayes_pfl.config.architectures import architecture
 from bayes_pfl.config.methods import (
@@ -114,7 +117,17 @@ class BackboneConfig(Settings):
 NUM_SAMPLES_LIMIT = 1000
 """Largest R: time and memory grow with it, and the mean over samples has settled long before."""
 
-NumSamples = Annotated[int, Field(ge=1, le=NUM_SAMPLES_LIMIT)] | Literal["auto"]
+
+def _in_words(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """One sentence in place of pydantic's two, a number's and a word's."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        words = f"a whole number from 1 to {NUM_SAMPLES_LIMIT}, or auto"
+        raise PydanticCustomError("num_samples", words) from error
+
+
+NumSamples = Annotated[Annotated[int, Field(ge=1, le=NUM_SAMPLES_LIMIT)] | Literal["auto"], WrapValidator(_in_words)]
 """R, or as many as the image score needs to be clear of its threshold (`Detector.predict`)."""
 
 MAX_SAMPLES = 20
@@ -164,12 +177,21 @@ class DetectorOptions(Settings):
     deterministic: bool = Field(False, description="score images one by one on a GPU too; default: in batches there")
 
 
+MOST_EPOCHS = 100_000
+MOST_IMAGES_A_STEP = 100_000
+MOST_SEED = 2**63 - 1
+"""Largest seed of torch's generators that is no other's negative."""
+
+
 class TrainingConfig(Settings):
     """Optimisation of the head on an auxiliary dataset."""
 
-    epochs: int = Field(20, ge=1, description="passes over the auxiliary set")
+    epochs: int = Field(20, ge=1, le=MOST_EPOCHS, description="passes over the auxiliary set")
     second_stage_epochs: int = Field(
-        0, ge=0, description="further passes that train only the maps of the image score, by classification (released)"
+        0,
+        ge=0,
+        le=MOST_EPOCHS,
+        description="further passes that train only the maps of the image score, by classification (released)",
     )
     patience_epochs: int = Field(
         0,
@@ -180,7 +202,7 @@ class TrainingConfig(Settings):
     keep_best: bool = Field(
         False, description="keep the first-stage head with the best validation pixel AP instead of the last (released)"
     )
-    batch_size: int = Field(32, ge=1, description="images per optimiser step over all workers")
+    batch_size: int = Field(32, ge=1, le=MOST_IMAGES_A_STEP, description="images per optimiser step over all workers")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's step size for linear layers")
     prompt_learning_rate: float | None = Field(
         None, gt=0, description="for banks and flows; none: learning_rate (released: 1e-3)"
@@ -203,14 +225,15 @@ class TrainingConfig(Settings):
     accumulation_parts: int = Field(
         1,
         ge=1,
+        le=MOST_IMAGES_A_STEP,
         description="parts of a worker's share of a batch that go through the head one by one: less memory, the same "
         "loss",
     )
     mixed_precision: bool = Field(
         False, description="bfloat16 matrix products in backbone and head; losses and weights stay float32"
     )
-    num_samples: int = Field(1, ge=1, description="R during training")
-    seed: int = Field(0, ge=0, description="initialisation, order, augmentation and draws")
+    num_samples: int = Field(1, ge=1, le=NUM_SAMPLES_LIMIT, description="R during training")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="initialisation, order, augmentation and draws")
 
     @model_validator(mode="after")
     def _mosaics_are_augmentation(self) -> "TrainingConfig":

@@ -59,7 +59,7 @@ def read_config(kind: type[T], path: Path | None, overrides: list[str]) -> T:
     Raises:
         ConfigError: the file is missing or no YAML, a key is unknown (the nearest is named), or a value is invalid.
     """
-    values, old = _moved(_read_yaml(path), kind.old_keys)
+    values, old = _moved(_without_empty(kind, _read_yaml(path)), kind.old_keys)
     origins = {}
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -117,9 +117,16 @@ def _validated(kind: type[T], values: dict[str, Any], origin: str, origins: dict
         return kind.model_validate(values)
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
+        keys = [dotted.split(".") for dotted in _dotted_keys(kind)]
+        sections = {".".join(parts[:depth]) for parts in keys for depth in range(len(parts))}
         for problem in error.errors():
             key = ".".join(_key(kind, problem["loc"]))
-            sources = [source for name, source in origins.items() if f"{key}.".startswith(f"{name}.")]
+            below = f"{key}." if key not in sections else None  # a setting below what is none is wrong itself
+            sources = [
+                source
+                for name, source in origins.items()
+                if f"{key}.".startswith(f"{name}.") or (below and name.startswith(below))
+            ]
             problems.setdefault(sources[-1] if sources else origin, []).append(_explain(kind, problem))
         raise ConfigError("; ".join(f"{source}: {'; '.join(texts)}" for source, texts in problems.items())) from error
 
@@ -156,6 +163,12 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     return values
 
 
+def _without_empty(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    """The values without sections that have no line: they are as by default."""
+    sections = {key.partition(".")[0] for key in _dotted_keys(kind) if "." in key}
+    return {key: value for key, value in values.items() if value is not None or key not in sections}
+
+
 def _moved(values: dict[str, Any], old_keys: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """The values with old keys at their new places, where they replace what is there, and which old keys there were."""
     values, moved = dict(values), []
@@ -183,7 +196,9 @@ def _apply(values: dict[str, Any], assignment: str, override: str) -> None:
         raise ConfigError(f"'{override}' is not an override; write --set key.subkey=value.")
     *parents, leaf = key.split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
+        if values.get(parent) is None:  # also a section without a line
+            values[parent] = {}
+        values = values[parent]
         if not isinstance(values, dict):
             raise ConfigError(f"'{override}' goes below a plain value; check the dotted key.")
     try:

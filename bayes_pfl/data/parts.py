@@ -134,13 +134,45 @@ def _segments(data: bytes) -> Iterator[Part]:
         position += 2 + length
 
 
+def count_directories(data: bytes) -> int:
+    """Directories of a TIFF, a page each, without reading their entries.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        Their number; at least 1.
+
+    Raises:
+        ImageError: there are too many.
+    """
+    order, head, count, entry = _layout(data)
+    starts: set[int] = set()
+    try:
+        (at,) = struct.unpack_from(order + head, data, 8 if head == "Q" else 4)
+        while at and at not in starts:
+            (entries,) = struct.unpack_from(order + count, data, at)
+            starts.add(at)
+            if len(starts) > MOST_PARTS:
+                raise ImageError(_TOO_MANY)
+            after = at + struct.calcsize(count) + entries * struct.calcsize("=" + entry)
+            (at,) = struct.unpack_from(order + head, data, after)
+    except (struct.error, OverflowError):
+        pass  # the rest is cut short
+    return max(1, len(starts))
+
+
+def _layout(data: bytes) -> tuple[str, str, str, str]:
+    """Byte order of a TIFF, and how it writes an offset, a number of entries and an entry."""
+    order = "<" if data.startswith(b"II") else ">"
+    return (order, "Q", "Q", "HHQQ") if data[2:4] in (b"+\0", b"\0+") else (order, "I", "H", "HHII")
+
+
 def _check_directory(data: bytes) -> None:
     """Refuse a TIFF's or EXIF's first directory whose entries are longer together than the file, or of many values."""
-    order = "<" if data.startswith(b"II") else ">"
-    is_big = data[2:4] in (b"+\0", b"\0+")
-    head, count, entry = ("Q", "Q", "HHQQ") if is_big else ("I", "H", "HHII")
+    order, head, count, entry = _layout(data)
     try:
-        (at,) = struct.unpack_from(order + head, data, 8 if is_big else 4)
+        (at,) = struct.unpack_from(order + head, data, 8 if head == "Q" else 4)
         (entries,) = struct.unpack_from(order + count, data, at)
         at += struct.calcsize(count)
         size = struct.calcsize("=" + entry)

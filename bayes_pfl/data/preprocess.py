@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from bayes_pfl.data.colours import ASSUMED, BITS, FRAMES, STATED_BITS, WHITE_IS_ZERO, WIDE, converted, eight_bits, rgb
 from bayes_pfl.data.dicom import count_frames, decode_dicom, is_dicom
-from bayes_pfl.data.parts import BoundedReader, check_parts, parts
+from bayes_pfl.data.parts import BoundedReader, check_parts, count_directories, parts
 from bayes_pfl.errors import ImageError
 
 if TYPE_CHECKING:
@@ -105,9 +105,14 @@ def count_pages(data: bytes) -> int:
 
     Returns:
         Their number; 1 for what is no image.
+
+    Raises:
+        ImageError: there are too many.
     """
     if is_dicom(data):
         return count_frames(data)
+    if data.startswith((b"II", b"MM")):
+        return count_directories(data)  # Pillow would read what every page says of itself
     try:
         with _opened(data) as opened:
             return int(getattr(opened, "n_frames", 1))

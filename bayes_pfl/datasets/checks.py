@@ -103,6 +103,25 @@ def check_masks(manifest: dict[str, Any]) -> list[str]:
     return remarks
 
 
+def check_labels(manifest: dict[str, Any]) -> list[str]:
+    """A line for images that are in the data set twice, once as good and once as defective.
+
+    Args:
+        manifest: with the notes of all shards.
+
+    Returns:
+        The line, if there are such images.
+    """
+    pairs = [f"{good} = {defective}" for good, defective in manifest["good_and_defective"]]
+    if not pairs:
+        return []
+    verb = "is" if len(pairs) == 1 else "are"
+    return [
+        f"{_images(len(pairs))} {verb} both good and defective, byte for byte the same file: {_names(pairs)}; "
+        "remove the wrong one of the two"
+    ]
+
+
 def check_values(manifest: dict[str, Any]) -> list[str]:
     """Lines for what was assumed of files, or left out of them, that is usual: nothing to mend.
 

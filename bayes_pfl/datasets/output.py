@@ -16,6 +16,7 @@ from bayes_pfl.data.index import INDEX_FILE, write_index
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.shards import MANIFEST_FOLDER, SCHEMA_VERSION, cannot_write
 from bayes_pfl.datasets.packing import ShardTask, plan_digest
+from bayes_pfl.datasets.record import ANOMALOUS, NORMAL
 from bayes_pfl.datasets.source import DatasetListing
 from bayes_pfl.errors import DamagedError, DataError, OutputError
 
@@ -160,6 +161,7 @@ def gather(
         "size_bytes": sum(note["size_bytes"] for note in shards),
         "counts": _counts(done),
         "identical_images": _identical(done),
+        "good_and_defective": _good_and_defective(shards),
         "masks": sum(note.get("masks", 0) for note in done),
         "empty_masks": sorted(path for note in done for path in note["empty_masks"]),
         **{
@@ -260,3 +262,13 @@ def _identical(notes: Iterable[dict[str, Any]]) -> int:
     """How many images have the same bytes as one before them."""
     seen = Counter(digest for note in notes for digest in note["images_sha256"])
     return seen.total() - len(seen)
+
+
+def _good_and_defective(notes: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """Images with the same bytes that one name calls good and another one defective: the first of both names."""
+    names: dict[str, dict[int, str]] = {}
+    for note in notes:
+        index = note.get("index", {"sha256": (), "label": (), "sample_id": ()})  # notes of earlier versions have none
+        for digest, label, sample_id in zip(index["sha256"], index["label"], index["sample_id"], strict=True):
+            names.setdefault(digest, {}).setdefault(label, sample_id.partition("/")[2])
+    return sorted([labels[NORMAL], labels[ANOMALOUS]] for labels in names.values() if len(labels) > 1)

@@ -9,6 +9,7 @@ from bayes_pfl.command_line import at_least
 from bayes_pfl.config import DetectorOptions, NumSamples, Settings, read_config
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.machine import MOST_THREADS, MOST_WORKERS
 from pipelines.options.config_files import add_settings
 from pipelines.options.model import NUM_SAMPLES, add_detector_options, add_looking, add_model, number_of_samples
 from pipelines.platform.settings import TrackingSettings
@@ -30,9 +31,9 @@ class EvaluateSettings(Settings):
     split: str | None = Field("test", description="split that is evaluated; none: all")
     categories: tuple[str, ...] | None = Field(None, description="only these categories; none: all")
     num_samples: NumSamples = Field(10, description="R, Monte Carlo samples, or auto")
-    seed: int = Field(0, ge=0, description="of the noise")
-    workers: int = Field(2, ge=1, description="actors that hold a model")
-    threads: int = Field(1, ge=1, description="torch threads of an actor")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the noise")
+    workers: int = Field(2, ge=1, le=MOST_WORKERS, description="actors that hold a model")
+    threads: int = Field(1, ge=1, le=MOST_THREADS, description="torch threads of an actor")
     use_gpu: bool | None = Field(None, description="one GPU for every actor; none: where there are GPUs")
     options: DetectorOptions = DetectorOptions()
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest width x height of an image, pixels")

@@ -5,6 +5,7 @@ import argparse
 from pydantic import Field
 
 from bayes_pfl.config import DetectorConfig, DetectorOptions
+from bayes_pfl.machine import MOST_THREADS, MOST_WORKERS
 from pipelines.options.config_files import add_settings
 from pipelines.options.model import add_detector_options
 
@@ -20,8 +21,8 @@ class FeatureSettings(DetectorConfig):
         0.0, ge=0, le=1, description="share of the anomalous images that become a mosaic, in augmented views"
     )
     dtype: str = Field("float16", description="float16, bfloat16 or float32")
-    workers: int = Field(2, ge=1, description="actors that hold a backbone")
-    threads: int = Field(1, ge=1, description="torch threads of an actor")
+    workers: int = Field(2, ge=1, le=MOST_WORKERS, description="actors that hold a backbone")
+    threads: int = Field(1, ge=1, le=MOST_THREADS, description="torch threads of an actor")
     use_gpu: bool | None = Field(None, description="one GPU for every actor; none: where there are GPUs")
     options: DetectorOptions = DetectorOptions()
 

@@ -112,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-side", type=at_least(16), metavar="PX", help="scale larger images down to this longer side, pixels")
     add(
         "--bits",
-        type=at_least(9),
+        type=at_least(9, 16),
         metavar="N",
         help="bits of gray images that have more than 8, up to 16; default: as each file or its values say",
     )

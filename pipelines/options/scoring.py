@@ -6,6 +6,7 @@ from bayes_pfl.command_line import at_least
 from bayes_pfl.config.untrained import with_settings
 from bayes_pfl.data.preprocess import MAX_PIXELS
 from bayes_pfl.errors import ConfigError
+from bayes_pfl.machine import MOST_THREADS, MOST_WORKERS
 from pipelines.options.model import NUM_SAMPLES, add_detector_options, add_looking, add_model, number_of_samples
 
 PART_IMAGES = 16
@@ -37,19 +38,25 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of the noise; default: 0")
     add(
         "--bits",
-        type=at_least(9),
+        type=at_least(9, 16),
         metavar="N",
         help="bits of gray images that have more than 8, up to 16; default: as each file or its values say",
     )
     add_looking(parser, default=MAX_PIXELS)
     add(
         "--workers",
-        type=at_least(1),
+        type=at_least(1, MOST_WORKERS),
         default=2,
         metavar="N",
         help=f"processes that hold the model, for more than {PART_IMAGES} images; default: 2",
     )
-    add("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads of a process; default: 1")
+    add(
+        "--threads",
+        type=at_least(1, MOST_THREADS),
+        default=1,
+        metavar="N",
+        help="CPU threads of a process; default: 1",
+    )
     add_detector_options(parser)
 
 

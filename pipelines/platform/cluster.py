@@ -193,7 +193,9 @@ class ClusterMachine(NamedTuple):
 
     address: str
     versions: dict[str, str]
-    """Of Python and of each package; empty where the machine did not answer."""
+    """Of Python and of each package; empty where the machine did not say."""
+    silence: str = ""
+    """Why it did not, in a few words."""
 
 
 def cluster_machines(packages: Sequence[str]) -> list[ClusterMachine]:
@@ -230,15 +232,16 @@ def cluster_machines(packages: Sequence[str]) -> list[ClusterMachine]:
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(id_, soft=False)).remote() for _, id_ in nodes
     ]
     ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S)
-    return [ClusterMachine(address, _answered(answer)) for (address, _), answer in zip(nodes, answers, strict=True)]
+    return [_answered(address, answer) for (address, _), answer in zip(nodes, answers, strict=True)]
 
 
-def _answered(answer: Any) -> dict[str, str]:
-    """What a machine answered; nothing if it did not."""
+def _answered(address: str, answer: Any) -> ClusterMachine:
+    """What a machine answered, or why it did not."""
     import ray
 
     try:
-        versions: dict[str, str] = ray.get(answer, timeout=0)
-    except ray.exceptions.RayError:
-        return {}
-    return versions
+        return ClusterMachine(address, ray.get(answer, timeout=0))
+    except ray.exceptions.GetTimeoutError:
+        return ClusterMachine(address, {}, f"no answer within {ANSWER_S:g} s")
+    except ray.exceptions.RayError as error:
+        return ClusterMachine(address, {}, f"cannot say what is installed: {type(error).__name__}")

@@ -8,12 +8,15 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from bayes_pfl.config import RunConfig, Settings
+from bayes_pfl.machine import MOST_THREADS, MOST_WORKERS
 
 
 class DataSettings(Settings):
     """Which images a run trains on, and which of them only choose."""
 
-    train: str = Field("shards/train", description="folder of shards, by path or URI: the auxiliary dataset")
+    train: str = Field(
+        "shards/train", min_length=1, description="folder of shards, by path or URI: the auxiliary dataset"
+    )
     features: str | None = Field(
         None, description="folder or URI of frozen features of these shards; none: encode images in every epoch"
     )
@@ -30,7 +33,7 @@ class DataSettings(Settings):
 class ClusterSettings(Settings):
     """How the work is spread. The defaults fit 2 CPUs; give a GPU machine more."""
 
-    num_workers: int = Field(2, ge=1, description="data-parallel training workers")
+    num_workers: int = Field(2, ge=1, le=MOST_WORKERS, description="data-parallel training workers")
     min_workers: int | None = Field(
         None,
         ge=1,
@@ -42,7 +45,7 @@ class ClusterSettings(Settings):
     )
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs a training worker reserves")
     cpus_per_loader: float = Field(0.5, gt=0, description="logical CPUs a decoding task reserves")
-    threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
+    threads_per_worker: int = Field(1, ge=1, le=MOST_THREADS, description="torch threads of a worker")
     max_failures: int = Field(3, ge=0, description="restarts of the worker group before a run is given up")
     storage: str | None = Field(
         None,
@@ -77,7 +80,7 @@ class TrainSettings(RunConfig):
     data: DataSettings = DataSettings()
     cluster: ClusterSettings = ClusterSettings()
     tracking: TrackingSettings = TrackingSettings()
-    output: str = Field("runs/model", description="folder of the resulting bundle, or URI")
+    output: str = Field("runs/model", min_length=1, description="folder of the resulting bundle, or URI")
 
     def portable(self) -> dict[str, Any]:
         """The settings that decide the result, without this machine's paths: what travels with a bundle.
@@ -125,6 +128,6 @@ def home() -> Path:
     """The folder of everything this project keeps.
 
     Returns:
-        BAYES_PFL_HOME, else `runs` in the current folder; absolute.
+        BAYES_PFL_HOME, else `runs` in the current folder; absolute. An empty variable is none.
     """
-    return Path(os.environ.get("BAYES_PFL_HOME", "runs")).resolve()
+    return Path(os.environ.get("BAYES_PFL_HOME") or "runs").resolve()

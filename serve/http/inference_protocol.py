@@ -17,10 +17,9 @@ from serve.http import model_descriptions, tensors
 from serve.http.bodies import FORMS, content_type, read_body
 from serve.http.model_descriptions import check_version
 from serve.http.schema import fold_spaces
-from serve.http.service import Service
+from serve.http.service import Judged, Service
 from serve.http.tensors import EXPECTED, HEADER_LENGTH, InferAnswer, InferRequest, OutputTensor
-from serve.http.verdicts import Ruling
-from serve.messages import Question, ReplicaAnswer
+from serve.messages import Question
 from serve.problems import Problem, responses
 
 INFER_BODY = {
@@ -126,15 +125,18 @@ def _whole_number(given: InferRequest, key: str, default: int, lowest: int, high
     return value
 
 
-def _answer(name: str, given: InferRequest, wanted: list[str], decided: list[tuple[ReplicaAnswer, Ruling]]) -> Any:
+def _answer(name: str, given: InferRequest, wanted: list[str], judged: list[Judged]) -> Any:
     """The response with the outputs asked for."""
-    wanted, arrays = _outputs(given, wanted, decided)
+    wanted, arrays = _outputs(given, wanted, judged)
     binary_by_default = given.parameters.get("binary_data_output") is True
     requested = {output.name: output.parameters for output in given.outputs or []}
     binary = {key for key in wanted if requested.get(key, {}).get("binary_data", binary_by_default) is True}
     outputs = [OutputTensor(name=key, datatype=DATATYPES[key], shape=list(arrays[key].shape)) for key in wanted]
-    model = decided[0][0].model
+    model = judged[0].answer.model
     parameters = {"model_kind": model.kind} | ({"note": model.note} if model.note else {})
+    remarks = [f"image {number}: {entry.read_as}" for number, entry in enumerate(judged, 1) if entry.read_as]
+    if remarks:
+        parameters["read_as"] = ", ".join(remarks)
     result = InferAnswer(
         model_name=name, model_version=model.version, id=given.id, parameters=parameters, outputs=outputs
     )
@@ -142,15 +144,14 @@ def _answer(name: str, given: InferRequest, wanted: list[str], decided: list[tup
     return Response(content, headers=headers)
 
 
-def _outputs(
-    given: InferRequest, wanted: list[str], decided: list[tuple[ReplicaAnswer, Ruling]]
-) -> tuple[list[str], dict[str, np.ndarray]]:
+def _outputs(given: InferRequest, wanted: list[str], judged: list[Judged]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the outputs to send, and their values. Raises Problem 400 for one that this model does not have."""
-    answers = [answer for answer, _ in decided]
+    answers = [entry.answer for entry in judged]
+    chances = [entry.ruling.p_value for entry in judged]
     arrays = {
         "pred_score": np.array([answer.image_score for answer in answers], np.float64),
-        "pred_label": np.array([ruling.label or "" for _, ruling in decided], object),
-        "p_value": np.array([math.nan if ruling.p_value is None else ruling.p_value for _, ruling in decided]),
+        "pred_label": np.array([entry.ruling.label or "" for entry in judged], object),
+        "p_value": np.array([math.nan if chance is None else chance for chance in chances]),
     }
     uncertainties = [answer.uncertainty for answer in answers if answer.uncertainty is not None]
     if len(uncertainties) == len(answers):

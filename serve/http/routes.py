@@ -85,7 +85,7 @@ def _add_maps(router: APIRouter, service: Service) -> None:
     async def anomaly_map(request: Request, options: Annotated[MapOptions, Query()]) -> Response:
         """Draw the anomaly map of one image; the header X-Image-Score has its score."""
         data, request_id = await image_body(request), request.state.request_id
-        answer, ruling = await service.raw(data, options.model, options.question(), request_id)
+        answer, ruling, read_as = await service.raw(data, options.model, options.question(), request_id)
         assert answer.anomaly_map is not None
         content = await asyncio.to_thread(drawing.encode_map, answer.anomaly_map, options.kind)
         headers = {
@@ -97,6 +97,8 @@ def _add_maps(router: APIRouter, service: Service) -> None:
             headers["X-Uncertainty"] = repr(answer.uncertainty)
         if ruling.label is not None:
             headers["X-Pred-Label"] = ruling.label
+        if read_as is not None:
+            headers["X-Read-As"] = read_as
         return Response(content, headers=headers, media_type=drawing.MEDIA_TYPES[options.kind])
 
 

@@ -314,6 +314,9 @@ class Score(Answer):
     )
     no_calibration_because: str | None = Field(description="why the calibration does not decide")
     class_name: str = Field(description="what the image was taken to show: the request's, else the default")
+    read_as: str | None = Field(
+        description="what was assumed of the file, or left out of it, such as `first of 2 pages`; else null"
+    )
     looked_at: str = Field(description="the way of looking, which a threshold must have been made for")
     uncertainty: float | None = Field(
         description="standard deviation of the score over the drawn prompts; null for a method that draws none"

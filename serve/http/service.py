@@ -183,6 +183,7 @@ class Service:
             image_score=answer.image_score,
             **ruled(ruling),
             class_name=options.class_name,
+            read_as=prepared.read_as,
             looked_at=looked_at,
             uncertainty=answer.uncertainty,
             regions=drawn.regions,
@@ -196,9 +197,7 @@ class Service:
             request_id=request_id,
         )
 
-    async def raw(
-        self, data: bytes, model: str | None, question: Question, request_id: str
-    ) -> tuple[ReplicaAnswer, Ruling]:
+    async def raw(self, data: bytes, model: str | None, question: Question, request_id: str) -> "Judged":
         """Ask a replica about one image.
 
         Args:
@@ -208,7 +207,7 @@ class Service:
             request_id: the request's number.
 
         Returns:
-            The replica's own answer, and what is said of the image.
+            The replica's own answer, what is said of the image, and how its file was read.
 
         Raises:
             Problem: as `score`.
@@ -218,7 +217,7 @@ class Service:
         looked_at = question.view.name(answer.model.image_size)
         ruling = decide(answer, None, looked_at)
         await self._settle(Decided(client.name, request_id, prepared.sha256, question, looked_at, answer, ruling))
-        return answer, ruling
+        return Judged(answer, ruling, prepared.read_as)
 
     async def _settle(self, decided: Decided) -> None:
         """Keep and count what is answered next. Raises Problem 503 if it cannot be kept."""
@@ -243,6 +242,15 @@ class Service:
             raise
         statistics.answered(time.perf_counter_ns() - start, int(answer.compute_ms * 1e6))
         return answer, prepared
+
+
+class Judged(NamedTuple):
+    """What there is to say of an image, for protocols that have words of their own."""
+
+    answer: ReplicaAnswer
+    ruling: Ruling
+    read_as: str | None
+    """As `Prepared.read_as`."""
 
 
 class Drawn(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from bayes_pfl.data.preprocess import FORMATS, decode_image
+from bayes_pfl.data.preprocess import FORMATS, decode
 from bayes_pfl.errors import ImageError
 from bayes_pfl.inference.view import WHOLE, RegionOfInterest, View
 from serve.problems import Problem
@@ -24,6 +24,8 @@ class Prepared(NamedTuple):
     height: int
     sha256: str
     """Of the encoded file, hexadecimal."""
+    read_as: str | None
+    """What was assumed of the file, or left out: "first of 3 pages"."""
 
 
 class Decoder:
@@ -119,7 +121,7 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE, bits: in
         bounds["max_webp_pixels"] = limits.max_webp_pixels
     tightest = min(bounds, key=lambda name: bounds[name])
     try:
-        image = decode_image(data, bounds[tightest], limits.max_side_px, bits)
+        decoded = decode(data, bounds[tightest], limits.max_side_px, bits)
     except ImageError as error:
         reason = str(error)
         for words, option in (("larger than", tightest), ("longer than", "max_side_px")):
@@ -131,7 +133,8 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE, bits: in
         raise Problem(415, f"The body is no usable image: {reason}. Send a {', '.join(FORMATS)} file.") from error
     except (MemoryError, ValueError, OverflowError) as error:
         raise Problem(415, f"The body is no usable image. Send a {', '.join(FORMATS)} file.") from error
-    digest = hashlib.sha256(data).hexdigest()
+    image = decoded.image
+    facts = image.width, image.height, hashlib.sha256(data).hexdigest(), "; ".join(decoded.remarks) or None
     if not whole:
         tiles = view.tiles(image.width, image.height, side)
         if tiles > limits.max_tiles:
@@ -140,6 +143,6 @@ def prepare(data: bytes, side: int, limits: Limits, view: View = WHOLE, bits: in
                 f"The image would be looked at in {tiles:,} tiles of {side} px; send a smaller overlap or a smaller "
                 f"roi, or raise limits.max_tiles of the endpoint ({limits.max_tiles}).",
             )
-        return Prepared(np.asarray(image), image.width, image.height, digest)
+        return Prepared(np.asarray(image), *facts)
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
-    return Prepared(pixels, image.width, image.height, digest)
+    return Prepared(pixels, *facts)

@@ -6,6 +6,7 @@ from typing import get_args
 from bayes_pfl.command_line import at_least, model_source
 from bayes_pfl.config import Precision
 from bayes_pfl.config.untrained import method_source
+from bayes_pfl.machine import MOST_THREADS, MOST_WORKERS
 from serve.http.access import TOKENS_VARIABLE
 from serve.options.checks import EMBEDDED
 from serve.options.values import allowed_host, model_name, number, port
@@ -120,7 +121,13 @@ def _add_listening(parser: argparse.ArgumentParser) -> None:
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     """What runs the model."""
     add = parser.add_argument
-    add("--replicas", type=at_least(1), default=1, metavar="N", help="processes that hold the model; default: 1")
+    add(
+        "--replicas",
+        type=at_least(1, MOST_WORKERS),
+        default=1,
+        metavar="N",
+        help="processes that hold the model; default: 1",
+    )
     add(
         "--max-batch",
         type=at_least(1),
@@ -135,7 +142,12 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images that may wait, more are answered 503; default: 32",
     )
-    add("--threads", type=at_least(1), metavar="N", help="CPU threads of a process; default: the CPUs, shared out")
+    add(
+        "--threads",
+        type=at_least(1, MOST_THREADS),
+        metavar="N",
+        help="CPU threads of a process; default: the CPUs, shared out",
+    )
     add(
         "--gpus",
         type=number(0),

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ import huggingface_hub
 import pytest
 import torch
 
+import bayes_pfl
 from pipelines import doctor
 from pipelines.cli import options_of
+from pipelines.platform import cluster
+from pipelines.platform.settings import home
+from serve.own_ray import set_environment
 
 
 def examine(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
@@ -58,6 +64,27 @@ def test_what_is_wrong_is_said(
     assert "sqlite" in findings["MLflow"]["problem"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/home", "n" * 300, "/proc/home"])
+def test_a_home_that_cannot_be_written_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.storage,))
+    monkeypatch.setenv("BAYES_PFL_HOME", str(tmp_path / name))
+    code, findings = examine(capsys)
+    assert code == 1
+    assert findings["home"]["problem"].startswith(f"Nothing can be kept in {tmp_path / name} (")
+    assert "MLflow" not in findings
+
+
+def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {"BAYES_PFL_HOME": ""})
+    assert home() == tmp_path / "runs"
+    set_environment(tmp_path / "stop")
+    assert os.environ["BAYES_PFL_HOME"] == str(tmp_path / "runs")
+
+
 def test_a_tracking_server_that_does_not_run_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +117,37 @@ def test_a_cluster_that_does_not_answer(capsys: pytest.CaptureFixture[str], monk
     code, findings = examine(capsys)
     assert code == 1
     assert "No Ray cluster answers" in findings["Ray"]["problem"]
+
+
+@pytest.mark.ray
+def test_a_machine_that_does_not_answer_in_time_is_said(ray_session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = "no answer within 0 s"
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "ANSWER_S", 0)
+        _, silent = doctor._machines_of_cluster()
+    assert silent.value == machine
+    assert silent.problem.startswith(f"{silent.name}: {machine}. Run doctor again")
+    _, answered = doctor._machines_of_cluster()
+    assert (answered.value, answered.problem) == ("the same versions", "")
+
+
+def test_a_model_whose_weights_are_gone_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [finding.value for finding in doctor.models()] == ["none yet"]
+    weights = tmp_path / "clip.safetensors"
+    weights.write_bytes(b"weights")
+    for folder, pretrained in (("home/own", str(weights)), ("runs/far", "openai")):
+        (tmp_path / folder).mkdir(parents=True)
+        record = {"config": {"backbone": {"pretrained": pretrained}}}
+        (tmp_path / folder / "bundle.json").write_text(json.dumps(record))
+    shutil.copytree(Path(bayes_pfl.__file__).parent / "embedded/bundle", tmp_path / "home/sweep/embedded")
+    (finding,) = doctor.models()
+    assert (finding.value, finding.problem) == (f"3 in {tmp_path}/home, {tmp_path}/runs", "")
+    weights.unlink()
+    (finding,) = doctor.models()
+    assert finding.problem.startswith(
+        f"1 model whose weights of CLIP are not there: {tmp_path}/home/own ({weights}). Put the file back"
+    )
 
 
 def test_a_device_that_computes_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,6 +301,21 @@ class TestRemarks:
         self.refused(tree, tmp_path / "strict", "^b: no anomalous image")
         self.ingest(tree, tmp_path / "some", "--split", "test", "--strict")  # chosen, so lacking is no news
 
+    def test_the_same_file_as_good_and_as_defective(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tree = painted.Tree(tmp_path / "s")
+        for path in ("good/1.png", "good/2.png", "bad/1.png"):
+            tree.image(path)
+        for path in ("good/copy.png", "bad/copy.png"):
+            tree.write(path, (tree.root / "good/1.png").read_bytes())
+        self.ingest(tree, tmp_path / "out")
+        printed = capsys.readouterr().out
+        assert "2 images are byte for byte a copy of another" in printed
+        assert "look at this: 1 image is both good and defective, byte for byte the same file: " in printed
+        assert "the same file: good/1.png = bad/copy.png; remove the wrong one" in printed
+        self.refused(tree, tmp_path / "strict", "^1 image is both good and defective")
+        (tree.root / "bad/copy.png").unlink()
+        self.ingest(tree, tmp_path / "right", "--strict")  # two good copies contradict nothing
+
     def test_masks_empty_full_and_large(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         tree = painted.Tree(tmp_path / "s")
         tree.image("good/1.png")

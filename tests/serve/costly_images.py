@@ -47,6 +47,18 @@ def tiff_of(*entries: tuple[int, int, int, int]) -> bytes:
     return directory(*entries).ljust(ROOM, b"\0")
 
 
+def tiff_of_pages() -> bytes:
+    """A good TIFF, and behind its page as many empty ones as there is room for."""
+    good = small("TIFF")
+    (first,) = struct.unpack_from("<I", good, 4)
+    (entries,) = struct.unpack_from("<H", good, first)
+    link = first + 2 + 12 * entries
+    head, behind = good[:link], good[link + 4 :]
+    start = len(good)
+    pages = b"".join(struct.pack("<HI", 0, start + 6 * number) for number in range(1, (ROOM - start) // 6))
+    return head + struct.pack("<I", start) + behind + pages + bytes(6)
+
+
 def webp_with_exif(exif: bytes) -> bytes:
     """A WebP with a block of EXIF."""
     extended = b"VP8X" + struct.pack("<I", 10) + bytes([8, 0, 0, 0, 63, 0, 0, 63, 0, 0])
@@ -100,6 +112,7 @@ MANY_PARTS: dict[str, Callable[[], bytes]] = {
     "tiff of tags": lambda: tiff_of(*((i, 7, ROOM - 10, 8) for i in range(256, MOST_ENTRIES))),
     "tiff of an array": lambda: tiff_of(*((256 + i, 3, ROOM // 2 - 9000, 8) for i in range(300))),
     "tiff of fractions": lambda: tiff_of((256, 4, 1, 64), (257, 4, 1, 64), (282, 5, ROOM // 8 - 9, 8)),
+    "tiff of pages": lambda: tiff_of_pages(),
     "webp of exif": lambda: webp_with_exif(directory(*((i, 4, 4_000_000, 8) for i in range(9000))).ljust(ROOM - 9999)),
     "bmp of runs": lambda: bmp_of_runs(b"\1\0"),
     "bmp of ends": lambda: bmp_of_runs(b"\0\2\1\0"),

@@ -371,8 +371,10 @@ def test_image_and_map_are_side_by_side_and_on_a_phone_one_above_the_other(page:
 
 
 def test_an_image_that_the_browser_does_not_show_has_its_map_all_the_same(page: Any, tmp_path: Path) -> None:
-    choose(page, tmp_path, ("part.tif", encoded(picture(1, 90, 60), "TIFF")))
+    second = Image.fromarray(picture(2, 90, 60))
+    choose(page, tmp_path, ("part.tif", encoded(picture(1, 90, 60), "TIFF", save_all=True, append_images=[second])))
     until(page, lambda: page.find_element(By.ID, "unseen").is_displayed())
+    assert text(page, "read-as") == "The file was read as: first of 2 pages."
     stage = page.find_element(By.ID, "stage").rect
     assert stage["width"] / stage["height"] == pytest.approx(1.5, abs=0.02)
     assert page.find_element(By.ID, "heat").rect["height"] == stage["height"]

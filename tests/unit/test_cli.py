@@ -15,6 +15,7 @@ import pytest
 
 from bayes_pfl.config import read_config
 from pipelines.cli import COMMANDS, ENDPOINT, main, options_of
+from pipelines.options.config_files import CONFIGS, config_file
 from pipelines.platform.settings import TrainSettings
 from pipelines.platform.settings_table import settings_rows, settings_table
 
@@ -52,6 +53,17 @@ def test_wrong_options_of_every_command_are_refused_without_importing_its_progra
         ),
         (["score", "x.png", "--method", "april_gan"], "must be trained"),
         (["score", "x.png", "--seed", "-1"], "argument --seed: -1 is too small, give 0 or more"),
+        (["score", "x.png", "--threads", "99999999999"], "99999999999 is too large, give 1024 or less"),
+        (["score", "x.png", "--workers", "99999999999"], "99999999999 is too large, give 10000 or less"),
+        (["score", "x.png", "--seed", str(2**64)], "is too large"),
+        (["serve", "--threads", "99999999999"], "99999999999 is too large, give 1024 or less"),
+        (["train", "--config", "n" * 300], "and no configuration of that name comes along"),
+        (["train", "--config", ""], "argument --config: is empty"),
+        (["score", "", "--class-name", "x"], "is empty: give a value, or leave it out"),
+        (["ingest", "folder", "--source", ""], "argument --source: is empty"),
+        (["ingest", "folder", "--output", ""], "argument --output: is empty"),
+        (["evaluate", "--output", ""], "argument --output: is empty"),
+        (["serve", "--model="], "argument --model: is empty"),
         (["score", "x.png", "--bits", "8"], "argument --bits: 8 is too small, give 9 or more"),
         (["score", "x.png", "--threshold", "60"], "argument --threshold: 60 is not between 0 and 1"),
         (["score", "x.png", "--store-threshold", "nan"], "argument --store-threshold: nan is not between 0 and 1"),
@@ -74,6 +86,19 @@ def test_compare_looks_for_the_file_of_weights_that_its_models_need(tmp_path, mo
     words = ["compare", "a", "b", "--shards", "s", "--output", "out", "--weights", "nowhere.pt"]
     assert main(words) == 2
     assert "There is no file nowhere.pt: give that of CLIP's weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["serve", "--model", "n" * 300], "n is no bundle. Give"),
+        (["serve", "--weights", "n" * 300], "There is no file n"),
+        (["score", "n" * 300, "--class-name", "x"], "n is too long for a file's name"),
+    ],
+)
+def test_a_name_too_long_for_a_file_is_one_sentence(words, reason, capsys):
+    assert main(words) == 2
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -127,7 +152,7 @@ def test_a_missing_configuration_is_one_sentence(capsys):
 
 
 @pytest.mark.parametrize("option", ["--source", "--output"])
-@pytest.mark.parametrize("path", ["", "~nobody_has_this_name/x"])
+@pytest.mark.parametrize("path", ["~nobody_has_this_name/x"])
 def test_a_path_that_is_none_is_one_sentence(option, path, tmp_path, capsys):
     paths = {"--source": str(tmp_path), "--output": str(tmp_path / "shards"), option: path}
     assert main(["ingest", "folder", *(word for pair in paths.items() for word in pair)]) == 2
@@ -144,6 +169,18 @@ def test_a_reader_who_leaves_early_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_a_closed_output_is_no_error():
+    command = [sys.executable, "-m", "pipelines.cli", "configs", "train_visa"]
+    closed = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_a_folder_named_like_a_configuration_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train_embedded").mkdir()
+    assert config_file("train_embedded") == CONFIGS / "train_embedded.yaml"
 
 
 def test_a_full_disk_behind_the_output_is_one_sentence():

@@ -31,6 +31,12 @@ def test_overrides_and_files_meet(tmp_path):
         ("scoring={text_weight: 0, map_weight: 0}", "cannot both be 0"),
         ("scoring.smoothing_sigma_px=.inf", "finite number"),
         ("scoring.threshold=.nan", "finite number"),
+        ("model.foo.bar=3", "^--set model.foo.bar=3: unknown key 'model.foo'"),
+        ("model.num_prompts.x=3", "^--set model.num_prompts.x=3: model.num_prompts: .*valid integer"),
+        ("training.epochs=99999999999999999999999999", "training.epochs: .*less than or equal to 100000"),
+        ("training.batch_size=99999999999999999999999999", "less than or equal to 100000"),
+        ("training.seed=99999999999999999999999999", "less than or equal to 9223372036854775807"),
+        ("model.num_prompts=99999999999999999999999999", "less than or equal to 10000"),
         ("backbone.feature_layers=[0, 6]", "greater than or equal to 1"),
         ("backbone.feature_layers=[6, 6]", "names a block twice"),
     ],
@@ -47,6 +53,13 @@ def test_broken_files_are_explained(tmp_path, text):
     (tmp_path / "broken.yaml").write_bytes(text)
     with pytest.raises(ConfigError):
         read_config(RunConfig, tmp_path / "broken.yaml", [])
+
+
+def test_a_section_without_a_line_is_as_by_default(tmp_path):
+    (tmp_path / "a.yaml").write_text("sweep:\ntraining:\n")
+    assert read_config(TuneSettings, tmp_path / "a.yaml", []) == TuneSettings()
+    settings = read_config(TuneSettings, tmp_path / "a.yaml", ["sweep.seed=1", "training.epochs=3"])
+    assert (settings.sweep.seed, settings.training.epochs) == (1, 3)
 
 
 def test_the_released_variant_keeps_the_sizes():
