@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,17 @@ from bayes_pfl.config import parse_config, read_config
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef, index_shards
 from bayes_pfl.datasets.checks import counted
-from bayes_pfl.errors import ClassNameError, DamagedError, DataError
+from bayes_pfl.datasets.own import FOLDER
+from bayes_pfl.errors import ClassNameError, DamagedError, DataError, OutputError
 from bayes_pfl.inference.bundle import Bundle, load_bundle, training_images
 from bayes_pfl.inference.view import WHOLE, View
 from bayes_pfl.methods.builder import class_names
 from bayes_pfl.training.trainer import check_class_names
 from pipelines.embedded_study import run as run_study
+from pipelines.ingest import ingest
+from pipelines.ingestion.summary import summary_text
 from pipelines.options.evaluate import EvaluateSettings
+from pipelines.options.ingest import IngestConfig
 from pipelines.options.model import typed_options
 from pipelines.platform.cluster import start_ray
 from pipelines.platform.html import table
@@ -35,7 +40,7 @@ from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_sa
 from pipelines.scoring.evaluation_files import FinishedEvaluation, write_beside, write_evaluation
 from pipelines.scoring.evaluation_tables import printed
 from pipelines.scoring.figures import EvaluatedDataset, Resampling, images_digest, measured, pixels_at
-from pipelines.scoring.folders import check_folders, shards_of_folders, temporary_folder
+from pipelines.scoring.folders import cannot_copy, check_folder, check_folders, say_class_names, temporary_folder
 from pipelines.scoring.hub_results import hub_files, model_folder
 from pipelines.scoring.inputs import make_view
 from pipelines.scoring.model_card import model_card
@@ -146,6 +151,39 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 def _output(settings: EvaluateSettings) -> str:
     return absolute(settings.output or str(home() / "evaluation"))
+
+
+def shards_of_folders(settings: EvaluateSettings, temporary: Path) -> list[str]:
+    """Ingest the folders of images; their counts go to stderr.
+
+    Args:
+        settings: what is evaluated.
+        temporary: where the shards are written.
+
+    Returns:
+        A folder of shards for each.
+
+    Raises:
+        DataError: a folder cannot be ingested, or holds no image of the split or the categories.
+        ConfigError: nothing says what its images show.
+        OutputError: there is no room for the shards.
+    """
+    shards = []
+    names = {"": settings.class_name} if settings.class_name is not None else {}
+    for number, source in enumerate(settings.images):
+        config = IngestConfig(class_names=names, max_pixels=settings.max_pixels)
+        try:
+            summary = ingest(FOLDER.name, source, temporary / str(number), config)
+        except DataError as error:
+            raise DataError(f"{error} Options are those of `bayes-pfl ingest folder`, for --shards.") from error
+        except OutputError as error:
+            raise cannot_copy(source, str(error).partition(". ")[0]) from error
+        print(summary_text({**summary, "output": "evaluated, not kept"}), file=sys.stderr)
+        shards.append(summary["output"])
+        check_folder(source, summary["counts"], settings)
+        if not names:
+            say_class_names(source, {ref.class_name for ref in index_shards(summary["output"])})
+    return shards
 
 
 def _evaluate(

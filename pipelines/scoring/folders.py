@@ -1,4 +1,4 @@
-"""Folders of good and defective images -> shards in a temporary folder, for one evaluation."""
+"""Folders of images that are evaluated at once: what is refused of them, and the temporary folder of their copy."""
 
 import contextlib
 import fcntl
@@ -8,17 +8,12 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from bayes_pfl.data.samples import index_shards
 from bayes_pfl.datasets.names import ANY_OBJECT
-from bayes_pfl.datasets.own import FOLDER
 from bayes_pfl.errors import ConfigError, DataError, OutputError
-from pipelines.ingest import ingest
-from pipelines.ingestion.summary import summary_text
 from pipelines.options.evaluate import EvaluateSettings
-from pipelines.options.ingest import IngestConfig
 from pipelines.scoring.inputs import printable
 
 PREFIX = "bayes-pfl-evaluate-"
@@ -50,57 +45,54 @@ def _is_folder(path: str) -> bool:
         return False
 
 
-def shards_of_folders(settings: EvaluateSettings, temporary: Path) -> list[str]:
-    """Ingest the folders of images; their counts go to stderr.
+def check_folder(source: str, counts: dict[str, dict[str, dict[str, int]]], settings: EvaluateSettings) -> None:
+    """Refuse a folder of which nothing is left to evaluate.
 
     Args:
+        source: the folder, as the user named it.
+        counts: of its ingest: images by category, split and label.
         settings: what is evaluated.
-        temporary: where the shards are written.
-
-    Returns:
-        A folder of shards for each.
 
     Raises:
-        DataError: a folder cannot be ingested, or holds no image of the split or the categories.
-        ConfigError: nothing says what its images show.
-        OutputError: there is no room for the shards.
+        DataError: it has no image of the split or the categories.
     """
-    shards = []
-    names = {"": settings.class_name} if settings.class_name is not None else {}
-    for number, source in enumerate(settings.images):
-        config = IngestConfig(class_names=names, max_pixels=settings.max_pixels)
-        try:
-            summary = ingest(FOLDER.name, source, temporary / str(number), config)
-        except DataError as error:
-            raise DataError(f"{error} Options are those of `bayes-pfl ingest folder`, for --shards.") from error
-        except OutputError as error:
-            raise _no_copy(source, str(error).partition(". ")[0]) from error
-        print(summary_text({**summary, "output": "evaluated, not kept"}), file=sys.stderr)
-        shards.append(summary["output"])
-        _check_choice(source, summary["counts"], settings)
-        used = sorted({ref.class_name for ref in index_shards(summary["output"])})
-        if names:
-            continue
-        if ANY_OBJECT in used:
-            raise ConfigError(f'Say what the images in {source} show: --class-name "metal plate".')
-        shown = ", ".join(f'"{printable(name)}"' for name in used[:LISTED]) + (", ..." if len(used) > LISTED else "")
-        print(f"Class names from the folders' names: {shown}. --class-name gives another.", file=sys.stderr)
-    return shards
-
-
-def _check_choice(source: str, counts: dict[str, dict[str, dict[str, int]]], settings: EvaluateSettings) -> None:
-    """Refuse a folder of which nothing is left to evaluate. Raises DataError."""
     if settings.categories is not None and not set(settings.categories) & set(counts):
         raise DataError(f"{source} has none of the categories chosen; there are: {', '.join(counts)}.")
     splits = sorted({split for by_split in counts.values() for split in by_split})
     if settings.split not in (None, *splits):
         raise DataError(
-            f"{source} has no image of the split {settings.split}, which is evaluated; all are of {' and '.join(splits)}. "
-            f"Evaluate these by --set split={splits[0]}."
+            f"{source} has no image of the split {settings.split}, which is evaluated; all are of "
+            f"{' and '.join(splits)}. Evaluate these by --set split={splits[0]}."
         )
 
 
-def _no_copy(source: str, reason: str) -> OutputError:
+def say_class_names(source: str, class_names: Collection[str]) -> None:
+    """Name on stderr the class names that come from the names of folders.
+
+    Args:
+        source: the folder, as the user named it.
+        class_names: of its images.
+
+    Raises:
+        ConfigError: no name says what they show.
+    """
+    if ANY_OBJECT in class_names:
+        raise ConfigError(f'Say what the images in {source} show: --class-name "metal plate".')
+    names = sorted(class_names)
+    shown = ", ".join(f'"{printable(name)}"' for name in names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+    print(f"Class names from the folders' names: {shown}. --class-name gives another.", file=sys.stderr)
+
+
+def cannot_copy(source: str, reason: str) -> OutputError:
+    """The sentence for a copy that failed.
+
+    Args:
+        source: what was to be copied.
+        reason: why.
+
+    Returns:
+        The error to raise.
+    """
     return OutputError(
         f"The images of {source} cannot be copied for the time of the evaluation ({reason}). Set the environment "
         "variable TMPDIR to a folder with room for them."
@@ -117,13 +109,13 @@ def temporary_folder() -> Iterator[Path]:
     Raises:
         OutputError: it cannot be made.
     """
-    _remove_leftovers(Path(tempfile.gettempdir()))
     with _ending_at_sigterm():
         try:
+            _remove_leftovers(Path(tempfile.gettempdir()))
             folder = Path(tempfile.mkdtemp(prefix=PREFIX))
             lock = os.open(folder / f"{LOCK}.new", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise _no_copy("the folder", error.strerror or str(error)) from error
+            raise cannot_copy("the folder", error.strerror or str(error)) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             (folder / f"{LOCK}.new").rename(folder / LOCK)  # others see it locked only

@@ -16,9 +16,10 @@ from bayes_pfl.data.remote import Store
 from bayes_pfl.data.shards import iterate_rows
 from bayes_pfl.datasets import output as packing_output
 from pipelines.cli import main
+from pipelines.evaluate import shards_of_folders
 from pipelines.options import evaluate as options
 from pipelines.scoring.evaluation_files import keep_earlier
-from pipelines.scoring.folders import LOCK, shards_of_folders, temporary_folder
+from pipelines.scoring.folders import LOCK, temporary_folder
 
 
 @pytest.fixture(scope="module")
