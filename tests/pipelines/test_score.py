@@ -32,6 +32,7 @@ from pipelines.scoring.actors import through_actors
 from pipelines.scoring.gallery import tiles_of
 from pipelines.scoring.image_files import ImageFiles, piece, scored_images
 from pipelines.scoring.inputs import find_inputs
+from pipelines.scoring.results import WRITTEN
 from pipelines.scoring.stages import Predictor, ReadyScorer, around_gpu, score_piece
 from pipelines.scoring.task import ScoringTask
 from pipelines.scoring.thresholds import NO_THRESHOLD
@@ -208,8 +209,8 @@ class TestFewImages:
         plan.unlink()
         if left is not None:
             plan.write_text(left, encoding="ascii")
-        for path in (tmp_path / "maps", tmp_path / "gallery.html"):
-            path.rename(few.parent / f"moved-{path.name}")
+        for name in WRITTEN:  # the parts alone are left
+            (tmp_path / name).rename(tmp_path / f"moved-{name}")
         capsys.readouterr()
         assert score(bundle, *given) == 2
         assert ("is damaged" if left else "of something else. Choose another") in capsys.readouterr().err
