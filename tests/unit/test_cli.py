@@ -86,6 +86,8 @@ def test_wrong_values_of_options_are_refused_in_words(words, reason, capsys):
     [
         (["serve", "--model", "n" * 300], "n is no bundle. Give"),
         (["serve", "--weights", "n" * 300], "There is no file n"),
+        (["serve", "--model", "embedded", "--tokens-file", "n" * 300], "n is too long for a file's name"),
+        (["reference", ".", "--model", "n" * 300], "is too long for a file's name"),
         (["score", "n" * 300, "--class-name", "x"], "n is too long for a file's name"),
     ],
 )
