@@ -126,8 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            print(f"bayes-pfl {args.command}: {error.filename} is too long for a file's name.", file=sys.stderr)
-            return BayesPFLError.exit_code
+            return _name_too_long(args.command, error)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -213,7 +212,18 @@ def _run_endpoint(command: str, arguments: list[str]) -> int:
     """Run a program of the endpoint in this process, so that every signal to the command reaches it."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # while it is imported; process 1 of a container has no defaults
         signal.signal(number, lambda *_: sys.exit(0))
-    return int(_program(ENDPOINT[command][0]).main(arguments))
+    try:
+        return int(_program(ENDPOINT[command][0]).main(arguments))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _name_too_long(command, error)
+
+
+def _name_too_long(command: str, error: OSError) -> int:
+    """Say that no file can have such a name; the exit code."""
+    print(f"bayes-pfl {command}: {error.filename} is too long for a file's name.", file=sys.stderr)
+    return BayesPFLError.exit_code
 
 
 def _open_streams() -> None:

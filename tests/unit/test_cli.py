@@ -93,6 +93,8 @@ def test_compare_looks_for_the_file_of_weights_that_its_models_need(tmp_path, mo
     [
         (["serve", "--model", "n" * 300], "n is no bundle. Give"),
         (["serve", "--weights", "n" * 300], "There is no file n"),
+        (["serve", "--model", "embedded", "--tokens-file", "n" * 300], "n is too long for a file's name"),
+        (["reference", ".", "--model", "n" * 300], "is too long for a file's name"),
         (["score", "n" * 300, "--class-name", "x"], "n is too long for a file's name"),
     ],
 )
