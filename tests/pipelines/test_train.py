@@ -56,7 +56,7 @@ def settings(shards):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, ray_session, settings):
-    """The same settings trained twice: straight; and with a worker killed, then the driver, and run again."""
+    """The same settings trained twice: straight; and with a worker killed, then the driver, then Ctrl+C, and run again."""
     return {
         kind: _trained(tmp_path_factory.mktemp(kind), kind, settings, ray_session) for kind in ("straight", "killed")
     }
@@ -68,7 +68,9 @@ def _trained(folder: Path, kind: str, settings: TrainSettings, address: str) -> 
         patch.setenv("BAYES_PFL_HOME", str(folder / "home"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         if kind == "killed":
-            _kill_twice(folder, settings, folder / "home" / "training" / name_of(settings), address)
+            checkpoints = folder / "home" / "training" / name_of(settings)
+            _kill_twice(folder, settings, checkpoints, address)
+            _interrupt(folder, settings, checkpoints, address)
         result = train(settings)
     return {"folder": folder, "settings": settings, "result": result}
 
@@ -98,14 +100,7 @@ def _title(process: psutil.Process) -> str:
 
 def _kill_twice(folder: Path, settings: TrainSettings, checkpoints: Path, address: str) -> None:
     """kill -9 a worker in the middle of the second epoch, and after the next one the driver, a program of its own."""
-    config = folder / "train.yaml"
-    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "train", "--config", str(config)],
-        env=os.environ | {"RAY_ADDRESS": address},
-        cwd=folder,
-        stderr=subprocess.PIPE,
-    )
+    driver = _driver(folder, settings, address)
     try:
         _wait_for((checkpoints / "epoch_0000" / "progress.json").is_file, "the first epoch")
         workers = _workers()
@@ -124,6 +119,32 @@ def _kill_twice(folder: Path, settings: TrainSettings, checkpoints: Path, addres
     assert len(kept.splitlines()) >= 2  # while it ran
     assert b"INFO" not in error  # nor what Ray and MLflow have to say of themselves
     assert b"Set ray log level" not in error
+
+
+def _interrupt(folder: Path, settings: TrainSettings, checkpoints: Path, address: str) -> None:
+    """The same command goes on; Ctrl+C after one more epoch."""
+    driver = _driver(folder, settings, address)
+    try:
+        _wait_for((checkpoints / "epoch_0003" / "progress.json").is_file, "the fourth epoch")
+    finally:
+        driver.send_signal(signal.SIGINT)
+        _, error = driver.communicate()
+    assert driver.returncode == 130, error.decode()
+    assert b"Going on after epoch 3 of 5, on 2 workers" in error
+    assert b"The same command goes on after the last finished epoch" in error
+    assert b"Traceback" not in error
+
+
+def _driver(folder: Path, settings: TrainSettings, address: str) -> "subprocess.Popen[bytes]":
+    """`bayes-pfl train`, a program of its own."""
+    config = folder / "train.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "train", "--config", str(config)],
+        env=os.environ | {"RAY_ADDRESS": address},
+        cwd=folder,
+        stderr=subprocess.PIPE,
+    )
 
 
 def _head(run: dict) -> str:
