@@ -56,7 +56,7 @@ def settings(shards):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, ray_session, settings):
-    """The same settings trained twice: straight; and with a worker killed, then the driver, then Ctrl+C, and run again."""
+    """The same settings trained twice: straight; with a worker killed, the driver killed, Ctrl+C, and run again."""
     return {
         kind: _trained(tmp_path_factory.mktemp(kind), kind, settings, ray_session) for kind in ("straight", "killed")
     }
