@@ -269,9 +269,9 @@ def load_bundle(source: str | Path, clip_file: str | Path | None = None) -> Bund
         head = (folder / "head.safetensors").read_bytes()
     except (OSError, ValueError, RecursionError) as error:
         meant = "" if folder.exists() else nearest(str(source), [EMBEDDED])
+        reason = f"{getattr(error, 'strerror', None) or error}{meant}"
         raise BundleError(
-            f"{folder} is no bundle ({getattr(error, 'strerror', None) or error}){meant or '.'} "
-            "Give the folder that training wrote, or models:/NAME@ALIAS."
+            f"{folder} is no bundle ({reason}). Give the folder that training wrote, or models:/NAME@ALIAS."
         ) from error
     _verify(folder, record, head)
     backbone = record["config"].get("backbone")

@@ -127,6 +127,6 @@ def check(args: argparse.Namespace) -> None:
         return
     if args.seeds is not None:
         raise ConfigError("--seeds are of trainings: give --embedded too, or leave it out.")
-    settings = read_config(SETTINGS, args.config, args.set)
+    settings = read_config(EvaluateSettings, args.config, args.set)
     if (args.class_name or settings.class_name) and not (args.images or settings.images):
         raise ConfigError("--class-name is of folders of images, and shards know theirs: leave it out.")
