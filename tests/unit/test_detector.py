@@ -230,7 +230,7 @@ MISTAKES = {
     "prediction.overlay(gray, alpha='0.5')": "ConfigError: alpha is '0.5'; give a number",
     "detector.check_class_names('nut')": 'ClassNameError: The class names are one string; give a list: ["nut"].',
     "Detector.load(device='cuda')": "ConfigError: torch cannot use the device 'cuda' here (",
-    "Detector.load('embeded')": "embeded is no bundle (No such file or directory), did you mean 'embedded'? Give the folder",
+    "Detector.load('embeded')": "embeded is no bundle (No such file or directory, did you mean 'embedded'?). Give the folder",
     "Detector.load(precision='fp16')": "choose float32 (exact), bfloat16 (faster), or tf32 (between them, GPUs alone)",
     "Detector.of('winclip', backbone='embedded')": "Detector(winclip (",
     "Detector.of('winclip', backbone=5)": "ConfigError: backbone is 5; give the name of an architecture, embedded, or a",
