@@ -131,20 +131,42 @@ def page(answers: list[Answer]) -> str:
     works = [answer for answer in answers if not answer.refusal]
     refused = [answer for answer in answers if answer.refusal]
     lines = [
-        HEAD.format(version=open_clip.__version__, seconds=ANSWER_S),
+        head(),
         f"## {len(works)} work",
         "",
         "| architecture | image, px | vision blocks | layers unless given | patches | width of patches / text / joint | "
         "open_clip's weights |",
         "|---|---|---|---|---|---|---|",
     ]
-    for answer in works:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(answer.name)) or "none"
-        sizes = answer.image_size, answer.blocks, answer.layers, answer.patches, answer.widths
-        lines.append(f"| {' | '.join([answer.name, *map(str, sizes), tags])} |")
+    lines += map(row, works)
     lines += ["", f"## {len(refused)} are refused", "", "| architecture | because it has |", "|---|---|"]
-    lines += [f"| {answer.name} | {answer.refusal} |" for answer in refused]
+    lines += map(row, refused)
     return "\n".join(lines) + "\n"
+
+
+def head() -> str:
+    """What stands above the table of all architectures.
+
+    Returns:
+        Markdown.
+    """
+    return HEAD.format(version=open_clip.__version__, seconds=ANSWER_S)
+
+
+def row(answer: Answer) -> str:
+    """An architecture in its table.
+
+    Args:
+        answer: of `ask`.
+
+    Returns:
+        A line of Markdown.
+    """
+    if answer.refusal:
+        return f"| {answer.name} | {answer.refusal} |"
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(answer.name)) or "none"
+    sizes = answer.image_size, answer.blocks, answer.layers, answer.patches, answer.widths
+    return f"| {' | '.join([answer.name, *map(str, sizes), tags])} |"
 
 
 def main(path: Path) -> None:
