@@ -243,7 +243,9 @@ class TestCommandLine:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         S3FileSystem.clear_instance_cache()
-        with pytest.raises(DataError, match=r"^s3://shared/x cannot be read .*Check it, its credentials"):
+        with pytest.raises(
+            DataError, match=r"^s3://shared/x/_manifest/plan\.json cannot be read .*Check it, its credentials"
+        ):
             call(ingest, *arguments, "s3://shared/x")
         S3FileSystem.clear_instance_cache()
 

@@ -389,8 +389,9 @@ class TestFewImages:
             assert row["image_score"] == expected
             scores.append(expected)
         assert scores[0] != scores[1]
-        assert score(bundle, *given, "--bits", "17") == 2
-        assert "9 to 16" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            score(bundle, *given, "--bits", "17")
+        assert "--bits: 17 is too large, give 16 or less" in capsys.readouterr().err
 
     def test_options_of_the_detector_are_used_and_belong_to_the_result(self, bundle, few, tmp_path, capsys):
         given = (few, "--class-name", "gear", "--output", tmp_path / "results")
