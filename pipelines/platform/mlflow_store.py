@@ -82,9 +82,8 @@ def open_store(settings: TrackingSettings, create: bool = True) -> Any:
         return _opened(uri, lambda: MlflowClient(uri))
     if not create and not file.is_file():
         raise TrainingError(
-            f"{file} is not on this machine, or not there any more. On a cluster name a server that every "
-            "machine reaches: "
-            "tracking.uri or MLFLOW_TRACKING_URI."
+            f"{file} is not on this machine, or not there any more: set BAYES_PFL_HOME or MLFLOW_TRACKING_URI to where "
+            "runs and models are recorded. On a cluster name a server that every machine reaches."
         )
 
     def open_file() -> Any:
