@@ -1,5 +1,6 @@
 """A model and a calibration -> a copy of the model that decides. Nothing that exists is replaced."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,9 +93,19 @@ def write_model(output: Path, bundle: Bundle, record: CalibrationFile, picture: 
         _write(output / PICTURE, picture)
         write_calibration(output, record)
         if not (output / BUNDLE).exists():
-            _write(output / BUNDLE, (bundle.folder / BUNDLE).read_bytes())
+            _write(output / BUNDLE, _settings(bundle))
     except OSError as error:
         raise OutputError(f"Cannot write {output} ({error.strerror or error}): choose another --output.") from error
+
+
+def _settings(bundle: Bundle) -> bytes:
+    """The model's bundle.json; with the place where CLIP's weights lie now, if --weights named one."""
+    content = (bundle.folder / BUNDLE).read_bytes()
+    if bundle.clip_file is None:
+        return content
+    record = json.loads(content)
+    record["config"]["backbone"]["pretrained"] = str(bundle.clip_file)
+    return (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from small import painted_shards, random_bundle
 
 from bayes_pfl.decisions.calibration import CALIBRATION, read_calibration
 from bayes_pfl.inference.bundle import DEMONSTRATION, load_bundle
+from pipelines.calibration.model import write_model
 from pipelines.cli import main
 from pipelines.scoring.decided import decision_tables
 from pipelines.scoring.lists import read_list
@@ -90,6 +91,15 @@ class TestCalibrate:
         assert load_bundle(calibrated).version == load_bundle(bundle).version
         assert not (bundle / CALIBRATION).exists()
         Image.open(calibrated / "calibration.png").verify()
+
+    def test_a_model_whose_weights_have_moved_remembers_where_they_lie_now(self, calibrated, tmp_path):
+        weights = tmp_path / "clip.safetensors"
+        weights.write_bytes(b"moved")
+        moved = load_bundle(calibrated, clip_file=weights)
+        (tmp_path / "model").mkdir()
+        write_model(tmp_path / "model", moved, read_calibration(calibrated).record, b"picture")
+        assert load_bundle(tmp_path / "model").config.backbone.pretrained == str(weights)
+        assert load_bundle(tmp_path / "model").version == moved.version
 
     def test_what_is_promised_is_printed_and_is_json(self, bundle, good, bad, tmp_path, capsys):
         given = ("--normal", good, "--anomalous", bad, "--class-name", "gear", "--false-alarms", RATE)
