@@ -35,6 +35,7 @@ from pipelines.platform.progress import progress
 from pipelines.platform.settings import home
 from pipelines.platform.storage import absolute, check_writable, dataset_manifest
 from pipelines.platform.tracking import UNRECORDED, Run, run_of_model, start_run
+from pipelines.scoring.command import require_weights
 from pipelines.scoring.decided import decide_all, decision_tables, decisions_made, labelling_of
 from pipelines.scoring.evaluation import FinishedChunks, ScoredSamples, score_samples
 from pipelines.scoring.evaluation_files import FinishedEvaluation, write_beside, write_evaluation
@@ -138,6 +139,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     actors = choose_actors(settings.options, settings.use_gpu, settings.workers)
     check_store(settings.tracking)
     bundle = load_bundle(settings.model, settings.weights)
+    require_weights(bundle)
     task = _task(settings, bundle, view, actors.device)
     check_auto(task, label_threshold(None, task))
     for folder in (_output(settings), str(home() / "evaluations")):

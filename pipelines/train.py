@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bayes_pfl.clip.backbone import Backbone
 from bayes_pfl.clip.features import fitting_key
-from bayes_pfl.config import read_config
+from bayes_pfl.config import BackboneConfig, read_config
+from bayes_pfl.config.architectures import architecture
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
 from bayes_pfl.errors import ConfigError, OutputError
@@ -230,6 +231,7 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
         f"steps on {settings.cluster.num_workers} workers.",
         file=sys.stderr,
     )
+    _say_sizes(settings.backbone)
     total = (options.epochs + options.second_stage_epochs) * len(batches)
     if total < FEW_STEPS:
         print(
@@ -259,6 +261,21 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
         )
     if options.keep_best or options.patience_epochs:
         print(f"The head is chosen by {SELECTION} on them; no other dataset is looked at.", file=sys.stderr)
+
+
+def _say_sizes(backbone: BackboneConfig) -> None:
+    """Say where the configuration has another image size or other layers than the architecture, as of another one."""
+    own = architecture(backbone.name)
+    if own is None or backbone.name.startswith("package:"):
+        return
+    if (backbone.image_size, backbone.feature_layers) == (own.image_size, own.quarters):
+        return
+    given, usual = (", ".join(map(str, layers)) for layers in (backbone.feature_layers, own.quarters))
+    print(
+        f"{backbone.name} sees images at {backbone.image_size} px and gives layers {given}, as the configuration says. "
+        f"Its own are {own.image_size} px and layers {usual}: --set backbone.image_size and backbone.feature_layers.",
+        file=sys.stderr,
+    )
 
 
 def _fit(

@@ -174,10 +174,7 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception, pretrai
             "one that torch.save wrote of state_dict() alone."
         )
     if "/" in config.pretrained or local.suffix in WEIGHT_FILES:
-        return (
-            f"There is no file {config.pretrained}, which CLIP's weights are to come from. Where it has moved, give a "
-            "trained model --weights FILE (in Python weights=FILE), and a training --set backbone.pretrained=FILE."
-        )
+        return _no_file(config)
     tag = open_clip.pretrained.get_pretrained_cfg(name, config.pretrained)
     if tag:
         repository, files = hub_of(tag)
@@ -188,6 +185,27 @@ def _why_not_loaded(config: BackboneConfig, name: str, error: Exception, pretrai
     return (
         f"Cannot load CLIP {config.name} with weights '{config.pretrained}' ({_first_line(error)}). open_clip's tags "
         f"for it: {tags}. Name one, or download a checkpoint and give its path."
+    )
+
+
+def require_weights_file(config: BackboneConfig) -> None:
+    """Refuse a file of weights that is not on this machine, before anything is loaded.
+
+    Args:
+        config: names the weights.
+
+    Raises:
+        BackboneError: there is no such file.
+    """
+    file = package_path(config.pretrained)
+    if file.is_absolute() and not file.exists():
+        raise BackboneError(_no_file(config))
+
+
+def _no_file(config: BackboneConfig) -> str:
+    return (
+        f"There is no file {config.pretrained}, which CLIP's weights are to come from. Where it has moved, give a "
+        "trained model --weights FILE (in Python weights=FILE), and a training --set backbone.pretrained=FILE."
     )
 
 

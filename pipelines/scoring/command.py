@@ -1,8 +1,10 @@
 """What the commands share that score image files: their options, and the task that these describe."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
+from bayes_pfl.clip.loading import require_weights_file
 from bayes_pfl.config import DetectorOptions
 from bayes_pfl.errors import ClassNameError, DataError
 from bayes_pfl.inference.bundle import Bundle, load_bundle
@@ -30,6 +32,7 @@ def make_task(args: argparse.Namespace, view: View, images: Sequence[ImageInput]
 
     Raises:
         BundleError: the model is missing or damaged.
+        BackboneError: its file of CLIP's weights is not there.
         ConfigError: there is no GPU where one is wanted.
         DataError: no image has a class name that fits.
     """
@@ -38,11 +41,25 @@ def make_task(args: argparse.Namespace, view: View, images: Sequence[ImageInput]
     actors = choose_actors(options, args.use_gpu, args.workers, gpus)
     args.workers = actors.number
     bundle = load_bundle(args.model, args.weights)
+    require_weights(bundle)
     _check_class_names(bundle, images)
     number, seed, threads = args.num_samples, args.seed, args.threads
     return ScoringTask(
         bundle, number, seed, threads, actors.device, args.max_pixels, view, bits=args.bits, options=options
     )
+
+
+def require_weights(bundle: Bundle) -> None:
+    """Look for the model's file of CLIP's weights before anything starts; a cluster's machines look for it themselves.
+
+    Args:
+        bundle: the model.
+
+    Raises:
+        BackboneError: there is no such file.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        require_weights_file(bundle.backbone)
 
 
 def _check_class_names(bundle: Bundle, images: Sequence[ImageInput]) -> None:

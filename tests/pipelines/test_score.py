@@ -662,6 +662,10 @@ class TestManyImages:
         assert re.fullmatch(
             r"bayes-pfl score: There is no file .*lost\.bin, .* --weights FILE .*backbone\.pretrained=FILE\.", said[-1]
         )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("RAY_ADDRESS", raising=False)  # on this machine alone it is said before anything starts
+            assert score(broken, tmp_path / "parts", "--class-name", "gear") == 2
+        assert capsys.readouterr().err.splitlines() == said[-1:]
 
     def test_shards_bring_their_class_names(self, ray_session, bundle, detector, tmp_path, capsys):
         shards = painted_shards(tmp_path, ("carpet", "gear"), seed=3, normal=5, defective=5)

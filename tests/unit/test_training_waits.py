@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from bayes_pfl.config import WinClipConfig
+from bayes_pfl.config import BackboneConfig, WinClipConfig
 from bayes_pfl.data.remote import Store
 from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.errors import ConfigError
@@ -13,7 +13,7 @@ from pipelines.options.pretrain import PretrainSettings
 from pipelines.options.tune import SweepSettings, TuneSettings
 from pipelines.platform import progress
 from pipelines.platform.settings import DataSettings, TrainSettings, below_home
-from pipelines.train import train
+from pipelines.train import _say_sizes, train
 from pipelines.training import progress as lines
 from pipelines.training.images import lacking_kind
 from pipelines.training.places import with_absolute_paths
@@ -97,3 +97,14 @@ def test_outputs_below_runs_lie_below_the_home(kind, tmp_path, monkeypatch):
     assert with_absolute_paths(TrainSettings(output="runs/mine")).output == str(tmp_path / "home" / "mine")
     monkeypatch.delenv("BAYES_PFL_HOME")
     assert with_absolute_paths(TrainSettings(output="runs/mine")).output == str(tmp_path / "runs" / "mine")
+
+
+def test_sizes_of_another_backbone_are_told(capsys):
+    embedded = {"image_size": 112, "feature_layers": (6, 8, 10, 12)}
+    _say_sizes(BackboneConfig(name="ViT-B-16", pretrained="random:0", **embedded))
+    printed = capsys.readouterr().err
+    assert "ViT-B-16 sees images at 112 px and gives layers 6, 8, 10, 12, as the configuration says." in printed
+    assert "Its own are 224 px and layers 3, 6, 9, 12" in printed
+    _say_sizes(BackboneConfig(name="ViT-B-16", pretrained="random:0"))
+    _say_sizes(BackboneConfig(name="ViT-L-14-336", pretrained="openai"))
+    assert capsys.readouterr().err == ""
