@@ -16,6 +16,7 @@ from bayes_pfl.config import BackboneConfig, read_config
 from bayes_pfl.config.architectures import architecture
 from bayes_pfl.data.remote import Store, is_remote
 from bayes_pfl.data.samples import SampleRef, global_batches
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import ConfigError, OutputError
 from bayes_pfl.inference.bundle import Bundle, training_images
 from bayes_pfl.methods.builder import frozen_encoder
@@ -228,7 +229,7 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
     batches = global_batches(len(training), options.batch_size, options.seed, 0)
     print(
         f"Training on {len(training)} images: {options.epochs + options.second_stage_epochs} epochs of {len(batches)} "
-        f"steps on {settings.cluster.num_workers} workers.",
+        f"steps on {counted(settings.cluster.num_workers, 'worker')}.",
         file=sys.stderr,
     )
     _say_sizes(settings.backbone)

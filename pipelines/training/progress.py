@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 from tqdm import tqdm
 
 from bayes_pfl.data.remote import Store, is_remote
+from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import DataError, OutputError
 from pipelines.platform.progress import LINE_EVERY_S
 from pipelines.training.checkpoints import PROGRESS_FILE, checkpoint_names
@@ -126,7 +127,7 @@ class EpochLines:
         for number, (done, workers) in enumerate(starts[self._starts :], self._starts):
             self._began, self._already = time.monotonic(), done
             where = f"going on after epoch {done} of {self._epochs}" if done else "beginning with epoch 1"
-            where += f", on {workers} workers."
+            where += f", on {counted(workers, 'worker')}."
             if number:
                 tqdm.write(f"Workers have started again: {where}", file=sys.stderr)
             elif done or workers != self._workers:
