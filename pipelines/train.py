@@ -228,8 +228,8 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
     options, data = settings.training, settings.data
     batches = global_batches(len(training), options.batch_size, options.seed, 0)
     print(
-        f"Training on {len(training)} images: {options.epochs + options.second_stage_epochs} epochs of {len(batches)} "
-        f"steps on {counted(settings.cluster.num_workers, 'worker')}.",
+        f"Training on {len(training)} images: {counted(options.epochs + options.second_stage_epochs, 'epoch')} of "
+        f"{counted(len(batches), 'step')} on {counted(settings.cluster.num_workers, 'worker')}.",
         file=sys.stderr,
     )
     _say_sizes(settings.backbone)
@@ -265,18 +265,18 @@ def _announce(settings: TrainSettings, training: list[SampleRef], validation: li
 
 
 def _say_sizes(backbone: BackboneConfig) -> None:
-    """Say where the configuration has another image size or other layers than the architecture, as of another one."""
+    """Image size and layers; and where the configuration has others than the architecture, as those of another one."""
     own = architecture(backbone.name)
-    if own is None or backbone.name.startswith("package:"):
-        return
-    if (backbone.image_size, backbone.feature_layers) == (own.image_size, own.quarters):
-        return
-    given, usual = (", ".join(map(str, layers)) for layers in (backbone.feature_layers, own.quarters))
-    print(
-        f"{backbone.name} sees images at {backbone.image_size} px and gives layers {given}, as the configuration says. "
-        f"Its own are {own.image_size} px and layers {usual}: --set backbone.image_size and backbone.feature_layers.",
-        file=sys.stderr,
-    )
+    given, usual = (", ".join(map(str, layers)) for layers in (backbone.feature_layers, own.quarters if own else ()))
+    packaged = backbone.name.startswith("package:")
+    name = "The embedded CLIP" if packaged else backbone.name
+    line = f"{name} sees images at {backbone.image_size} px and gives layers {given}."
+    if own and not packaged and (backbone.image_size, backbone.feature_layers) != (own.image_size, own.quarters):
+        line += (
+            f" So the configuration says; its own are {own.image_size} px and layers {usual}: "
+            "--set backbone.image_size and backbone.feature_layers."
+        )
+    print(line, file=sys.stderr)
 
 
 def _fit(

@@ -103,8 +103,13 @@ def test_sizes_of_another_backbone_are_told(capsys):
     embedded = {"image_size": 112, "feature_layers": (6, 8, 10, 12)}
     _say_sizes(BackboneConfig(name="ViT-B-16", pretrained="random:0", **embedded))
     printed = capsys.readouterr().err
-    assert "ViT-B-16 sees images at 112 px and gives layers 6, 8, 10, 12, as the configuration says." in printed
-    assert "Its own are 224 px and layers 3, 6, 9, 12" in printed
+    assert printed.startswith(
+        "ViT-B-16 sees images at 112 px and gives layers 6, 8, 10, 12. So the configuration says;"
+    )
+    assert "its own are 224 px and layers 3, 6, 9, 12" in printed
     _say_sizes(BackboneConfig(name="ViT-B-16", pretrained="random:0"))
     _say_sizes(BackboneConfig(name="ViT-L-14-336", pretrained="openai"))
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.splitlines() == [
+        "ViT-B-16 sees images at 224 px and gives layers 3, 6, 9, 12.",
+        "ViT-L-14-336 sees images at 518 px and gives layers 6, 12, 18, 24.",
+    ]
