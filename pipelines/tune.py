@@ -29,7 +29,7 @@ from pipelines.platform.mlflow_store import check_store
 from pipelines.platform.progress import progress, waiting
 from pipelines.platform.settings import home
 from pipelines.platform.tracking import UNRECORDED, Run, closing, start_run
-from pipelines.sweep.results import gather, next_commands, printable
+from pipelines.sweep.results import EARLIER, gather, next_commands, printable
 from pipelines.sweep.search import Overrides, combine, optuna_search, space, trial_name
 from pipelines.sweep.trial import (
     FAILED_FILE,
@@ -160,7 +160,7 @@ def clear(store: Store) -> None:
 
 def _refuse_foreign(store: Store) -> None:
     """A folder without a sweep may be empty, or hold features. Raises OutputError with what else it holds."""
-    foreign = sorted(set(store.names()) - {"features"})
+    foreign = sorted(name for name in store.names() if name != "features" and not name.startswith(EARLIER))
     if foreign:
         raise OutputError(
             f"{store.root} holds {foreign[0]}{f' and {len(foreign) - 1} more' if foreign[1:] else ''}, which is no "

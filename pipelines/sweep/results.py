@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from pipelines.sweep.trial import Outcome, bundle_name, resampled_figures
 from pipelines.training.loop import SELECTION
 
 Row = dict[str, Any]
+EARLIER = "earlier-results-"
+"""What names of folders with the results of an earlier grid begin with."""
 FIGURES = "validation_"
 """What keys of figures begin with: shares, which files hold as fractions and people read in percent."""
 
@@ -57,6 +60,8 @@ def gather(
         raise TrainingError(f"No trial has a result{f' ({reasons})' if reasons else '; run the sweep again'}.")
     remote = is_remote(store.root)
     folder = Path(tempfile.mkdtemp(prefix="bayes-pfl-sweep-")) if remote else Path(store.root) / "results"
+    if not remote:
+        keep_earlier(folder, rows)
     folder.mkdir(parents=True, exist_ok=True)
     resampled = {bundle_name(result["overrides"]): resampled_figures(store, result["overrides"]) for result in results}
     ranked = combinations(rows, resampled)
@@ -91,6 +96,22 @@ def gather(
         "cheapest": None if cheapest is None else located[rows.index(cheapest["row"])],
         "report": f"{store.root}/results/report.html",
     }, folder
+
+
+def keep_earlier(folder: Path, rows: Sequence[Row]) -> None:
+    """Rename the results of an earlier grid that the new ones do not hold, and say so.
+
+    Args:
+        folder: of the results.
+        rows: of the new ones.
+    """
+    earlier = Store(folder).read_json("results.json") or {}
+    new = {(row["bundle"], row["num_samples"]) for row in rows}
+    if all((row["bundle"], row["num_samples"]) in new for row in earlier.get("rows", [])):
+        return
+    number = next(number for number in range(1, 10**6) if not folder.with_name(f"{EARLIER}{number}").exists())
+    kept_as = folder.rename(folder.with_name(f"{EARLIER}{number}"))
+    print(f"The results of an earlier grid were moved to {kept_as}.", file=sys.stderr)
 
 
 def _rows(results: list[dict[str, Any]], num_samples: Sequence[int]) -> list[Row]:

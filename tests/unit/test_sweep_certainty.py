@@ -1,5 +1,7 @@
 """What a sweep says of its best combination: intervals over resampled validation images, and over seeds."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from bayes_pfl.data.samples import SampleRef
 from bayes_pfl.metrics import pixel_metrics
 from pipelines.sweep.certainty import LOWER_BY, combination_rows, combinations, judged, statements
 from pipelines.sweep.resampled import RESAMPLES, ResampledPixels
-from pipelines.sweep.results import printable
+from pipelines.sweep.results import keep_earlier, printable
 from pipelines.training.loop import SELECTION
 
 
@@ -154,3 +156,16 @@ def test_too_few_images_give_no_interval_but_the_reason():
 def test_an_undefined_figure_is_never_the_best():
     best, _ = combinations([row(1, float("nan")), row(3, 0.1)], {})
     assert best.rows[0]["model.num_prompts"] == 3
+
+
+def test_results_of_another_grid_are_moved_aside(tmp_path, capsys):
+    folder = tmp_path / "results"
+    keep_earlier(folder, [row(1, 0.5)])
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({"rows": [row(1, 0.5)]}), encoding="utf-8")
+    keep_earlier(folder, [row(1, 0.5), row(3, 0.4)])  # the same and more: they are written anew
+    assert folder.is_dir()
+    keep_earlier(folder, [row(3, 0.4)])
+    assert not folder.exists()
+    assert (tmp_path / "earlier-results-1" / "results.json").is_file()
+    assert "earlier-results-1" in capsys.readouterr().err
