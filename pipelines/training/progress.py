@@ -15,11 +15,10 @@ from bayes_pfl.datasets.checks import counted
 from bayes_pfl.errors import DataError, OutputError
 from pipelines.platform.progress import LINE_EVERY_S
 from pipelines.training.checkpoints import PROGRESS_FILE, checkpoint_names
+from pipelines.training.loop import SELECTION
 
 POLL_S = 0.5
 POLL_REMOTE_S = 5.0
-SELECTION = "validation_pixel_ap"
-"""The metric that a line shows beside the loss; all of them are in the run's metrics file and in MLflow."""
 
 
 class Start(NamedTuple):
